@@ -1,0 +1,93 @@
+//! What each CPU keeps for itself: the ledger's counters, the clock, the sampler, its ring.
+//!
+//! One element per possible CPU in an array map that userspace maps too. Only the program on
+//! that CPU writes it, but for [`Cpu::ring_tail`]. One more element at the end, added to with
+//! atomic instructions, is for packets on CPUs without a partition.
+
+use crate::skip::{Lost, Skip};
+
+/// Packets and the octets of their frames, from the first link-layer octet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tally {
+    /// Packets.
+    pub packets: u64,
+    /// Octets of the frames.
+    pub octets: u64,
+}
+
+impl Tally {
+    /// Counts one frame.
+    #[inline(always)]
+    pub fn count(&mut self, frame_octets: u64) {
+        self.packets += 1;
+        self.octets += frame_octets;
+    }
+}
+
+/// State of one CPU.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Cpu {
+    // First cache line: what every packet touches.
+    /// Counted at the hook's entry, never derived.
+    pub seen: Tally,
+    /// In a flow: in a table, the ring or userspace.
+    pub accounted: Tally,
+    /// Octets of the IP packets accounted, which the flow records add up to.
+    pub accounted_ip_octets: u64,
+    /// The tick at which `now_ns` was read.
+    pub jiffies: u64,
+    /// The clock that packets are stamped with, nanoseconds of CLOCK_MONOTONIC.
+    pub now_ns: u64,
+    /// Packets until the clock is read again within the tick.
+    pub clock_left: u32,
+    /// Packets that sampling skips before it selects the next one.
+    pub skip_left: u32,
+
+    // Second line: sampling and the ring.
+    /// What sampling skipped.
+    pub unsampled: Tally,
+    /// How to sample; see [`crate::sampling::Word`]. Userspace writes it.
+    pub sampling: u64,
+    /// State of the random number generator of random sampling. Userspace seeds it.
+    pub random: u64,
+    /// Scale of random gaps; see [`crate::sampling::gap_scale`]. Userspace writes it.
+    pub gap_scale: u64,
+    /// Parts written to the ring.
+    pub ring_head: u64,
+    /// Flows inserted into the tables.
+    pub inserted: u64,
+    /// Flows moved to the ring because their bucket was full.
+    pub evicted: u64,
+
+    // Cold lines.
+    /// Belongs to a flow but could not be accounted, by [`Lost`].
+    pub lost: [Tally; Lost::COUNT],
+    /// Belongs to no flow, by [`Skip`].
+    pub ignored: [Tally; Skip::COUNT],
+    /// Packets that went through the ring by themselves.
+    pub single: u64,
+    /// Largest age of the clock seen, nanoseconds (test builds with `check-clock` only).
+    pub clock_error_max_ns: u64,
+    /// Sum of the ages of the clock, nanoseconds (test builds with `check-clock` only).
+    pub clock_error_sum_ns: u64,
+    /// Zero; fills the cache line.
+    pub pad: [u64; CPU_PAD],
+
+    /// Parts that userspace has read from the ring, on a line of its own.
+    pub ring_tail: u64,
+    /// Zero; fills the cache line.
+    pub tail_pad: [u64; 7],
+}
+
+/// Words to fill the last of the cold lines.
+const CPU_PAD: usize = 8 - (2 * (Lost::COUNT + Skip::COUNT) + 3) % 8;
+
+/// Packets between two readings of the clock within one tick. A VM's jiffies stall where the
+/// CPU that keeps them is descheduled.
+pub const CLOCK_PACKETS: u32 = 64;
+
+const _: () = assert!(core::mem::offset_of!(Cpu, unsampled) == 64);
+const _: () = assert!(core::mem::offset_of!(Cpu, lost) == 128);
+const _: () = assert!(core::mem::offset_of!(Cpu, ring_tail) % 64 == 0);

@@ -1,0 +1,31 @@
+//! The bounded read that every input offers and the parser is written against.
+
+/// A frame from its first link-layer octet.
+///
+/// The parser sees packets only through this trait, so the XDP program, AF_XDP, capture files
+/// and host tests all run the same code.
+pub trait Frame {
+    /// Copies `N` octets at `offset`, or `None` if any of them is not readable.
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// Octets of the frame on the wire, without its frame check sequence. This may be more than
+    /// can be read (further buffers of a jumbo frame, a short capture).
+    fn len(&self) -> usize;
+
+    /// Whether the frame has no octets at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Frame for [u8] {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.get(offset..)?.first_chunk().copied()
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+}

@@ -1,0 +1,142 @@
+//! The flow key: what makes two packets one flow.
+//!
+//! A key is kept as 64-bit words, so that the program compares it in three (IPv4) or six (IPv6)
+//! instructions. Addresses and ports are memory images of the wire, in network byte order.
+
+use crate::parse::Packet;
+
+/// The last two words of both keys: ports, protocol, traffic class and VLAN; interface and epoch.
+#[inline(always)]
+fn tail(packet: &Packet, ifindex: u32, epoch: u32) -> [u64; 2] {
+    [
+        u64::from(packet.ports)
+            | u64::from(packet.protocol) << 32
+            | u64::from(packet.traffic_class) << 40
+            | u64::from(packet.vlan) << 48,
+        u64::from(ifindex) | u64::from(epoch) << 32,
+    ]
+}
+
+macro_rules! key {
+    ($(#[$doc:meta])* $name:ident, $words:literal, $address:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+        #[repr(C)]
+        pub struct $name {
+            /// Source and destination address as on the wire, then the two words of the rest.
+            pub words: [u64; $words],
+        }
+
+        impl $name {
+            /// Octets of one address.
+            pub const ADDRESS_LEN: usize = $address;
+            const TRANSPORT: usize = $words - 2;
+            const PLACE: usize = $words - 1;
+
+            /// Source address, in network order.
+            #[must_use]
+            pub fn source(&self) -> [u8; $address] {
+                self.address(0)
+            }
+
+            /// Destination address, in network order.
+            #[must_use]
+            pub fn destination(&self) -> [u8; $address] {
+                self.address($address)
+            }
+
+            fn address(&self, start: usize) -> [u8; $address] {
+                core::array::from_fn(|i| {
+                    let at = start + i;
+                    self.words[at / 8].to_ne_bytes()[at % 8]
+                })
+            }
+
+            /// Source port, 0 where the protocol has none.
+            #[must_use]
+            pub fn source_port(&self) -> u16 {
+                let image = self.words[Self::TRANSPORT] as u32;
+                let [a, b, _, _] = image.to_ne_bytes();
+                u16::from_be_bytes([a, b])
+            }
+
+            /// Destination port; for ICMP type·256 + code.
+            #[must_use]
+            pub fn destination_port(&self) -> u16 {
+                let image = self.words[Self::TRANSPORT] as u32;
+                let [_, _, a, b] = image.to_ne_bytes();
+                u16::from_be_bytes([a, b])
+            }
+
+            /// IP protocol; the last next header of IPv6.
+            #[must_use]
+            pub fn protocol(&self) -> u8 {
+                (self.words[Self::TRANSPORT] >> 32) as u8
+            }
+
+            /// IPv4 type of service or IPv6 traffic class, the whole octet.
+            #[must_use]
+            pub fn traffic_class(&self) -> u8 {
+                (self.words[Self::TRANSPORT] >> 40) as u8
+            }
+
+            /// Identifier of the outer VLAN, 0 where the frame has no tag.
+            #[must_use]
+            pub fn vlan(&self) -> u16 {
+                (self.words[Self::TRANSPORT] >> 48) as u16
+            }
+
+            /// Index of the interface that the packet came in on.
+            #[must_use]
+            pub fn ifindex(&self) -> u32 {
+                self.words[Self::PLACE] as u32
+            }
+
+            /// The sampling epoch: a flow never spans two sampling rates.
+            #[must_use]
+            pub fn epoch(&self) -> u32 {
+                (self.words[Self::PLACE] >> 32) as u32
+            }
+        }
+    };
+}
+
+key!(
+    /// Key of an IPv4 flow.
+    KeyV4,
+    3,
+    4
+);
+key!(
+    /// Key of an IPv6 flow.
+    KeyV6,
+    6,
+    16
+);
+
+impl KeyV4 {
+    /// The key of a packet with the address words `addresses`.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(addresses: u64, packet: &Packet, ifindex: u32, epoch: u32) -> Self {
+        let [transport, place] = tail(packet, ifindex, epoch);
+        Self {
+            words: [addresses, transport, place],
+        }
+    }
+}
+
+impl KeyV6 {
+    /// The key of a packet with the address words `addresses`.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(addresses: [u64; 4], packet: &Packet, ifindex: u32, epoch: u32) -> Self {
+        let [a, b, c, d] = addresses;
+        let [transport, place] = tail(packet, ifindex, epoch);
+        Self {
+            words: [a, b, c, d, transport, place],
+        }
+    }
+}
+
+const _: () = assert!(size_of::<KeyV4>() == 24 && size_of::<KeyV6>() == 48);

@@ -1,0 +1,246 @@
+//! From a frame to what the flow key and the statistics need of it.
+//!
+//! The one parser of flowprobe: XDP, AF_XDP, capture files and tests all call [`parse`].
+
+use crate::{
+    frame::Frame,
+    skip::Skip,
+    wire::{ethernet, ethertype, ipv4, ipv6, protocol, tcp},
+};
+
+/// VLAN tags that are walked; a frame with more is [`Skip::TooManyTags`].
+pub const MAX_TAGS: usize = 2;
+
+/// IPv6 extension headers that are walked; a packet with more is [`Skip::TooManyExtensions`].
+pub const MAX_EXTENSIONS: usize = 8;
+
+/// Source and destination address as on the wire, as words of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// IPv4: both in one word.
+    V4(u64),
+    /// IPv6: two words each.
+    V6([u64; 4]),
+}
+
+/// What one packet adds to its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Both addresses.
+    pub addresses: Addresses,
+    /// Source and destination port as on the wire, as one word of memory. 0 for protocols
+    /// without ports and for later fragments; ICMP puts type and code where the destination
+    /// port is.
+    pub ports: u32,
+    /// IP protocol, behind all IPv6 extension headers.
+    pub protocol: u8,
+    /// IPv4 type of service or IPv6 traffic class.
+    pub traffic_class: u8,
+    /// Outer VLAN identifier, 0 without a tag.
+    pub vlan: u16,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// TCP control bits, 0 for other protocols.
+    pub tcp_flags: u8,
+    /// Octets of the IP packet by its own length field: Ethernet padding never counts.
+    pub octets: u32,
+    /// IPv6 flow label, 0 for IPv4.
+    pub flow_label: u32,
+}
+
+/// Parses an Ethernet frame.
+///
+/// # Errors
+/// The reason why the frame belongs to no flow.
+#[inline(always)]
+pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Packet, Skip> {
+    let link = link(frame)?;
+    match link.ethertype {
+        ethertype::IPV4 => parse_ipv4(frame, &link),
+        ethertype::IPV6 => parse_ipv6(frame, &link),
+        _ => Err(Skip::NotIp),
+    }
+}
+
+/// The link layer: where the network layer starts, and in which VLAN.
+struct Link {
+    ethertype: u16,
+    vlan: u16,
+    len: usize,
+}
+
+#[inline(always)]
+fn link<F: Frame + ?Sized>(frame: &F) -> Result<Link, Skip> {
+    let ethertype = frame
+        .read(ethernet::TYPE)
+        .map(u16::from_be_bytes)
+        .ok_or(Skip::TruncatedLink)?;
+    let mut link = Link {
+        ethertype,
+        vlan: 0,
+        len: ethernet::LEN,
+    };
+    for depth in 0..=MAX_TAGS {
+        if !matches!(
+            link.ethertype,
+            ethertype::VLAN | ethertype::SERVICE_VLAN
+        ) {
+            break;
+        }
+        if depth == MAX_TAGS {
+            return Err(Skip::TooManyTags);
+        }
+        // The tag control information, then the EtherType of what the tag holds.
+        let [a, b, c, d] = frame.read(link.len).ok_or(Skip::TruncatedLink)?;
+        if depth == 0 {
+            link.vlan = u16::from_be_bytes([a, b]) & ethernet::VLAN_ID_MASK;
+        }
+        link.ethertype = u16::from_be_bytes([c, d]);
+        link.len += ethernet::TAG_LEN;
+    }
+    Ok(link)
+}
+
+#[inline(always)]
+fn parse_ipv4<F: Frame + ?Sized>(frame: &F, link: &Link) -> Result<Packet, Skip> {
+    let at = link.len;
+    let header: [u8; ipv4::MIN_LEN] = frame.read(at).ok_or(Skip::TruncatedNetwork)?;
+    let [
+        version_ihl, tos, len_a, len_b, _, _, frag_a, frag_b, ttl, protocol, _, _, addresses @ ..,
+    ] = header;
+    if version_ihl >> 4 != 4 {
+        return Err(Skip::BadVersion);
+    }
+    let header_len = usize::from(version_ihl & 0x0f) * 4;
+    let total_len = usize::from(u16::from_be_bytes([len_a, len_b]));
+    if header_len < ipv4::MIN_LEN || total_len < header_len {
+        return Err(Skip::BadHeaderLength);
+    }
+    if at + total_len > frame.len() {
+        return Err(Skip::TruncatedNetwork);
+    }
+    let mut packet = Packet {
+        addresses: Addresses::V4(u64::from_ne_bytes(addresses)),
+        ports: 0,
+        protocol,
+        traffic_class: tos,
+        vlan: link.vlan,
+        ttl,
+        tcp_flags: 0,
+        octets: total_len as u32,
+        flow_label: 0,
+    };
+    // Only the first fragment has ports.
+    if u16::from_be_bytes([frag_a, frag_b]) & ipv4::FRAGMENT_OFFSET_MASK == 0 {
+        transport(frame, at + header_len, at + total_len, &mut packet)?;
+    }
+    Ok(packet)
+}
+
+#[inline(always)]
+fn parse_ipv6<F: Frame + ?Sized>(frame: &F, link: &Link) -> Result<Packet, Skip> {
+    let at = link.len;
+    let [a, b, c, d, len_a, len_b, next, hop_limit] =
+        frame.read::<8>(at).ok_or(Skip::TruncatedNetwork)?;
+    if a >> 4 != 6 {
+        return Err(Skip::BadVersion);
+    }
+    let word = |i: usize| {
+        frame
+            .read(at + ipv6::ADDRESSES + i * 8)
+            .map(u64::from_ne_bytes)
+            .ok_or(Skip::TruncatedNetwork)
+    };
+    let addresses = [word(0)?, word(1)?, word(2)?, word(3)?];
+    let total_len = ipv6::LEN + usize::from(u16::from_be_bytes([len_a, len_b]));
+    if at + total_len > frame.len() {
+        return Err(Skip::TruncatedNetwork);
+    }
+    let mut packet = Packet {
+        addresses: Addresses::V6(addresses),
+        ports: 0,
+        protocol: next,
+        traffic_class: (a << 4) | (b >> 4),
+        vlan: link.vlan,
+        ttl: hop_limit,
+        tcp_flags: 0,
+        octets: total_len as u32,
+        flow_label: u32::from_be_bytes([0, b & 0x0f, c, d]),
+    };
+    let end = at + total_len;
+    let mut at = at + ipv6::LEN;
+    for _ in 0..MAX_EXTENSIONS {
+        // RFC 8200 §4, with AH (RFC 4302 §2.2: length in units of 4 octets, less 2), Mobility,
+        // HIP and Shim6, whose headers have the common form.
+        match packet.protocol {
+            protocol::HOP_BY_HOP
+            | protocol::ROUTING
+            | protocol::DESTINATION
+            | protocol::MOBILITY
+            | protocol::HIP
+            | protocol::SHIM6 => {
+                let [next, len] = extension(frame, at, end)?;
+                packet.protocol = next;
+                at += 8 + usize::from(len) * 8;
+            }
+            protocol::AH => {
+                let [next, len] = extension(frame, at, end)?;
+                packet.protocol = next;
+                at += 8 + usize::from(len) * 4;
+            }
+            protocol::FRAGMENT => {
+                let [next, _, offset_a, offset_b] = extension(frame, at, end)?;
+                packet.protocol = next;
+                at += 8;
+                let offset = u16::from_be_bytes([offset_a, offset_b]);
+                if offset & ipv6::FRAGMENT_OFFSET_MASK != 0 {
+                    return Ok(packet);
+                }
+            }
+            _ => {
+                transport(frame, at, end, &mut packet)?;
+                return Ok(packet);
+            }
+        }
+    }
+    Err(Skip::TooManyExtensions)
+}
+
+/// Reads the start of an extension header that must lie within the packet.
+#[inline(always)]
+fn extension<F: Frame + ?Sized, const N: usize>(
+    frame: &F,
+    at: usize,
+    end: usize,
+) -> Result<[u8; N], Skip> {
+    if at + N > end {
+        return Err(Skip::TruncatedTransport);
+    }
+    frame.read(at).ok_or(Skip::TruncatedTransport)
+}
+
+/// Ports, ICMP type and code, TCP flags: read within the IP packet, never from padding.
+#[inline(always)]
+fn transport<F: Frame + ?Sized>(
+    frame: &F,
+    at: usize,
+    end: usize,
+    packet: &mut Packet,
+) -> Result<(), Skip> {
+    match packet.protocol {
+        protocol::TCP => {
+            let header: [u8; tcp::FLAGS_END] = extension(frame, at, end)?;
+            packet.ports = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]);
+            packet.tcp_flags = header[tcp::FLAGS];
+        }
+        protocol::UDP | protocol::SCTP | protocol::UDP_LITE | protocol::DCCP => {
+            packet.ports = extension(frame, at, end).map(u32::from_ne_bytes)?;
+        }
+        protocol::ICMP | protocol::ICMPV6 => {
+            let [kind, code] = extension(frame, at, end)?;
+            packet.ports = u32::from_ne_bytes([0, 0, kind, code]);
+        }
+        _ => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! Why a packet is in no flow: one counter each, none without a name.
+
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $label:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl $name {
+            /// Every reason, in the order of its counters.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+            /// How many reasons there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name of the counter in the ledger.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why the parser found no flow in a frame. The value is the index of its counter.
+    Skip {
+        /// Shorter than an Ethernet header and its tags.
+        TruncatedLink = "truncated_link",
+        /// Neither IPv4 nor IPv6 above the link layer.
+        NotIp = "not_ip",
+        /// More VLAN tags than [`crate::parse::MAX_TAGS`].
+        TooManyTags = "too_many_tags",
+        /// The version field of the IP header contradicts the EtherType.
+        BadVersion = "bad_version",
+        /// An IPv4 header length below 20 octets or above the total length.
+        BadHeaderLength = "bad_header_length",
+        /// The IP packet claims more octets than the frame has.
+        TruncatedNetwork = "truncated_network",
+        /// The headers above IP end before their ports, or cannot be read.
+        TruncatedTransport = "truncated_transport",
+        /// More IPv6 extension headers than [`crate::parse::MAX_EXTENSIONS`].
+        TooManyExtensions = "too_many_extensions",
+    }
+}
+
+reasons! {
+    /// Why a packet that belongs to a flow could not be accounted. The value is the index of its
+    /// counter.
+    Lost {
+        /// The bucket was full and the ring to userspace too.
+        RingFull = "ring_full",
+        /// It arrived on a CPU that has no partition of the flow table.
+        NoPartition = "no_partition",
+    }
+}
