@@ -3,7 +3,10 @@
 //! A key is kept as 64-bit words, so that the program compares it in three (IPv4) or six (IPv6)
 //! instructions. Addresses and ports are memory images of the wire, in network byte order.
 
-use crate::parse::Packet;
+use crate::{
+    hash::{SECRET_WORDS, hash},
+    parse::Packet,
+};
 
 /// The last two words of both keys: ports, protocol, traffic class and VLAN; interface and epoch.
 #[inline(always)]
@@ -17,6 +20,19 @@ fn tail(packet: &Packet, ifindex: u32, epoch: u32) -> [u64; 2] {
     ]
 }
 
+/// A flow key of either family.
+pub trait Key: Copy {
+    /// Whether both are the same flow. Unlike `==` this never becomes a call of `memcmp`, which
+    /// BPF does not have.
+    fn same(&self, other: &Self) -> bool;
+    /// The keyed hash that places the flow.
+    fn hash(&self, secret: &[u64; SECRET_WORDS]) -> u64;
+    /// The words, filled up with zeros.
+    fn padded(&self) -> [u64; 6];
+    /// The key whose padded words these are.
+    fn from_padded(words: &[u64; 6]) -> Self;
+}
+
 macro_rules! key {
     ($(#[$doc:meta])* $name:ident, $words:literal, $address:literal) => {
         $(#[$doc])*
@@ -25,6 +41,39 @@ macro_rules! key {
         pub struct $name {
             /// Source and destination address as on the wire, then the two words of the rest.
             pub words: [u64; $words],
+        }
+
+        impl Key for $name {
+            #[inline(always)]
+            fn same(&self, other: &Self) -> bool {
+                let mut difference = 0;
+                let mut i = 0;
+                while i < $words {
+                    difference |= self.words[i] ^ other.words[i];
+                    i += 1;
+                }
+                difference == 0
+            }
+
+            #[inline(always)]
+            fn hash(&self, secret: &[u64; SECRET_WORDS]) -> u64 {
+                hash(&self.words, secret)
+            }
+
+            #[inline(always)]
+            fn padded(&self) -> [u64; 6] {
+                let mut padded = [0; 6];
+                let mut i = 0;
+                while i < $words {
+                    padded[i] = self.words[i];
+                    i += 1;
+                }
+                padded
+            }
+
+            fn from_padded(words: &[u64; 6]) -> Self {
+                Self { words: core::array::from_fn(|i| words[i]) }
+            }
         }
 
         impl $name {
@@ -45,6 +94,7 @@ macro_rules! key {
                 self.address($address)
             }
 
+            #[inline(always)]
             fn address(&self, start: usize) -> [u8; $address] {
                 core::array::from_fn(|i| {
                     let at = start + i;

@@ -81,10 +81,7 @@ fn link<F: Frame + ?Sized>(frame: &F) -> Result<Link, Skip> {
         len: ethernet::LEN,
     };
     for depth in 0..=MAX_TAGS {
-        if !matches!(
-            link.ethertype,
-            ethertype::VLAN | ethertype::SERVICE_VLAN
-        ) {
+        if !matches!(link.ethertype, ethertype::VLAN | ethertype::SERVICE_VLAN) {
             break;
         }
         if depth == MAX_TAGS {
@@ -106,7 +103,19 @@ fn parse_ipv4<F: Frame + ?Sized>(frame: &F, link: &Link) -> Result<Packet, Skip>
     let at = link.len;
     let header: [u8; ipv4::MIN_LEN] = frame.read(at).ok_or(Skip::TruncatedNetwork)?;
     let [
-        version_ihl, tos, len_a, len_b, _, _, frag_a, frag_b, ttl, protocol, _, _, addresses @ ..,
+        version_ihl,
+        tos,
+        len_a,
+        len_b,
+        _,
+        _,
+        frag_a,
+        frag_b,
+        ttl,
+        protocol,
+        _,
+        _,
+        addresses @ ..,
     ] = header;
     if version_ihl >> 4 != 4 {
         return Err(Skip::BadVersion);

@@ -7,7 +7,8 @@
 
 use crate::{
     flow::{Counters, Macs, Marks},
-    key::{KeyV4, KeyV6},
+    key::{Key, KeyV4, KeyV6},
+    ring::family,
 };
 
 /// Flows in a bucket. Eight control words fill one cache line.
@@ -126,6 +127,78 @@ pub struct WayV6 {
     /// Zero.
     pub pad: [u64; 5],
 }
+
+/// What the two kinds of way have in common.
+pub trait Way {
+    /// The key it holds.
+    type Key: Key;
+    /// See [`family`].
+    const FAMILY: u32;
+
+    /// Whether it holds the flow `key`.
+    fn holds(&self, key: &Self::Key) -> bool;
+    /// Stores every field: a way is never added to while it is being filled.
+    fn fill(&mut self, key: &Self::Key, counters: Counters, marks: Marks);
+    /// The key.
+    fn key(&self) -> &Self::Key;
+    /// Counts and times.
+    fn counters(&self) -> &Counters;
+    /// Counts and times, to add to.
+    fn counters_mut(&mut self) -> &mut Counters;
+    /// Flags, TTLs, label.
+    fn marks(&self) -> &Marks;
+    /// Flags, TTLs, label, to add to.
+    fn marks_mut(&mut self) -> &mut Marks;
+}
+
+macro_rules! way {
+    ($name:ident, $key:ident, $family:expr) => {
+        impl Way for $name {
+            type Key = $key;
+            const FAMILY: u32 = $family;
+
+            #[inline(always)]
+            fn holds(&self, key: &$key) -> bool {
+                self.key.same(key)
+            }
+
+            #[inline(always)]
+            fn fill(&mut self, key: &$key, counters: Counters, marks: Marks) {
+                self.key = *key;
+                self.counters = counters;
+                self.marks = marks;
+            }
+
+            #[inline(always)]
+            fn key(&self) -> &$key {
+                &self.key
+            }
+
+            #[inline(always)]
+            fn counters(&self) -> &Counters {
+                &self.counters
+            }
+
+            #[inline(always)]
+            fn counters_mut(&mut self) -> &mut Counters {
+                &mut self.counters
+            }
+
+            #[inline(always)]
+            fn marks(&self) -> &Marks {
+                &self.marks
+            }
+
+            #[inline(always)]
+            fn marks_mut(&mut self) -> &mut Marks {
+                &mut self.marks
+            }
+        }
+    };
+}
+
+way!(WayV4, KeyV4, family::V4);
+way!(WayV6, KeyV6, family::V6);
 
 /// A bucket: the line of control words, the ways, and what only an insert writes.
 #[derive(Clone, Copy, Debug)]

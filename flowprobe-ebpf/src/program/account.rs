@@ -1,0 +1,351 @@
+//! The flow table's side of the kernel: find the packet's flow or make one, and count.
+//!
+//! The rules that keep counts exact while userspace takes flows out are in ARCHITECTURE.md,
+//! "The retire protocol". In short: only this CPU writes ways of its partition; a way that
+//! userspace has taken (`User`) is neither matched nor reused; a new flow is stored in full
+//! before its control word says so; a flow is moved to the ring only after a place there is sure.
+
+use flowprobe_ebpf::{
+    Counters, Frame, Lost, Marks, Packet,
+    cpu::Cpu,
+    flow::Macs,
+    hash::fingerprint,
+    key::Key,
+    ring::{Part, cause},
+    table::{Bucket, Control, State, WAYS, Way},
+    wire::{ethernet, tcp},
+};
+
+use super::{atomic, clock, frame::XdpFrame, maps};
+
+/// The part of tables and rings that one CPU writes.
+pub(super) struct Partition {
+    /// Its CPU.
+    pub(super) id: u32,
+    /// State of that CPU.
+    pub(super) cpu: *mut Cpu,
+}
+
+/// What is counted where no flow was found: a new flow of one packet.
+struct Arrival<'a, K> {
+    key: &'a K,
+    hash: u64,
+    counters: Counters,
+    marks: Marks,
+    macs: Macs,
+}
+
+impl Partition {
+    /// Counts `packet` into the flow `key`.
+    #[inline(always)]
+    pub(super) fn account<W: Way>(
+        &self,
+        bucket_of: impl Fn(u32, u64) -> Option<*mut Bucket<W>>,
+        key: &W::Key,
+        packet: &Packet,
+        frame: &XdpFrame,
+    ) -> Result<(), Lost> {
+        // SAFETY: `cpu` is the element of this CPU.
+        let now_ns = unsafe { clock::now_ns(self.cpu) };
+        let hash = key.hash(&maps::hash_secret());
+        let bucket = bucket_of(self.id, hash).ok_or(Lost::NoPartition)?;
+
+        // SAFETY: `bucket` points to a whole element of the table, in the partition of this CPU.
+        let found = unsafe { find(bucket, key, hash) };
+        if let Some(i) = found {
+            // SAFETY: as above; the way is live, so userspace does not touch it.
+            let way = unsafe { &mut (*bucket).ways[i] };
+            if packet.tcp_flags & tcp::SYN == 0 || !way.marks().ended() {
+                way.counters_mut().add(packet, now_ns);
+                way.marks_mut().add(packet);
+                return Ok(());
+            }
+        }
+        let arrival = Arrival {
+            key,
+            hash,
+            counters: Counters::first(packet, now_ns),
+            marks: Marks::first(packet),
+            macs: macs(frame),
+        };
+        // SAFETY: as above.
+        unsafe {
+            match found {
+                Some(i) => self.restart(bucket, i, &arrival, packet),
+                None => self.insert(bucket, &arrival),
+            }
+        }
+    }
+
+    /// A SYN after FIN or RST: the flow in way `i` is over, its place is the new flow's.
+    ///
+    /// # Safety
+    /// `bucket` is a bucket of this partition, and way `i` was live when this program run began.
+    #[inline(always)]
+    unsafe fn restart<W: Way>(
+        &self,
+        bucket: *mut Bucket<W>,
+        i: usize,
+        arrival: &Arrival<W::Key>,
+        packet: &Packet,
+    ) -> Result<(), Lost> {
+        // SAFETY: the caller's.
+        unsafe {
+            let Some((place, position)) = self.reserve() else {
+                // Rather one flow that ended twice than a packet in none.
+                let way = &mut (*bucket).ways[i];
+                way.counters_mut().add(packet, arrival.counters.last_ns);
+                way.marks_mut().add(packet);
+                return Ok(());
+            };
+            let Some(taken) = take(bucket, i) else {
+                return self.insert(bucket, arrival);
+            };
+            fill_from_way(place, bucket, i, arrival.hash, cause::RESTARTED);
+            self.publish(position);
+            store(bucket, i, taken, arrival);
+        }
+        Ok(())
+    }
+
+    /// Puts a new flow into a free way, or into that of a flow that goes to the ring.
+    ///
+    /// # Safety
+    /// `bucket` is a bucket of this partition.
+    #[inline(always)]
+    unsafe fn insert<W: Way>(
+        &self,
+        bucket: *mut Bucket<W>,
+        arrival: &Arrival<W::Key>,
+    ) -> Result<(), Lost> {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut i = 0;
+            while i < WAYS {
+                let control = control(bucket, i);
+                if control.state() == State::Free {
+                    store(bucket, i, control, arrival);
+                    (*self.cpu).inserted += 1;
+                    return Ok(());
+                }
+                i += 1;
+            }
+            let (place, position) = self.reserve().ok_or(Lost::RingFull)?;
+            let i = victim(bucket, arrival.hash);
+            match take(bucket, i) {
+                Some(taken) => {
+                    // The key of another flow: its hash is not known here.
+                    let secret = maps::hash_secret();
+                    let hash = (*bucket).ways[i].key().hash(&secret);
+                    fill_from_way(place, bucket, i, hash, cause::EVICTED);
+                    self.publish(position);
+                    store(bucket, i, taken, arrival);
+                    (*self.cpu).inserted += 1;
+                    (*self.cpu).evicted += 1;
+                }
+                None => {
+                    fill(
+                        place,
+                        arrival.key,
+                        &arrival.counters,
+                        &arrival.marks,
+                        &arrival.macs,
+                    );
+                    (*place).family = W::FAMILY;
+                    (*place).cause = cause::SINGLE;
+                    (*place).hash = arrival.hash;
+                    self.publish(position);
+                    (*self.cpu).single += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A place in the ring, and its position; `None` while the ring is full.
+    #[inline(always)]
+    fn reserve(&self) -> Option<(*mut Part, u64)> {
+        // SAFETY: `cpu` points to a map element; userspace writes `ring_tail`, so it is read
+        // anew. The stores into the place depend on this load, which keeps their order.
+        let (head, tail) = unsafe {
+            (
+                (*self.cpu).ring_head,
+                (&raw const (*self.cpu).ring_tail).read_volatile(),
+            )
+        };
+        if head.wrapping_sub(tail) > u64::from(maps::ring_mask()) {
+            return None;
+        }
+        Some((maps::ring_part(self.id, head)?, head))
+    }
+
+    /// Hands the part at `position` to userspace.
+    ///
+    /// # Safety
+    /// `position` came from [`Partition::reserve`] and every field there is written.
+    #[inline(always)]
+    unsafe fn publish(&self, position: u64) {
+        // SAFETY: points into a map element.
+        unsafe { atomic::publish(&raw mut (*self.cpu).ring_head, position + 1) };
+    }
+}
+
+/// The way that holds the flow `key`, if one does.
+///
+/// # Safety
+/// `bucket` points to a whole element of the table.
+#[inline(always)]
+unsafe fn find<W: Way>(bucket: *mut Bucket<W>, key: &W::Key, hash: u64) -> Option<usize> {
+    let tag = Control::live_tag(fingerprint(hash));
+    let mut i = 0;
+    while i < WAYS {
+        // SAFETY: the caller's, and `i` is a way.
+        let hit = unsafe { control(bucket, i).tag() == tag && (*bucket).ways[i].holds(key) };
+        if hit {
+            widen_window();
+            return Some(i);
+        }
+        i += 1;
+    }
+    None
+}
+
+/// The control word of way `i`, read anew.
+///
+/// # Safety
+/// As [`find`].
+#[inline(always)]
+unsafe fn control<W>(bucket: *mut Bucket<W>, i: usize) -> Control {
+    // SAFETY: the caller's.
+    Control(unsafe { (&raw const (*bucket).control[i]).read_volatile() })
+}
+
+/// Takes a live way for the program; `None` if it is not live (any more).
+///
+/// # Safety
+/// As [`find`].
+#[inline(always)]
+unsafe fn take<W>(bucket: *mut Bucket<W>, i: usize) -> Option<Control> {
+    // SAFETY: the caller's.
+    unsafe {
+        let live = control(bucket, i);
+        if live.state() != State::Live {
+            return None;
+        }
+        let taken = live.with_state(State::Kernel);
+        atomic::replace(&raw mut (*bucket).control[i], live.0, taken.0).then_some(taken)
+    }
+}
+
+/// Which flow leaves a full bucket: of two live ones that the newcomer's hash picks, the one
+/// that has been silent longer. Near to least-recently-used for two cache lines instead of eight.
+///
+/// # Safety
+/// As [`find`].
+#[inline(always)]
+unsafe fn victim<W: Way>(bucket: *mut Bucket<W>, hash: u64) -> usize {
+    // Bits that neither the bucket nor the choice of the fingerprint's bucket depends on much.
+    let a = (hash >> 29) as usize & (WAYS - 1);
+    let b = (a + 1 + ((hash >> 33) as usize & 3)) & (WAYS - 1);
+    // SAFETY: the caller's, and both are ways.
+    unsafe {
+        let live_a = control(bucket, a).state() == State::Live;
+        let live_b = control(bucket, b).state() == State::Live;
+        let last_a = (*bucket).ways[a].counters().last_ns;
+        let last_b = (*bucket).ways[b].counters().last_ns;
+        if live_b && (!live_a || last_b < last_a) {
+            b
+        } else {
+            a
+        }
+    }
+}
+
+/// Stores a new flow into a way that is the program's, then says so.
+///
+/// # Safety
+/// As [`find`]; the way is free or taken, and `control` is what stands there.
+#[inline(always)]
+unsafe fn store<W: Way>(
+    bucket: *mut Bucket<W>,
+    i: usize,
+    control: Control,
+    arrival: &Arrival<W::Key>,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        (*bucket).ways[i].fill(arrival.key, arrival.counters, arrival.marks);
+        (*bucket).macs[i] = arrival.macs;
+        let live = control.next_live(fingerprint(arrival.hash));
+        atomic::publish(&raw mut (*bucket).control[i], live.0);
+    }
+}
+
+/// Copies the flow of a taken way into the ring.
+///
+/// # Safety
+/// As [`find`]; `place` is reserved.
+#[inline(always)]
+unsafe fn fill_from_way<W: Way>(
+    place: *mut Part,
+    bucket: *mut Bucket<W>,
+    i: usize,
+    hash: u64,
+    cause: u32,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let way = &(*bucket).ways[i];
+        fill(
+            place,
+            way.key(),
+            way.counters(),
+            way.marks(),
+            &(*bucket).macs[i],
+        );
+        (*place).family = W::FAMILY;
+        (*place).cause = cause;
+        (*place).hash = hash;
+    }
+}
+
+/// Writes a flow into the ring.
+///
+/// # Safety
+/// `place` is reserved.
+#[inline(always)]
+unsafe fn fill<K: Key>(place: *mut Part, key: &K, counters: &Counters, marks: &Marks, macs: &Macs) {
+    // SAFETY: the caller's.
+    unsafe {
+        (*place).key = key.padded();
+        (*place).counters = *counters;
+        (*place).marks = *marks;
+        (*place).macs = *macs;
+    }
+}
+
+/// Both MAC addresses. They are read only here, for the first packet of a flow.
+#[inline(always)]
+fn macs(frame: &XdpFrame) -> Macs {
+    Macs {
+        octets: frame.read(ethernet::ADDRESSES).unwrap_or_default(),
+        pad: [0; 4],
+    }
+}
+
+/// Waits between finding a flow and counting into it, in the test build that proves that the
+/// grace period is needed.
+#[cfg(feature = "widen-window")]
+#[inline(always)]
+fn widen_window() {
+    let mut i = 0;
+    while i < 256 {
+        // SAFETY: a helper without arguments.
+        unsafe { aya_ebpf::helpers::bpf_ktime_get_ns() };
+        i += 1;
+    }
+}
+
+#[cfg(not(feature = "widen-window"))]
+#[inline(always)]
+fn widen_window() {}

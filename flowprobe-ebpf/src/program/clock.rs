@@ -1,0 +1,44 @@
+//! The time that packets are stamped with.
+
+use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_jiffies64};
+use flowprobe_ebpf::cpu::{CLOCK_PACKETS, Cpu};
+
+/// Nanoseconds of CLOCK_MONOTONIC, at most a tick or [`CLOCK_PACKETS`] packets old.
+///
+/// Reading the clock for each packet would cost more than all the rest. The verifier turns
+/// `bpf_jiffies64` into one load, so the clock is read again only when the tick has changed.
+///
+/// # Safety
+/// `cpu` points to the element of this CPU.
+#[inline(always)]
+pub(super) unsafe fn now_ns(cpu: *mut Cpu) -> u64 {
+    // SAFETY: the caller's, and helpers without arguments.
+    unsafe {
+        let jiffies = bpf_jiffies64();
+        if (*cpu).jiffies == jiffies && (*cpu).clock_left != 0 {
+            (*cpu).clock_left -= 1;
+            check(&mut *cpu);
+        } else {
+            (*cpu).jiffies = jiffies;
+            (*cpu).clock_left = CLOCK_PACKETS - 1;
+            (*cpu).now_ns = bpf_ktime_get_ns();
+        }
+        (*cpu).now_ns
+    }
+}
+
+/// Measures how old the cached time is, in a test build.
+#[cfg(feature = "check-clock")]
+#[inline(always)]
+fn check(cpu: &mut Cpu) {
+    // SAFETY: a helper without arguments.
+    let age = unsafe { bpf_ktime_get_ns() } - cpu.now_ns;
+    cpu.clock_error_sum_ns += age;
+    if age > cpu.clock_error_max_ns {
+        cpu.clock_error_max_ns = age;
+    }
+}
+
+#[cfg(not(feature = "check-clock"))]
+#[inline(always)]
+fn check(_: &mut Cpu) {}

@@ -1,0 +1,105 @@
+//! The maps that are shared with userspace, and the settings that it writes before loading.
+//!
+//! All maps are arrays that userspace maps into its memory. Their sizes here are placeholders:
+//! the loader sets them.
+
+use aya_ebpf::{bindings::BPF_F_MMAPABLE, btf_maps::Array, macros::btf_map};
+use flowprobe_ebpf::{
+    cpu::Cpu,
+    hash::SECRET_WORDS,
+    ring::Part,
+    table::{BucketV4, BucketV6},
+};
+
+const SHARED: usize = BPF_F_MMAPABLE as usize;
+
+/// `PARTITIONS` × (`BUCKET_MASK_V4` + 1) buckets.
+#[btf_map]
+static FLOWS_V4: Array<BucketV4, 1, SHARED> = Array::new();
+
+/// `PARTITIONS` × (`BUCKET_MASK_V6` + 1) buckets.
+#[btf_map]
+static FLOWS_V6: Array<BucketV6, 1, SHARED> = Array::new();
+
+/// One per partition, and one more for packets on CPUs without a partition.
+#[btf_map]
+static CPUS: Array<Cpu, 1, SHARED> = Array::new();
+
+/// `PARTITIONS` × (`RING_MASK` + 1) parts.
+#[btf_map]
+static RINGS: Array<Part, 1, SHARED> = Array::new();
+
+macro_rules! settings {
+    ($($(#[$doc:meta])* $name:ident: $kind:ty, $get:ident;)+) => {
+        $(
+            $(#[$doc])*
+            #[unsafe(no_mangle)]
+            static $name: $kind = 0;
+
+            $(#[$doc])*
+            #[inline(always)]
+            pub(super) fn $get() -> $kind {
+                // SAFETY: a valid static. Volatile, since the loader has changed its value.
+                unsafe { (&raw const $name).read_volatile() }
+            }
+        )+
+    };
+}
+
+settings! {
+    /// CPUs that have a partition: those with a lower number.
+    PARTITIONS: u32, partitions;
+    /// Buckets of one partition of the IPv4 table, less one.
+    BUCKET_MASK_V4: u32, bucket_mask_v4;
+    /// Buckets of one partition of the IPv6 table, less one.
+    BUCKET_MASK_V6: u32, bucket_mask_v6;
+    /// Parts of one ring, less one.
+    RING_MASK: u32, ring_mask;
+}
+
+/// The secret of the hash, drawn at random at each start.
+#[unsafe(no_mangle)]
+static HASH_SECRET: [u64; SECRET_WORDS] = [0; SECRET_WORDS];
+
+/// The secret of the hash.
+#[inline(always)]
+pub(super) fn hash_secret() -> [u64; SECRET_WORDS] {
+    // SAFETY: a valid static. Volatile, since the loader has changed its value.
+    unsafe { (&raw const HASH_SECRET).read_volatile() }
+}
+
+/// The state of CPU `id`, if it has a partition.
+#[inline(always)]
+pub(super) fn cpu(id: u32) -> Option<*mut Cpu> {
+    if id >= partitions() {
+        return None;
+    }
+    CPUS.get_ptr_mut(id)
+}
+
+/// The counters of all CPUs without a partition.
+#[inline(always)]
+pub(super) fn stray() -> Option<*mut Cpu> {
+    CPUS.get_ptr_mut(partitions())
+}
+
+/// The bucket of a hash in the IPv4 table.
+#[inline(always)]
+pub(super) fn bucket_v4(cpu: u32, hash: u64) -> Option<*mut BucketV4> {
+    let mask = bucket_mask_v4();
+    FLOWS_V4.get_ptr_mut(cpu * (mask + 1) + flowprobe_ebpf::hash::bucket(hash, mask))
+}
+
+/// The bucket of a hash in the IPv6 table.
+#[inline(always)]
+pub(super) fn bucket_v6(cpu: u32, hash: u64) -> Option<*mut BucketV6> {
+    let mask = bucket_mask_v6();
+    FLOWS_V6.get_ptr_mut(cpu * (mask + 1) + flowprobe_ebpf::hash::bucket(hash, mask))
+}
+
+/// The place of part number `position` in the ring of a CPU.
+#[inline(always)]
+pub(super) fn ring_part(cpu: u32, position: u64) -> Option<*mut Part> {
+    let mask = ring_mask();
+    RINGS.get_ptr_mut(cpu * (mask + 1) + (position as u32 & mask))
+}
