@@ -1,0 +1,195 @@
+//! Puts the kernel half into the kernel: sizes its maps, sets its constants, seeds its samplers,
+//! and maps the memory it shares.
+
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::Arc,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::Map,
+    programs::{ProgramError, Xdp},
+};
+use flowprobe_ebpf::{
+    hash::SECRET_WORDS,
+    sampling::{METHOD_COUNT, METHOD_RANDOM, geometric_gap, next_random},
+};
+
+use crate::{
+    sampling::Sampling,
+    table::{Geometry, Shared, shared::NamedMap},
+};
+
+/// The object built from `flowprobe-ebpf` by `cargo xtask build-ebpf`.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../ebpf/flowprobe.bpf.o");
+
+/// Parts in the ring of each CPU: 8 MiB, or 16 ms of a flood of 4 million new flows a second.
+pub const RING_PARTS: u32 = 1 << 16;
+
+/// Largest `--max-flows`: a table of 2²⁶ IPv6 flows has 9.5 GiB for each CPU.
+pub const MAX_FLOWS: u32 = 1 << 26;
+
+/// What can be chosen about the kernel half.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Flows in each table (IPv4, IPv6) of each CPU; rounded up to a power of two.
+    pub max_flows: u32,
+    /// CPUs that get a partition; the others' packets are counted as lost.
+    pub partitions: u32,
+    /// Parts in each ring, a power of two.
+    pub ring_parts: u32,
+    /// Which packets to meter.
+    pub sampling: Sampling,
+}
+
+/// The kernel half could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Not an object, or none of ours.
+    #[error("cannot load the BPF object: {0}; was it built by `cargo xtask build-ebpf`?")]
+    Object(#[from] aya::EbpfError),
+    /// The verifier or the kernel's memory limit.
+    #[error("the kernel refused the program {name}: {source}")]
+    Program {
+        /// Which one.
+        name: &'static str,
+        /// The kernel's answer, with the verifier's log.
+        source: ProgramError,
+    },
+    /// The object lacks a program.
+    #[error("the BPF object has no program {0}; was it built by `cargo xtask build-ebpf`?")]
+    NoProgram(&'static str),
+    /// The object lacks a map.
+    #[error("the BPF object has no map {0}; was it built by `cargo xtask build-ebpf`?")]
+    NoMap(&'static str),
+    /// The map's memory cannot be mapped.
+    #[error("cannot map {octets} octets of {name}: {source}; try a smaller --max-flows")]
+    Memory {
+        /// Which one.
+        name: &'static str,
+        /// How much.
+        octets: usize,
+        /// Why.
+        source: io::Error,
+    },
+    /// No random numbers for the secret of the hash.
+    #[error("getrandom: {0}")]
+    Random(io::Error),
+}
+
+/// The loaded kernel half. Dropping it unloads the programs, once nothing is attached.
+pub struct Kernel {
+    ebpf: Ebpf,
+    shared: Arc<Shared>,
+}
+
+/// The two entries of the program, by whether they take frames of several buffers.
+const PROGRAM: &str = "flowprobe";
+const PROGRAM_FRAGS: &str = "flowprobe_frags";
+
+impl Kernel {
+    /// Loads `object` with maps of the size that `options` ask for.
+    ///
+    /// # Errors
+    /// What the kernel refused, and what to do.
+    pub fn load(object: &[u8], options: &Options) -> Result<Self, LoadError> {
+        let geometry = Geometry::new(options.max_flows, options.partitions, options.ring_parts);
+        let secret = random_words::<SECRET_WORDS>().map_err(LoadError::Random)?;
+        let buckets = geometry.partitions * geometry.buckets;
+        let mut ebpf = EbpfLoader::new()
+            .override_global("PARTITIONS", &geometry.partitions, true)
+            .override_global("BUCKET_MASK_V4", &(geometry.buckets - 1), true)
+            .override_global("BUCKET_MASK_V6", &(geometry.buckets - 1), true)
+            .override_global("RING_MASK", &(geometry.ring_parts - 1), true)
+            .override_global("HASH_SECRET", &secret, true)
+            .map_max_entries("FLOWS_V4", buckets)
+            .map_max_entries("FLOWS_V6", buckets)
+            .map_max_entries("CPUS", geometry.partitions + 1)
+            .map_max_entries("RINGS", geometry.partitions * geometry.ring_parts)
+            .load(object)?;
+        for name in [PROGRAM, PROGRAM_FRAGS] {
+            let program = program(&mut ebpf, name)?;
+            program
+                .load()
+                .map_err(|source| LoadError::Program { name, source })?;
+        }
+        let shared = Shared::new(
+            geometry,
+            secret,
+            &map_fd(&ebpf, "FLOWS_V4")?,
+            &map_fd(&ebpf, "FLOWS_V6")?,
+            &map_fd(&ebpf, "CPUS")?,
+            &map_fd(&ebpf, "RINGS")?,
+        )?;
+        let kernel = Self {
+            ebpf,
+            shared: Arc::new(shared),
+        };
+        kernel.seed(options.sampling).map_err(LoadError::Random)?;
+        Ok(kernel)
+    }
+
+    /// The memory shared with the program.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The loaded program, for drivers with or without frames of several buffers.
+    ///
+    /// # Errors
+    /// The object is not ours.
+    pub fn program(&mut self, frags: bool) -> Result<&mut Xdp, LoadError> {
+        program(&mut self.ebpf, if frags { PROGRAM_FRAGS } else { PROGRAM })
+    }
+
+    /// The object, for aya-log.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Tells every CPU how to sample, from a random phase of its own.
+    fn seed(&self, sampling: Sampling) -> io::Result<()> {
+        let word = sampling.word(0);
+        let scale = sampling.gap_scale();
+        for cpu in 0..self.shared.geometry().partitions {
+            let [mut state] = random_words::<1>()?;
+            let skip = match word.method() {
+                METHOD_COUNT => (next_random(&mut state) % u64::from(word.n())) as u32,
+                METHOD_RANDOM => geometric_gap(next_random(&mut state), scale),
+                _ => 0,
+            };
+            self.shared.seed(cpu, word, state, scale, skip);
+        }
+        Ok(())
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {
+    ebpf.program_mut(name)
+        .ok_or(LoadError::NoProgram(name))?
+        .try_into()
+        .map_err(|source| LoadError::Program { name, source })
+}
+
+fn map_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<NamedMap<'a>, LoadError> {
+    match ebpf.map(name) {
+        Some(Map::Array(map)) => Ok((name, map.fd().as_fd())),
+        _ => Err(LoadError::NoMap(name)),
+    }
+}
+
+/// Words from the kernel's random number generator.
+fn random_words<const N: usize>() -> io::Result<[u64; N]> {
+    let mut words = [0_u64; N];
+    let octets = size_of_val(&words);
+    // SAFETY: the buffer is as long as said.
+    let got = unsafe { libc::getrandom(words.as_mut_ptr().cast(), octets, 0) };
+    if usize::try_from(got) == Ok(octets) {
+        Ok(words)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

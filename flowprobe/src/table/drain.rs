@@ -1,0 +1,71 @@
+//! Empties the rings. It never waits for a grace period: a full ring loses packets.
+
+use std::sync::Arc;
+
+use flowprobe_ebpf::ring::{Part, cause};
+
+use crate::{
+    record::EndReason,
+    table::{Emitter, Flow, Overflow, Shared},
+};
+
+/// Moves parts of flows from the rings to the overflow table.
+pub struct Drainer {
+    shared: Arc<Shared>,
+    overflow: Arc<Overflow>,
+    emitter: Emitter,
+}
+
+/// Parts read from one ring before its places are given back and the next ring has its turn.
+const TURN: u64 = 1024;
+
+impl Drainer {
+    /// A drainer of all rings.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, overflow: Arc<Overflow>, emitter: Emitter) -> Self {
+        Self {
+            shared,
+            overflow,
+            emitter,
+        }
+    }
+
+    /// Reads what the rings hold; returns how many parts that was.
+    pub fn drain(&mut self) -> u64 {
+        let mut read = 0;
+        for cpu in 0..self.shared.geometry().partitions {
+            let tail = self.shared.ring_tail(cpu);
+            let end = self.shared.ring_head(cpu).min(tail + TURN);
+            for position in tail..end {
+                let part = self.shared.ring_part(cpu, position);
+                self.take(&part);
+            }
+            if end != tail {
+                self.shared.set_ring_tail(cpu, end);
+            }
+            read += end - tail;
+        }
+        self.emitter.flush();
+        read
+    }
+
+    fn take(&mut self, part: &Part) {
+        let Some(flow) = Flow::from_part(part) else {
+            // The program writes 4 or 6; anything else means memory was overwritten.
+            tracing::error!(family = part.family, "a ring holds no flow: packets are lost");
+            return;
+        };
+        let mut shard = self.overflow.shard_of(part.hash);
+        if part.cause == cause::RESTARTED {
+            let mut whole = flow;
+            if let Some(kept) = shard.take(part.hash, &flow.key) {
+                whole.merge(&kept);
+            }
+            drop(shard);
+            self.emitter.emit(&whole, EndReason::EndOfFlow);
+        } else if let Err(flow) = shard.merge(part.hash, &flow) {
+            drop(shard);
+            self.emitter.emit(&flow, EndReason::LackOfResources);
+        }
+    }
+}

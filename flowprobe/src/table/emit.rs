@@ -1,0 +1,211 @@
+//! The way out of the table: flows become records, are counted, and go to export.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use hdrhistogram::Histogram;
+
+use crate::{
+    clock::{Clock, monotonic_ns, unix_ms},
+    record::{EndReason, FlowRecord},
+    table::{Flow, expiry::Due},
+};
+
+/// Takes finished records. It must not wait: metering does not stop for export.
+pub trait Sink: Send + Sync {
+    /// Takes a batch.
+    fn take(&self, records: Vec<FlowRecord>);
+}
+
+/// What has left the table, and how late.
+#[derive(Debug)]
+pub struct Exported {
+    records: AtomicU64,
+    packets: AtomicU64,
+    octets: AtomicU64,
+    by_reason: [AtomicU64; EndReason::ALL.len()],
+    lateness_us: Mutex<Histogram<u64>>,
+}
+
+/// Records, and the packets and octets in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Volume {
+    /// Flow records.
+    pub records: u64,
+    /// Packets in them.
+    pub packets: u64,
+    /// IP-layer octets in them.
+    pub octets: u64,
+}
+
+/// How long after they were due flows left the table, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct Lateness {
+    /// Median.
+    pub p50: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// Largest.
+    pub max: f64,
+}
+
+impl Default for Exported {
+    fn default() -> Self {
+        Self {
+            records: AtomicU64::new(0),
+            packets: AtomicU64::new(0),
+            octets: AtomicU64::new(0),
+            by_reason: Default::default(),
+            // Three digits, to a day; later than that is a day.
+            lateness_us: Mutex::new(
+                Histogram::new_with_max(86_400_000_000, 3).expect("valid bounds"),
+            ),
+        }
+    }
+}
+
+impl Exported {
+    fn count(&self, record: &FlowRecord) {
+        self.records.fetch_add(1, Ordering::Relaxed);
+        self.packets.fetch_add(record.packets, Ordering::Relaxed);
+        self.octets.fetch_add(record.octets, Ordering::Relaxed);
+        self.by_reason[record.reason as usize - 1].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Everything so far.
+    #[must_use]
+    pub fn volume(&self) -> Volume {
+        Volume {
+            records: self.records.load(Ordering::Relaxed),
+            packets: self.packets.load(Ordering::Relaxed),
+            octets: self.octets.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Records by flowEndReason.
+    #[must_use]
+    pub fn by_reason(&self) -> [(EndReason, u64); EndReason::ALL.len()] {
+        EndReason::ALL.map(|reason| {
+            let count = &self.by_reason[reason as usize - 1];
+            (reason, count.load(Ordering::Relaxed))
+        })
+    }
+
+    /// How late flows that came due by time were.
+    #[must_use]
+    pub fn lateness(&self) -> Lateness {
+        let histogram = self
+            .lateness_us
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let ms = |us: u64| us as f64 / 1000.0;
+        Lateness {
+            p50: ms(histogram.value_at_quantile(0.5)),
+            p99: ms(histogram.value_at_quantile(0.99)),
+            max: ms(histogram.max()),
+        }
+    }
+}
+
+/// Makes records of flows and hands them on in batches.
+pub struct Emitter {
+    clock: Arc<Clock>,
+    exported: Arc<Exported>,
+    sink: Arc<dyn Sink>,
+    sampling_n: u32,
+    batch: Vec<FlowRecord>,
+    late_us: Vec<u64>,
+}
+
+/// Records handed on at once, at most.
+const BATCH: usize = 4096;
+
+impl Emitter {
+    /// An emitter of records that were metered with 1 packet in `sampling_n`.
+    #[must_use]
+    pub fn new(
+        clock: Arc<Clock>,
+        exported: Arc<Exported>,
+        sink: Arc<dyn Sink>,
+        sampling_n: u32,
+    ) -> Self {
+        Self {
+            clock,
+            exported,
+            sink,
+            sampling_n,
+            batch: Vec::new(),
+            late_us: Vec::new(),
+        }
+    }
+
+    /// Another one to the same sink, for another thread.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::new(
+            Arc::clone(&self.clock),
+            Arc::clone(&self.exported),
+            Arc::clone(&self.sink),
+            self.sampling_n,
+        )
+    }
+
+    /// Emits a flow that came due by time.
+    pub fn emit_due(&mut self, flow: &Flow, due: Due) {
+        let late_ns = monotonic_ns().saturating_sub(due.since_ns);
+        self.late_us.push(late_ns / 1000);
+        self.emit(flow, due.reason);
+    }
+
+    /// Emits a flow.
+    pub fn emit(&mut self, flow: &Flow, reason: EndReason) {
+        let offset_ns = self.clock.offset_ns();
+        let [destination_mac, source_mac] = macs(&flow.macs.octets);
+        let record = FlowRecord {
+            key: flow.key,
+            packets: flow.counters.packets,
+            octets: flow.counters.octets,
+            start_ms: unix_ms(flow.counters.first_ns, offset_ns),
+            end_ms: unix_ms(flow.counters.last_ns, offset_ns),
+            reason,
+            tcp_flags: flow.marks.tcp_flags,
+            min_ttl: flow.marks.min_ttl,
+            max_ttl: flow.marks.max_ttl,
+            flow_label: flow.marks.flow_label,
+            source_mac,
+            destination_mac,
+            sampling_n: self.sampling_n,
+        };
+        self.exported.count(&record);
+        self.batch.push(record);
+        if self.batch.len() >= BATCH {
+            self.flush();
+        }
+    }
+
+    /// Hands on what is left of a batch.
+    pub fn flush(&mut self) {
+        if !self.late_us.is_empty() {
+            let mut histogram = self
+                .exported
+                .lateness_us
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            for late in self.late_us.drain(..) {
+                histogram.saturating_record(late);
+            }
+        }
+        if !self.batch.is_empty() {
+            self.sink.take(std::mem::take(&mut self.batch));
+        }
+    }
+}
+
+fn macs(octets: &[u8; 12]) -> [[u8; 6]; 2] {
+    let mut both = [[0; 6]; 2];
+    both[0].copy_from_slice(&octets[..6]);
+    both[1].copy_from_slice(&octets[6..]);
+    both
+}

@@ -1,0 +1,361 @@
+//! The flow tables, the per-CPU state and the rings, mapped from the program's maps.
+//!
+//! The program writes this memory at any time, so nothing here ever becomes a reference to plain
+//! data: words are read and written through atomics, larger values by volatile copies whose
+//! meaning the control words and positions around them decide.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use flowprobe_ebpf::{
+    Lost, Skip,
+    cpu::{Cpu, Tally},
+    flow::Macs,
+    hash::SECRET_WORDS,
+    ring::Part,
+    sampling::Word,
+    table::{Bucket, BucketV4, BucketV6, Control, State, WAYS, Way, WayV4, WayV6},
+};
+
+use crate::load::LoadError;
+
+/// How large everything is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// CPUs with a partition: those with a lower number.
+    pub partitions: u32,
+    /// Buckets of one table in one partition, a power of two.
+    pub buckets: u32,
+    /// Parts in one ring, a power of two.
+    pub ring_parts: u32,
+}
+
+impl Geometry {
+    /// Sizes for `max_flows` flows, rounded up to a power of two, in each table of a partition.
+    #[must_use]
+    pub fn new(max_flows: u32, partitions: u32, ring_parts: u32) -> Self {
+        let slots = max_flows.max(WAYS as u32).next_power_of_two();
+        Self {
+            partitions,
+            buckets: slots / WAYS as u32,
+            ring_parts: ring_parts.next_power_of_two(),
+        }
+    }
+
+    /// Flows in one table of one partition.
+    #[must_use]
+    pub fn max_flows(&self) -> u32 {
+        self.buckets * WAYS as u32
+    }
+
+    /// Octets of kernel memory: (buckets × (704 + 1216) + ring × 128) × partitions, and the
+    /// counters.
+    #[must_use]
+    pub fn memory_octets(&self) -> u64 {
+        let bucket = size_of::<BucketV4>() + size_of::<BucketV6>();
+        let partition = u64::from(self.buckets) * bucket as u64
+            + u64::from(self.ring_parts) * size_of::<Part>() as u64;
+        u64::from(self.partitions) * partition
+            + (u64::from(self.partitions) + 1) * size_of::<Cpu>() as u64
+    }
+}
+
+/// The elements of one array map in this process's memory.
+struct Mapped<T> {
+    first: NonNull<T>,
+    len: usize,
+    octets: usize,
+}
+
+// SAFETY: shared memory without an owner; all access is through atomics or volatile copies.
+unsafe impl<T> Send for Mapped<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Mapped<T> {}
+
+impl<T> Mapped<T> {
+    fn new(name: &'static str, fd: BorrowedFd<'_>, len: usize) -> Result<Self, LoadError> {
+        const { assert!(size_of::<T>().is_multiple_of(8)) }; // the kernel's element stride
+        let octets = len * size_of::<T>();
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let address = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                octets,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        match NonNull::new(address.cast()) {
+            Some(first) if address != libc::MAP_FAILED => Ok(Self { first, len, octets }),
+            _ => Err(LoadError::Memory {
+                name,
+                octets,
+                source: io::Error::last_os_error(),
+            }),
+        }
+    }
+
+    /// The element at `index`.
+    ///
+    /// # Panics
+    /// `index` is beyond the map.
+    fn element(&self, index: usize) -> *mut T {
+        assert!(index < self.len, "element {index} of {}", self.len);
+        // SAFETY: just checked.
+        unsafe { self.first.as_ptr().add(index) }
+    }
+}
+
+impl<T> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`, which nothing refers to any more.
+        unsafe { libc::munmap(self.first.as_ptr().cast(), self.octets) };
+    }
+}
+
+/// The flow table of one family.
+pub struct Table<W> {
+    buckets: Mapped<Bucket<W>>,
+    geometry: Geometry,
+}
+
+/// One way of one bucket in one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// CPU.
+    pub partition: u32,
+    /// Bucket in the partition.
+    pub bucket: u32,
+    /// Way in the bucket.
+    pub way: u32,
+}
+
+impl<W: Way + Copy> Table<W> {
+    fn bucket(&self, slot: Slot) -> *mut Bucket<W> {
+        debug_assert!(slot.bucket < self.geometry.buckets);
+        let index = slot.partition as usize * self.geometry.buckets as usize;
+        self.buckets.element(index + slot.bucket as usize)
+    }
+
+    fn control(&self, slot: Slot) -> &AtomicU64 {
+        // SAFETY: `way` is in bounds or this panics; the word is aligned and lives as long as
+        // the mapping.
+        unsafe {
+            let controls = &raw mut (*self.bucket(slot)).control;
+            assert!((slot.way as usize) < WAYS);
+            AtomicU64::from_ptr(controls.cast::<u64>().add(slot.way as usize))
+        }
+    }
+
+    /// The control word; what the program stored before it is visible after.
+    #[must_use]
+    pub fn load(&self, slot: Slot) -> Control {
+        Control(self.control(slot).load(Ordering::Acquire))
+    }
+
+    /// Takes a live flow out of the program's reach; `None` if `seen` no longer stands there.
+    #[must_use]
+    pub fn retire(&self, slot: Slot, seen: Control) -> Option<Control> {
+        let user = seen.with_state(State::User);
+        self.control(slot)
+            .compare_exchange(seen.0, user.0, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+            .then_some(user)
+    }
+
+    /// Gives a way that is userspace's back to the program.
+    pub fn release(&self, slot: Slot, user: Control) {
+        debug_assert_eq!(user.state(), State::User);
+        self.control(slot)
+            .store(user.next_free().0, Ordering::Release);
+    }
+
+    /// Copies the way. While the flow is live the program may be writing it: the copy then serves
+    /// to decide whether to retire it, which fails if the way has changed hands.
+    #[must_use]
+    pub fn way(&self, slot: Slot) -> W {
+        assert!((slot.way as usize) < WAYS);
+        // SAFETY: in bounds; any bits are a valid way.
+        unsafe {
+            let ways = &raw const (*self.bucket(slot)).ways;
+            ways.cast::<W>().add(slot.way as usize).read_volatile()
+        }
+    }
+
+    /// Copies the MAC addresses of a way.
+    #[must_use]
+    pub fn macs(&self, slot: Slot) -> Macs {
+        assert!((slot.way as usize) < WAYS);
+        // SAFETY: in bounds; any bits are valid.
+        unsafe {
+            let macs = &raw const (*self.bucket(slot)).macs;
+            macs.cast::<Macs>().add(slot.way as usize).read_volatile()
+        }
+    }
+}
+
+/// Everything the program shares with userspace.
+pub struct Shared {
+    geometry: Geometry,
+    secret: [u64; SECRET_WORDS],
+    /// IPv4 flows.
+    pub v4: Table<WayV4>,
+    /// IPv6 flows.
+    pub v6: Table<WayV6>,
+    cpus: Mapped<Cpu>,
+    rings: Mapped<Part>,
+}
+
+/// A map by its name, for error messages.
+pub type NamedMap<'a> = (&'static str, BorrowedFd<'a>);
+
+/// What all CPUs have counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// At the hook's entry.
+    pub seen: Tally,
+    /// Skipped by sampling.
+    pub unsampled: Tally,
+    /// In a flow.
+    pub accounted: Tally,
+    /// Octets of the IP packets in flows.
+    pub accounted_ip_octets: u64,
+    /// By reason.
+    pub lost: [Tally; Lost::COUNT],
+    /// By reason.
+    pub ignored: [Tally; Skip::COUNT],
+    /// Flows put into the tables.
+    pub inserted: u64,
+    /// Flows that went to a ring for want of room.
+    pub evicted: u64,
+    /// Packets that went to a ring by themselves.
+    pub single: u64,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        geometry: Geometry,
+        secret: [u64; SECRET_WORDS],
+        v4: &NamedMap<'_>,
+        v6: &NamedMap<'_>,
+        cpus: &NamedMap<'_>,
+        rings: &NamedMap<'_>,
+    ) -> Result<Self, LoadError> {
+        let partitions = geometry.partitions as usize;
+        let buckets = partitions * geometry.buckets as usize;
+        Ok(Self {
+            geometry,
+            secret,
+            v4: Table {
+                buckets: Mapped::new(v4.0, v4.1, buckets)?,
+                geometry,
+            },
+            v6: Table {
+                buckets: Mapped::new(v6.0, v6.1, buckets)?,
+                geometry,
+            },
+            cpus: Mapped::new(cpus.0, cpus.1, partitions + 1)?,
+            rings: Mapped::new(rings.0, rings.1, partitions * geometry.ring_parts as usize)?,
+        })
+    }
+
+    /// Sizes.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The secret of the hash.
+    #[must_use]
+    pub fn secret(&self) -> &[u64; SECRET_WORDS] {
+        &self.secret
+    }
+
+    /// Sets the sampler of a CPU. Call it before anything is attached.
+    pub fn seed(&self, cpu: u32, word: Word, random: u64, gap_scale: u64, skip: u32) {
+        let cpu = self.cpus.element(cpu as usize);
+        // SAFETY: in bounds; no program runs yet.
+        unsafe {
+            (&raw mut (*cpu).sampling).write_volatile(word.0);
+            (&raw mut (*cpu).random).write_volatile(random);
+            (&raw mut (*cpu).gap_scale).write_volatile(gap_scale);
+            (&raw mut (*cpu).skip_left).write_volatile(skip);
+        }
+    }
+
+    /// A copy of the state of a CPU; number `partitions` stands for all others. The program may
+    /// be writing it: each word is right, and all fit together once it is detached.
+    #[must_use]
+    pub fn cpu(&self, cpu: u32) -> Cpu {
+        // SAFETY: in bounds; any bits are valid.
+        unsafe { self.cpus.element(cpu as usize).read_volatile() }
+    }
+
+    /// The sum over all CPUs. While the program runs, packets in flight may be missing.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for id in 0..=self.geometry.partitions {
+            let cpu = self.cpu(id);
+            add(&mut totals.seen, cpu.seen);
+            add(&mut totals.unsampled, cpu.unsampled);
+            add(&mut totals.accounted, cpu.accounted);
+            totals.accounted_ip_octets += cpu.accounted_ip_octets;
+            for (sum, tally) in totals.lost.iter_mut().zip(cpu.lost) {
+                add(sum, tally);
+            }
+            for (sum, tally) in totals.ignored.iter_mut().zip(cpu.ignored) {
+                add(sum, tally);
+            }
+            totals.inserted += cpu.inserted;
+            totals.evicted += cpu.evicted;
+            totals.single += cpu.single;
+        }
+        totals
+    }
+
+    /// Parts that the program has written to the ring of `cpu` so far.
+    #[must_use]
+    pub fn ring_head(&self, cpu: u32) -> u64 {
+        let cpu = self.cpus.element(cpu as usize);
+        // SAFETY: aligned, and lives as long as the mapping.
+        unsafe { AtomicU64::from_ptr(&raw mut (*cpu).ring_head) }.load(Ordering::Acquire)
+    }
+
+    /// Parts that userspace has read from the ring of `cpu` so far.
+    #[must_use]
+    pub fn ring_tail(&self, cpu: u32) -> u64 {
+        self.tail(cpu).load(Ordering::Relaxed)
+    }
+
+    /// Gives the places of all parts before `tail` back to the program.
+    pub fn set_ring_tail(&self, cpu: u32, tail: u64) {
+        self.tail(cpu).store(tail, Ordering::Release);
+    }
+
+    fn tail(&self, cpu: u32) -> &AtomicU64 {
+        let cpu = self.cpus.element(cpu as usize);
+        // SAFETY: aligned, and lives as long as the mapping.
+        unsafe { AtomicU64::from_ptr(&raw mut (*cpu).ring_tail) }
+    }
+
+    /// Copies the part at `position`, which lies between tail and head.
+    #[must_use]
+    pub fn ring_part(&self, cpu: u32, position: u64) -> Part {
+        let len = self.geometry.ring_parts as usize;
+        let index = cpu as usize * len + (position as usize & (len - 1));
+        // SAFETY: in bounds; the program wrote it before it moved the head past it.
+        unsafe { self.rings.element(index).read_volatile() }
+    }
+}
+
+fn add(sum: &mut Tally, tally: Tally) {
+    sum.packets += tally.packets;
+    sum.octets += tally.octets;
+}

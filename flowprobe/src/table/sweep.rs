@@ -1,0 +1,427 @@
+//! Finds flows that are due and takes them out while the program goes on counting.
+//!
+//! A step looks at one range of buckets on all CPUs and at the shard of the overflow table that
+//! holds their flows. What is due is retired; after one grace period for the whole step the
+//! slots are read, parts of one flow are added up, and the slots are given back.
+
+use std::{io, ops::Range, sync::Arc};
+
+use flowprobe_ebpf::{
+    Counters, KeyV4, KeyV6, Marks,
+    key::Key,
+    table::{Control, State, WAYS, Way, WayV4, WayV6},
+};
+
+use crate::{
+    clock::monotonic_ns,
+    record::{EndReason, FlowKey},
+    table::{
+        Emitter, Flow, GracePeriod, Overflow, Shared,
+        expiry::{Due, Expiry},
+        overflow::Shard,
+        shared::{Slot, Table},
+    },
+};
+
+/// Takes due flows out of the table.
+pub struct Sweeper {
+    shared: Arc<Shared>,
+    overflow: Arc<Overflow>,
+    expiry: Expiry,
+    grace: Box<dyn GracePeriod>,
+    emitter: Emitter,
+    /// Number of the pass over the table, from 1.
+    pass: u64,
+    v4: Lane<WayV4>,
+    v6: Lane<WayV6>,
+    /// Flows that wait for the grace period.
+    leaving: Vec<Leaving>,
+}
+
+/// What is kept between scanning and reading, for one family.
+struct Lane<W: Way> {
+    /// Live ways of the bucket at hand.
+    live: Vec<Live<W::Key>>,
+    retired: Vec<Retired>,
+}
+
+impl<W: Way> Default for Lane<W> {
+    fn default() -> Self {
+        Self {
+            live: Vec::new(),
+            retired: Vec::new(),
+        }
+    }
+}
+
+/// A live way, as it was when it was looked at.
+struct Live<K> {
+    slot: Slot,
+    control: Control,
+    key: K,
+    counters: Counters,
+    marks: Marks,
+}
+
+/// A way that has been retired: userspace's, to be read after the grace period.
+struct Retired {
+    slot: Slot,
+    control: Control,
+    /// Index of its flow in `leaving`.
+    flow: usize,
+}
+
+/// A flow on its way out.
+struct Leaving {
+    due: Due,
+    /// What is known of it: its part in userspace at first, then all.
+    flow: Option<Flow>,
+}
+
+/// Keys of either family, as the rest of userspace has them.
+trait AnyKey: Key {
+    fn any(self) -> FlowKey;
+}
+
+impl AnyKey for KeyV4 {
+    fn any(self) -> FlowKey {
+        FlowKey::V4(self)
+    }
+}
+
+impl AnyKey for KeyV6 {
+    fn any(self) -> FlowKey {
+        FlowKey::V6(self)
+    }
+}
+
+impl Sweeper {
+    /// A sweeper that exports flows as `expiry` says.
+    #[must_use]
+    pub fn new(
+        shared: Arc<Shared>,
+        overflow: Arc<Overflow>,
+        expiry: Expiry,
+        grace: Box<dyn GracePeriod>,
+        emitter: Emitter,
+    ) -> Self {
+        Self {
+            shared,
+            overflow,
+            expiry,
+            grace,
+            emitter,
+            pass: 0,
+            v4: Lane::default(),
+            v6: Lane::default(),
+            leaving: Vec::new(),
+        }
+    }
+
+    /// Steps of one pass over the table.
+    #[must_use]
+    pub fn steps(&self) -> u32 {
+        self.overflow.shards()
+    }
+
+    /// Takes out what is due in `steps` of a pass, with one grace period.
+    ///
+    /// # Errors
+    /// The kernel refused a grace period. The flows that were retired then stay unread: they are
+    /// read by [`Sweeper::flush`], after the program has been detached.
+    pub fn sweep(&mut self, steps: Range<u32>) -> io::Result<()> {
+        if steps.start == 0 {
+            self.pass += 1;
+        }
+        let now_ns = monotonic_ns();
+        for step in steps {
+            self.scan(step, now_ns);
+        }
+        if !self.v4.retired.is_empty() || !self.v6.retired.is_empty() {
+            self.grace.wait()?;
+        }
+        self.collect();
+        self.emit(now_ns);
+        self.emitter.flush();
+        Ok(())
+    }
+
+    /// Takes out everything, and reads slots that were retired and never read. Only for when
+    /// the program is detached and a grace period has passed since: nobody writes any more.
+    pub fn flush(&mut self) {
+        // Retired in a step whose grace period failed: read below with all the rest.
+        self.v4.retired.clear();
+        self.v6.retired.clear();
+        for leaving in self.leaving.drain(..) {
+            if let Some(flow) = leaving.flow {
+                self.emitter.emit(&flow, leaving.due.reason);
+            }
+        }
+        let now_ns = monotonic_ns();
+        for step in 0..self.steps() {
+            let mut shard = self.overflow.shard(step);
+            for bucket in self.overflow.buckets(step) {
+                gather(&self.shared, &self.shared.v4, bucket, &mut shard, |flow| {
+                    emit_last(&mut self.emitter, &self.expiry, now_ns, flow);
+                });
+                gather(&self.shared, &self.shared.v6, bucket, &mut shard, |flow| {
+                    emit_last(&mut self.emitter, &self.expiry, now_ns, flow);
+                });
+            }
+            shard.take_due(
+                |_| Some(()),
+                |flow, ()| emit_last(&mut self.emitter, &self.expiry, now_ns, flow),
+            );
+        }
+        self.emitter.flush();
+    }
+
+    /// Retires what is due in one step.
+    fn scan(&mut self, step: u32, now_ns: u64) {
+        let mut shard = self.overflow.shard(step);
+        let mut scan = Scan {
+            shared: &self.shared,
+            expiry: &self.expiry,
+            now_ns,
+            pass: self.pass,
+            shard: &mut shard,
+            leaving: &mut self.leaving,
+        };
+        for bucket in self.overflow.buckets(step) {
+            scan.bucket(&self.shared.v4, bucket, &mut self.v4);
+            scan.bucket(&self.shared.v6, bucket, &mut self.v6);
+        }
+        let (expiry, pass) = (&self.expiry, self.pass);
+        let leaving = &mut self.leaving;
+        shard.take_due(
+            // A flow with a live part was decided with it.
+            |entry| {
+                (entry.live_pass != pass)
+                    .then(|| expiry.due(&entry.flow.counters, &entry.flow.marks, now_ns))
+                    .flatten()
+            },
+            |flow, due| {
+                leaving.push(Leaving {
+                    due,
+                    flow: Some(*flow),
+                });
+            },
+        );
+    }
+
+    /// Reads the retired slots and gives them back.
+    fn collect(&mut self) {
+        self.v4.collect(&self.shared.v4, &mut self.leaving);
+        self.v6.collect(&self.shared.v6, &mut self.leaving);
+    }
+
+    /// Emits what is due now that everything is known; the rest lives on in userspace.
+    fn emit(&mut self, now_ns: u64) {
+        for leaving in self.leaving.drain(..) {
+            let Some(flow) = leaving.flow else { continue };
+            match self.expiry.due(&flow.counters, &flow.marks, now_ns) {
+                Some(due) => self.emitter.emit_due(&flow, due),
+                // A packet came between the look and the retirement.
+                None => {
+                    let hash = hash(&flow.key, &self.shared);
+                    let kept = self.overflow.shard_of(hash).merge(hash, &flow);
+                    if let Err(flow) = kept {
+                        self.emitter.emit(&flow, EndReason::LackOfResources);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One step's look at the table.
+struct Scan<'a, 'b> {
+    shared: &'a Shared,
+    expiry: &'a Expiry,
+    now_ns: u64,
+    pass: u64,
+    shard: &'a mut Shard<'b>,
+    leaving: &'a mut Vec<Leaving>,
+}
+
+impl Scan<'_, '_> {
+    /// Retires the due flows of one bucket, on all CPUs.
+    fn bucket<W>(&mut self, table: &Table<W>, bucket: u32, lane: &mut Lane<W>)
+    where
+        W: Way + Copy,
+        W::Key: AnyKey,
+    {
+        let partitions = self.shared.geometry().partitions;
+        lane.live.clear();
+        for slot in slots(partitions, bucket) {
+            let control = table.load(slot);
+            if control.state() == State::Live {
+                let way = table.way(slot);
+                lane.live.push(Live {
+                    slot,
+                    control,
+                    key: *way.key(),
+                    counters: *way.counters(),
+                    marks: *way.marks(),
+                });
+            }
+        }
+        if partitions > 1 {
+            // Brings the parts of one flow together. Two flows of one bucket that share a
+            // fingerprint (one pair in 2³²) may stay in several parts, each of them right.
+            lane.live
+                .sort_unstable_by_key(|live| live.control.fingerprint());
+        }
+        let Lane { live, retired } = lane;
+        for parts in live.chunk_by(|a, b| {
+            a.control.fingerprint() == b.control.fingerprint() && a.key.same(&b.key)
+        }) {
+            self.flow(table, parts, retired);
+        }
+    }
+
+    /// Decides on one flow by all its parts.
+    fn flow<W>(&mut self, table: &Table<W>, parts: &[Live<W::Key>], retired: &mut Vec<Retired>)
+    where
+        W: Way + Copy,
+        W::Key: AnyKey,
+    {
+        let Some((first, rest)) = parts.split_first() else {
+            return;
+        };
+        let (mut counters, mut marks) = (first.counters, first.marks);
+        for part in rest {
+            counters.merge(&part.counters);
+            marks.merge(&part.marks);
+        }
+        let key = first.key.any();
+        let mut kept = None;
+        if !self.shard.is_empty() {
+            let hash = first.key.hash(self.shared.secret());
+            if let Some(entry) = self.shard.find(hash, &key) {
+                entry.live_pass = self.pass;
+                counters.merge(&entry.flow.counters);
+                marks.merge(&entry.flow.marks);
+                kept = Some(hash);
+            }
+        }
+        let Some(due) = self.expiry.due(&counters, &marks, self.now_ns) else {
+            return;
+        };
+        let flow = self.leaving.len();
+        self.leaving.push(Leaving {
+            due,
+            flow: kept.and_then(|hash| self.shard.take(hash, &key)),
+        });
+        for part in parts {
+            // Refused where the program has moved the flow to the ring: it comes from there.
+            if let Some(control) = table.retire(part.slot, part.control) {
+                retired.push(Retired {
+                    slot: part.slot,
+                    control,
+                    flow,
+                });
+            }
+        }
+    }
+}
+
+impl<W> Lane<W>
+where
+    W: Way + Copy,
+    W::Key: AnyKey,
+{
+    /// Reads the retired ways into their flows and gives them back to the program.
+    fn collect(&mut self, table: &Table<W>, leaving: &mut [Leaving]) {
+        for retired in self.retired.drain(..) {
+            let part = read(table, retired.slot);
+            let flow = &mut leaving[retired.flow].flow;
+            match flow {
+                Some(flow) => flow.merge(&part),
+                None => *flow = Some(part),
+            }
+            table.release(retired.slot, retired.control);
+        }
+    }
+}
+
+/// All ways of a bucket on all CPUs.
+fn slots(partitions: u32, bucket: u32) -> impl Iterator<Item = Slot> {
+    (0..partitions).flat_map(move |partition| {
+        (0..WAYS as u32).map(move |way| Slot {
+            partition,
+            bucket,
+            way,
+        })
+    })
+}
+
+fn read<W>(table: &Table<W>, slot: Slot) -> Flow
+where
+    W: Way + Copy,
+    W::Key: AnyKey,
+{
+    let way = table.way(slot);
+    Flow {
+        key: way.key().any(),
+        counters: *way.counters(),
+        marks: *way.marks(),
+        macs: table.macs(slot),
+    }
+}
+
+fn hash(key: &FlowKey, shared: &Shared) -> u64 {
+    match key {
+        FlowKey::V4(key) => key.hash(shared.secret()),
+        FlowKey::V6(key) => key.hash(shared.secret()),
+    }
+}
+
+/// Empties one bucket on all CPUs, and the parts of its flows in userspace, when nobody else
+/// touches them.
+fn gather<W>(
+    shared: &Shared,
+    table: &Table<W>,
+    bucket: u32,
+    shard: &mut Shard<'_>,
+    mut out: impl FnMut(&Flow),
+) where
+    W: Way + Copy,
+    W::Key: AnyKey,
+{
+    let mut flows: Vec<Flow> = Vec::new();
+    for slot in slots(shared.geometry().partitions, bucket) {
+        let control = table.load(slot);
+        let control = match control.state() {
+            State::Live => match table.retire(slot, control) {
+                Some(control) => control,
+                None => continue,
+            },
+            State::User => control,
+            State::Free | State::Kernel => continue,
+        };
+        let part = read(table, slot);
+        table.release(slot, control);
+        match flows.iter_mut().find(|flow| flow.key == part.key) {
+            Some(flow) => flow.merge(&part),
+            None => flows.push(part),
+        }
+    }
+    for mut flow in flows {
+        if !shard.is_empty()
+            && let Some(kept) = shard.take(hash(&flow.key, shared), &flow.key)
+        {
+            flow.merge(&kept);
+        }
+        out(&flow);
+    }
+}
+
+/// Emits a flow that must leave because metering ends.
+fn emit_last(emitter: &mut Emitter, expiry: &Expiry, now_ns: u64, flow: &Flow) {
+    match expiry.due(&flow.counters, &flow.marks, now_ns) {
+        Some(due) => emitter.emit_due(flow, due),
+        None if flow.marks.ended() => emitter.emit(flow, EndReason::EndOfFlow),
+        None => emitter.emit(flow, EndReason::ForcedEnd),
+    }
+}
