@@ -1,11 +1,7 @@
 //! Puts the kernel half into the kernel: sizes its maps, sets its constants, seeds its samplers,
 //! and maps the memory it shares.
 
-use std::{
-    io,
-    os::fd::AsFd,
-    sync::Arc,
-};
+use std::{io, os::fd::AsFd, sync::Arc};
 
 use aya::{
     Ebpf, EbpfLoader,

@@ -10,6 +10,7 @@ pub mod emit;
 pub mod expiry;
 pub mod flow;
 pub mod grace;
+pub mod held;
 pub mod overflow;
 pub mod shared;
 pub mod sweep;

@@ -52,7 +52,10 @@ impl Drainer {
     fn take(&mut self, part: &Part) {
         let Some(flow) = Flow::from_part(part) else {
             // The program writes 4 or 6; anything else means memory was overwritten.
-            tracing::error!(family = part.family, "a ring holds no flow: packets are lost");
+            tracing::error!(
+                family = part.family,
+                "a ring holds no flow: packets are lost"
+            );
             return;
         };
         let mut shard = self.overflow.shard_of(part.hash);

@@ -40,6 +40,15 @@ pub struct Volume {
     pub octets: u64,
 }
 
+impl Volume {
+    /// Adds records, packets and octets.
+    pub fn add(&mut self, records: u64, packets: u64, octets: u64) {
+        self.records += records;
+        self.packets += packets;
+        self.octets += octets;
+    }
+}
+
 /// How long after they were due flows left the table, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub struct Lateness {

@@ -130,7 +130,10 @@ mod tests {
     fn fin_and_rst_end_a_flow_after_the_linger() {
         for flag in [tcp::FIN, tcp::RST] {
             assert_eq!(due_at(100, 101, flag, 101), None);
-            assert_eq!(due_at(100, 101, flag, 102), Some((EndReason::EndOfFlow, 102)));
+            assert_eq!(
+                due_at(100, 101, flag, 102),
+                Some((EndReason::EndOfFlow, 102))
+            );
         }
         assert_eq!(due_at(100, 101, tcp::SYN | tcp::ACK, 102), None);
     }

@@ -139,16 +139,19 @@ impl Shard<'_> {
         self.table.is_empty()
     }
 
+    /// All flows of the shard.
+    pub fn flows(&self) -> impl Iterator<Item = &Flow> {
+        self.table.iter().map(|entry| &entry.flow)
+    }
+
     /// Adds a part of a flow.
     ///
     /// # Errors
     /// Gives the part back if it would be a new flow and there is no room.
     pub fn merge(&mut self, hash: u64, flow: &Flow) -> Result<(), Flow> {
-        let entry = self.table.entry(
-            hash,
-            |entry| entry.flow.key == flow.key,
-            |entry| entry.hash,
-        );
+        let entry = self
+            .table
+            .entry(hash, |entry| entry.flow.key == flow.key, |entry| entry.hash);
         match entry {
             hash_table::Entry::Occupied(mut entry) => entry.get_mut().flow.merge(flow),
             hash_table::Entry::Vacant(entry) => {

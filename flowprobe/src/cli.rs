@@ -1,0 +1,208 @@
+//! The command line.
+
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    attach::XdpMode,
+    export::{Collector, Output},
+    load::MAX_FLOWS,
+    sampling::Sampling,
+};
+
+/// A flow exporter for Linux: counts every packet in the kernel, exports flows as IPFIX.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 80)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Meter live interfaces until SIGINT or SIGTERM
+    ///
+    /// Packets are counted by an XDP program and always pass on untouched. Flows
+    /// that end, go idle or last long go to every collector, or to standard output
+    /// where none is given. At the end the ledger is printed: every packet that
+    /// was seen, in exactly one of its terms.
+    Run(Box<Run>),
+}
+
+/// Options of `flowprobe run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Interface to watch; may be given several times
+    #[arg(short, long = "interface", value_name = "NAME", required = true)]
+    pub interfaces: Vec<String>,
+
+    /// IPFIX collector, udp://HOST[:PORT]; each one given gets every record
+    #[arg(short, long = "collector", value_name = "URL")]
+    pub collectors: Vec<Collector>,
+
+    /// Meter 1 packet in N: 1/N count-based, random:1/N probabilistic
+    #[arg(short, long, value_name = "RATE", default_value = "1/1")]
+    pub sample: Sampling,
+
+    /// Without a collector: how to print flows [default: table on a terminal,
+    /// else json]
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<OutputFormat>,
+
+    /// Export a flow that had no packet for this long, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = seconds)]
+    pub idle_timeout: Duration,
+
+    /// Report a flow that goes on this often, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub active_timeout: Duration,
+
+    /// Wait this long for stragglers after a TCP FIN or RST, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub tcp_linger: Duration,
+
+    /// Look at every flow this often, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub sweep_interval: Duration,
+
+    /// Flows in each table of each CPU, one table for IPv4 and one for IPv6;
+    /// rounded up to a power of two
+    #[arg(long, value_name = "N", default_value_t = 65536,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_FLOWS)))]
+    pub max_flows: u32,
+
+    /// Flows kept in userspace where the tables are full [default: 8 times
+    /// --max-flows]
+    #[arg(long, value_name = "N")]
+    pub max_overflow_flows: Option<u32>,
+
+    /// Largest IP packet to a collector, in octets; 512 where the path is unknown
+    #[arg(long, value_name = "OCTETS", default_value_t = 1400,
+          value_parser = clap::value_parser!(u16).range(i64::from(crate::export::MIN_MTU)..))]
+    pub mtu: u16,
+
+    /// Send templates and options again this often, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub template_refresh: Duration,
+
+    /// Most records a second to each collector; 0 does not limit
+    #[arg(long, value_name = "RECORDS", default_value_t = 200_000)]
+    pub export_rate: u32,
+
+    /// Records that wait for each collector at most; what is more is dropped and
+    /// counted
+    #[arg(long, value_name = "RECORDS", default_value = "1048576")]
+    pub export_queue: NonZeroU32,
+
+    /// Observation domain of the records
+    #[arg(long, value_name = "ID", default_value_t = 1)]
+    pub observation_domain: u32,
+
+    /// How to attach: in the driver (native), behind it (generic), or auto
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub xdp_mode: XdpMode,
+
+    /// Receive frames for other hosts too, as on a tap or SPAN port
+    #[arg(long)]
+    pub promisc: bool,
+
+    /// Write the ledger and all figures to FILE as JSON at the end
+    #[arg(long, value_name = "FILE")]
+    pub summary: Option<PathBuf>,
+
+    /// Stop after this long, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub duration: Option<Duration>,
+
+    /// Log this and what is worse
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log: LogLevel,
+
+    /// Load this BPF object instead of the built-in one (for development)
+    #[arg(long, value_name = "FILE")]
+    pub object: Option<PathBuf>,
+}
+
+/// How flows are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    Table,
+    /// One object a line, with IANA element names.
+    Json,
+}
+
+impl From<OutputFormat> for Output {
+    fn from(format: OutputFormat) -> Self {
+        match format {
+            OutputFormat::Table => Self::Table,
+            OutputFormat::Json => Self::Json,
+        }
+    }
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What stops something from working.
+    Error,
+    /// And what may surprise.
+    Warn,
+    /// And what happens.
+    Info,
+    /// And what helps to find faults.
+    Debug,
+    /// And everything else.
+    Trace,
+}
+
+impl From<LogLevel> for tracing::Level {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// Parses a time in seconds, decimals allowed.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "give a number of seconds, for example 60 or 0.5".to_owned())?;
+    // A year is beyond any use and far below what the arithmetic takes.
+    const YEAR: f64 = 31_536_000.0;
+    if seconds > 0.0 && seconds <= YEAR {
+        // At least a nanosecond, or a tiny number would become the 0 that is refused here.
+        Ok(Duration::from_secs_f64(seconds).max(Duration::from_nanos(1)))
+    } else {
+        Err("give more than 0 and at most 31536000 seconds".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_positive_seconds() {
+        assert_eq!(seconds("0.05"), Ok(Duration::from_millis(50)));
+        assert_eq!(seconds("60"), Ok(Duration::from_secs(60)));
+        for bad in ["0", "-1", "nan", "inf", "1e99", "", "5s"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The numbers that must balance:
+//!
+//! ```text
+//! seen      = unsampled + ignored(by reason) + accounted + lost(by reason)
+//! accounted = exported + still held (kernel tables, rings, userspace table)
+//! exported  = sent + dropped(by reason), for each collector
+//! ```
+//!
+//! `seen` is counted at the hook's entry and never derived. Octets of the first line are those
+//! of frames, from the first link-layer octet; from `accounted_ip_octets` on they are those of
+//! IP packets, as flow records have them.
+
+use std::{collections::BTreeMap, fmt};
+
+use flowprobe_ebpf::{Lost, Skip, cpu::Tally};
+use serde::Serialize;
+
+use crate::{
+    export::DestinationReport,
+    table::{emit::Volume, shared::Totals},
+};
+
+/// Packets, and octets of their frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Octets.
+    pub octets: u64,
+}
+
+impl From<Tally> for Count {
+    fn from(tally: Tally) -> Self {
+        Self {
+            packets: tally.packets,
+            octets: tally.octets,
+        }
+    }
+}
+
+impl Count {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            packets: self.packets + other.packets,
+            octets: self.octets + other.octets,
+        }
+    }
+}
+
+/// Every packet that the hook saw, in exactly one term.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ledger {
+    /// At the hook's entry.
+    pub seen: Count,
+    /// Skipped by sampling.
+    pub unsampled: Count,
+    /// In no flow, by reason.
+    pub ignored: BTreeMap<&'static str, Count>,
+    /// Belongs to a flow but could not be accounted, by reason.
+    pub lost: BTreeMap<&'static str, Count>,
+    /// In a flow.
+    pub accounted: Count,
+    /// IP-layer octets in flows.
+    pub accounted_ip_octets: u64,
+    /// In records that have left the table.
+    pub exported: Volume,
+    /// In flows that have not.
+    pub held: Volume,
+    /// What became of the records, for each destination.
+    pub collectors: Vec<DestinationReport>,
+    /// Whether all the sums above agree.
+    pub balanced: bool,
+}
+
+impl Ledger {
+    /// Draws up the ledger.
+    #[must_use]
+    pub fn new(
+        totals: &Totals,
+        exported: Volume,
+        held: Volume,
+        collectors: Vec<DestinationReport>,
+    ) -> Self {
+        let by_label = |labels: Vec<&'static str>, tallies: &[Tally]| {
+            labels
+                .into_iter()
+                .zip(tallies.iter().map(|tally| Count::from(*tally)))
+                .collect()
+        };
+        let mut ledger = Self {
+            seen: totals.seen.into(),
+            unsampled: totals.unsampled.into(),
+            ignored: by_label(
+                Skip::ALL.iter().map(|skip| skip.label()).collect(),
+                &totals.ignored,
+            ),
+            lost: by_label(
+                Lost::ALL.iter().map(|lost| lost.label()).collect(),
+                &totals.lost,
+            ),
+            accounted: totals.accounted.into(),
+            accounted_ip_octets: totals.accounted_ip_octets,
+            exported,
+            held,
+            collectors,
+            balanced: false,
+        };
+        ledger.balanced = ledger.balances();
+        ledger
+    }
+
+    fn balances(&self) -> bool {
+        let terms = self
+            .ignored
+            .values()
+            .chain(self.lost.values())
+            .fold(self.unsampled.plus(self.accounted), |sum, count| {
+                sum.plus(*count)
+            });
+        let packets = self.exported.packets + self.held.packets;
+        let octets = self.exported.octets + self.held.octets;
+        self.seen == terms
+            && self.accounted.packets == packets
+            && self.accounted_ip_octets == octets
+            && self
+                .collectors
+                .iter()
+                .all(|collector| collector.total() == self.exported)
+    }
+}
+
+/// A line of the printed ledger.
+fn line(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    packets: u64,
+    octets: u64,
+    note: &str,
+) -> fmt::Result {
+    writeln!(f, "{name:<36}{packets:>16}{octets:>20}  {note}")
+}
+
+impl fmt::Display for Ledger {
+    /// As a table of 80 columns; counters that are 0 are left out, apart from the main ones.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<36}{:>16}{:>20}", "ledger", "packets", "octets")?;
+        let frames = "frame";
+        let ip = "IP";
+        line(f, "seen", self.seen.packets, self.seen.octets, frames)?;
+        let sum = self.unsampled;
+        line(f, "  unsampled", sum.packets, sum.octets, frames)?;
+        for (term, reasons) in [("ignored", &self.ignored), ("lost", &self.lost)] {
+            let sum = reasons
+                .values()
+                .fold(Count::default(), |sum, count| sum.plus(*count));
+            line(f, &format!("  {term}"), sum.packets, sum.octets, frames)?;
+            for (reason, count) in reasons.iter().filter(|(_, count)| count.packets > 0) {
+                let name = format!("    {reason}");
+                line(f, &name, count.packets, count.octets, frames)?;
+            }
+        }
+        let accounted = self.accounted;
+        line(
+            f,
+            "  accounted",
+            accounted.packets,
+            accounted.octets,
+            frames,
+        )?;
+        let name = "accounted, in IP octets";
+        line(f, name, accounted.packets, self.accounted_ip_octets, ip)?;
+        for (term, volume) in [("exported", &self.exported), ("held", &self.held)] {
+            let name = format!("  {term} ({} records)", volume.records);
+            line(f, &name, volume.packets, volume.octets, ip)?;
+        }
+        for collector in &self.collectors {
+            writeln!(f, "{}", collector.destination)?;
+            let sent = &collector.sent;
+            let name = format!("  sent ({} records)", sent.records);
+            line(f, &name, sent.packets, sent.octets, ip)?;
+            for (reason, dropped) in &collector.dropped {
+                let name = format!("  dropped {reason} ({} records)", dropped.records);
+                line(f, &name, dropped.packets, dropped.octets, ip)?;
+            }
+        }
+        let verdict = if self.balanced { "yes" } else { "NO" };
+        writeln!(f, "balanced: {verdict}")
+    }
+}

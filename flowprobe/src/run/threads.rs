@@ -1,0 +1,149 @@
+//! The two threads that empty the table. They are apart since the drainer must never wait for
+//! the sweeper's grace periods.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::table::{Drainer, Sweeper};
+
+/// A thread has ended without being told to.
+#[derive(Debug)]
+pub(super) struct Ended(pub(super) &'static str);
+
+/// Drainer and sweeper at work.
+pub(super) struct Threads {
+    stop: Arc<AtomicBool>,
+    drainer: JoinHandle<Drainer>,
+    sweeper: JoinHandle<Sweeper>,
+    ended: UnboundedReceiver<Ended>,
+}
+
+/// Sends word when its thread ends, also by a panic.
+struct Notice {
+    name: &'static str,
+    to: UnboundedSender<Ended>,
+}
+
+impl Drop for Notice {
+    fn drop(&mut self) {
+        // Nobody listens any more once the threads have been told to stop.
+        drop(self.to.send(Ended(self.name)));
+    }
+}
+
+impl Threads {
+    pub(super) fn start(
+        drainer: Drainer,
+        sweeper: Sweeper,
+        sweep_interval: Duration,
+    ) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (to, ended) = unbounded_channel();
+        let drainer = spawn("drainer", &to, Arc::clone(&stop), move |stop| {
+            drain(drainer, stop)
+        })?;
+        let sweeper = spawn("sweeper", &to, Arc::clone(&stop), move |stop| {
+            sweep(sweeper, sweep_interval, stop)
+        })?;
+        Ok(Self {
+            stop,
+            drainer,
+            sweeper,
+            ended,
+        })
+    }
+
+    /// Resolves when a thread ends by itself.
+    pub(super) async fn ended(&mut self) -> Ended {
+        match self.ended.recv().await {
+            Some(ended) => ended,
+            // Both threads have a sender until they end, so one of them came before this.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops both; `None` if one of them had panicked.
+    pub(super) fn stop(self) -> Option<(Drainer, Sweeper)> {
+        self.stop.store(true, Ordering::Release);
+        self.drainer.thread().unpark();
+        self.sweeper.thread().unpark();
+        let drainer = self.drainer.join();
+        let sweeper = self.sweeper.join();
+        Some((drainer.ok()?, sweeper.ok()?))
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &'static str,
+    to: &UnboundedSender<Ended>,
+    stop: Arc<AtomicBool>,
+    work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    let notice = Notice {
+        name,
+        to: to.clone(),
+    };
+    thread::Builder::new().name(name.into()).spawn(move || {
+        let _notice = notice;
+        work(&stop)
+    })
+}
+
+/// How long the drainer sleeps after it found something.
+const BUSY: Duration = Duration::from_micros(500);
+/// How long it sleeps at most. A ring takes 4 million new flows a second for 16 ms.
+const QUIET: Duration = Duration::from_millis(4);
+
+fn drain(mut drainer: Drainer, stop: &AtomicBool) -> Drainer {
+    let mut pause = BUSY;
+    while !stop.load(Ordering::Acquire) {
+        if drainer.drain() > 0 {
+            pause = BUSY;
+        } else {
+            pause = (pause * 2).min(QUIET);
+        }
+        thread::park_timeout(pause);
+    }
+    drainer
+}
+
+/// Steps are taken together that fall within this time: each batch costs a grace period.
+const BATCH: Duration = Duration::from_millis(25);
+
+fn sweep(mut sweeper: Sweeper, interval: Duration, stop: &AtomicBool) -> Sweeper {
+    let steps = sweeper.steps();
+    let pause = (interval / steps).max(BATCH.min(interval / 4));
+    let mut start = Instant::now();
+    let mut next = 0;
+    let mut refused = false;
+    while !stop.load(Ordering::Acquire) {
+        let passed = start.elapsed().as_nanos() * u128::from(steps) / interval.as_nanos().max(1);
+        let due = u32::try_from(passed).map_or(steps, |passed| passed.min(steps));
+        if due > next {
+            if let Err(error) = sweeper.sweep(next..due) {
+                if !refused {
+                    tracing::error!("no grace period, so no flow can be read: {error}; retrying");
+                }
+                refused = true;
+            } else {
+                refused = false;
+            }
+            next = due;
+        }
+        if next == steps {
+            next = 0;
+            start = (start + interval).max(Instant::now() - interval);
+        }
+        thread::park_timeout(pause);
+    }
+    sweeper
+}

@@ -1,0 +1,49 @@
+//! Counts what is in the tables: the ledger's `held`, which is nothing after a clean end.
+
+use flowprobe_ebpf::table::{State, WAYS, Way};
+
+use crate::table::{
+    Overflow, Shared,
+    emit::Volume,
+    shared::{Slot, Table},
+};
+
+/// Everything in the kernel's tables, the rings and userspace. Exact while the program is
+/// detached; otherwise within what is in flight.
+#[must_use]
+pub fn held(shared: &Shared, overflow: &Overflow) -> Volume {
+    let mut volume = Volume::default();
+    let partitions = shared.geometry().partitions;
+    for bucket in 0..shared.geometry().buckets {
+        count(&shared.v4, partitions, bucket, &mut volume);
+        count(&shared.v6, partitions, bucket, &mut volume);
+    }
+    for cpu in 0..partitions {
+        for position in shared.ring_tail(cpu)..shared.ring_head(cpu) {
+            let counters = shared.ring_part(cpu, position).counters;
+            volume.add(1, counters.packets, counters.octets);
+        }
+    }
+    for shard in 0..overflow.shards() {
+        for flow in overflow.shard(shard).flows() {
+            volume.add(1, flow.counters.packets, flow.counters.octets);
+        }
+    }
+    volume
+}
+
+fn count<W: Way + Copy>(table: &Table<W>, partitions: u32, bucket: u32, volume: &mut Volume) {
+    for partition in 0..partitions {
+        for way in 0..WAYS as u32 {
+            let slot = Slot {
+                partition,
+                bucket,
+                way,
+            };
+            if table.load(slot).state() != State::Free {
+                let way = table.way(slot);
+                volume.add(1, way.counters().packets, way.counters().octets);
+            }
+        }
+    }
+}
