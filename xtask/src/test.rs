@@ -1,6 +1,6 @@
 //! `test`: everything that continuous integration checks, stage by stage.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
@@ -19,12 +19,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut stages = Stages::default();
-    stages.run("setup", setup::run)?;
-    stages.run("format", || call(&["fmt", "--all", "--check"]))?;
+    stage("setup", setup::run)?;
+    stage("format", || call(&["fmt", "--all", "--check"]))?;
     // The lints of the kernel half are those of its build, with warnings denied: Debian's
     // compiler comes without clippy, and its library is linted here like any other.
-    stages.run("lint", || {
+    stage("lint", || {
         call(&[
             "clippy",
             "--quiet",
@@ -34,51 +33,31 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "-Dwarnings",
         ])
     })?;
-    stages.run("eBPF object", ebpf::check)?;
-    stages.run("eBPF variants", || {
+    stage("eBPF object", ebpf::check)?;
+    stage("eBPF variants", || {
         Variant::value_variants()
             .iter()
             .try_for_each(|variant| ebpf::build_variant(*variant).map(drop))
     })?;
-    stages.run("build", || {
+    stage("build", || {
         call(&["build", "--quiet", "--package", "flowprobe"])
     })?;
-    stages.run("test", || {
-        let mut nextest = cargo();
-        nextest.args(["nextest", "run", "--workspace"]);
-        workspace::run(nextest.args(&args.nextest))
-    })?;
-    stages.report();
-    Ok(())
+    // The last lines are nextest's own summary, with its time.
+    let mut nextest = cargo();
+    nextest.args(["nextest", "run", "--workspace"]);
+    workspace::run(nextest.args(&args.nextest)).context("stage `test` failed")
 }
 
 fn call(args: &[&str]) -> Result<()> {
     workspace::run(cargo().args(args))
 }
 
-/// How long each stage took.
-#[derive(Default)]
-struct Stages(Vec<(&'static str, Duration)>);
-
-impl Stages {
-    fn run(&mut self, name: &'static str, stage: impl FnOnce() -> Result<()>) -> Result<()> {
-        // On stderr, where cargo and nextest write, so that the order holds.
-        eprintln!("── {name}");
-        let start = Instant::now();
-        let result = stage();
-        self.0.push((name, start.elapsed()));
-        if result.is_err() {
-            self.report();
-        }
-        result.with_context(|| format!("stage `{name}` failed"))
-    }
-
-    fn report(&self) {
-        let stages: Vec<String> = self
-            .0
-            .iter()
-            .map(|(name, time)| format!("{name} {:.1} s", time.as_secs_f64()))
-            .collect();
-        eprintln!("stages: {}", stages.join(", "));
-    }
+/// Runs one stage and says how long it took, on stderr, where cargo and nextest write too.
+fn stage(name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
+    eprintln!("stage `{name}`");
+    let start = Instant::now();
+    let result = run();
+    let seconds = start.elapsed().as_secs_f64();
+    eprintln!("stage `{name}`: {seconds:.1} s");
+    result.with_context(|| format!("stage `{name}` failed"))
 }

@@ -43,10 +43,8 @@ pub(crate) fn cargo() -> Command {
         command.env_remove(name);
     }
     if let Some(bin) = Path::new(&cargo).parent().filter(|bin| bin.is_absolute()) {
-        command.env(
-            "PATH",
-            with_path(&[bin.to_owned(), cargo_home().join("bin")]),
-        );
+        let path = prepend(&command, &[bin.to_owned(), cargo_home().join("bin")]);
+        command.env("PATH", path);
     }
     command
 }
