@@ -1,1 +1,46 @@
-fn main() {}
+//! What is done with this repository besides `cargo build`: see `cargo xtask --help`.
+
+mod ebpf;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about, bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the kernel half and write the object that is committed, or check that it is current
+    BuildEbpf(ebpf::Args),
+    /// Install what `test` needs on a Debian machine (as root), or say what is missing
+    Setup,
+    /// Everything that continuous integration checks
+    Test(test::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::BuildEbpf(args) => ebpf::run(&args),
+        Task::Setup => setup::run(),
+        Task::Test(args) => test::run(&args),
+    }
+}
