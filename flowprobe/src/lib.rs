@@ -1,11 +1,20 @@
 //! flowprobe as a library: the stages between the kernel's flow table and the collectors.
 //!
-//! The stages of the data path, in order: [`load`] puts the program into the kernel and onto
-//! the interfaces, [`table`] takes flows out of the memory shared with it, [`record`] is what
-//! a finished flow looks like, [`export`] sends it on, encoded by [`ipfix`] or printed.
+//! In the order of the data path: [`attach`] and [`load`] put the program into the kernel and
+//! onto the interfaces, [`table`] takes flows out of the memory shared with it, [`record`] is
+//! what a finished flow looks like, [`export`] sends it on, encoded by [`ipfix`] or printed.
+//! [`run`] joins the stages; [`ledger`] says what became of every packet.
 
+pub mod attach;
+pub mod cli;
 pub mod clock;
+pub mod export;
+pub mod host;
+pub mod ipfix;
+pub mod ledger;
 pub mod load;
 pub mod record;
+pub mod run;
 pub mod sampling;
 pub mod table;
+pub mod telemetry;

@@ -25,7 +25,7 @@ use crate::{
         PromiscError, Programs, Promiscuous, XdpMode, preflight,
     },
     clock::Clock,
-    export::{ExportError, Exporter},
+    export::{ExportError, Exporter, Telemetry},
     host::{self, HostError},
     ledger::Ledger,
     load::{Kernel, LoadError, OBJECT, Options, RING_PARTS},
@@ -230,8 +230,9 @@ pub async fn run(mut settings: Settings) -> Result<Summary, RunError> {
         .collect();
     let clock = Arc::new(Clock::default());
     let exported = Arc::new(Exported::default());
-    let meter = Meter::new(Arc::clone(&shared));
-    let exporter = Arc::new(Exporter::start(settings.export, Arc::new(meter))?);
+    let meter = Arc::new(Meter::new(Arc::clone(&shared), Arc::clone(&clock)));
+    let telemetry = Arc::clone(&meter) as Arc<dyn Telemetry>;
+    let exporter = Arc::new(Exporter::start(settings.export, telemetry)?);
     let emitter = Emitter::new(
         Arc::clone(&clock),
         Arc::clone(&exported),
@@ -260,7 +261,7 @@ pub async fn run(mut settings: Settings) -> Result<Summary, RunError> {
         .map(|interface| interface.name.as_str())
         .collect();
     tracing::info!(sample = %settings.sampling, "metering {}", names.join(", "));
-    let broken = wait(&mut threads, &clock, settings.duration)
+    let broken = wait(&mut threads, &clock, &meter, settings.duration)
         .await
         .map_err(RunError::Start)?;
 
@@ -396,6 +397,7 @@ fn detach(watched: Vec<Watched>) -> Vec<InterfaceSummary> {
 async fn wait(
     threads: &mut Threads,
     clock: &Clock,
+    meter: &Meter,
     duration: Option<Duration>,
 ) -> io::Result<Option<&'static str>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -416,7 +418,10 @@ async fn wait(
             () = &mut end => break,
             Ended(thread) = threads.ended() => return Ok(Some(thread)),
             // Slewed or set: the time of day is measured again each second.
-            _ = second.tick() => clock.measure(),
+            _ = second.tick() => {
+                clock.measure();
+                meter.look();
+            }
         }
     }
     // What is left to do may take as long as the export rate makes it.

@@ -1,0 +1,66 @@
+//! What collectors are told of the metering itself.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::{
+    clock::{Clock, monotonic_ns, unix_ms},
+    export::{Metering, Telemetry},
+    table::Shared,
+};
+
+/// Reads the ledger's counters for the options records.
+pub struct Meter {
+    shared: Arc<Shared>,
+    clock: Arc<Clock>,
+    ignored: Mutex<Ignored>,
+}
+
+/// When packets were last found to be in no flow.
+#[derive(Default)]
+struct Ignored {
+    packets: u64,
+    span_ms: Option<(u64, u64)>,
+}
+
+impl Meter {
+    /// A meter of what the program counts.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, clock: Arc<Clock>) -> Self {
+        Self {
+            shared,
+            clock,
+            ignored: Mutex::default(),
+        }
+    }
+
+    /// Looks at the counters. The program keeps no time of what it ignores, so the times of the
+    /// first and last ignored packet are as exact as this is called often.
+    pub fn look(&self) -> Metering {
+        let totals = self.shared.totals();
+        let (mut packets, mut octets) = (0, 0);
+        for tally in totals.ignored.iter().chain(&totals.lost) {
+            packets += tally.packets;
+            octets += tally.octets;
+        }
+        let mut ignored = self.ignored.lock().unwrap_or_else(PoisonError::into_inner);
+        if packets != ignored.packets {
+            let now_ms = unix_ms(monotonic_ns(), self.clock.offset_ns());
+            let first_ms = ignored.span_ms.map_or(now_ms, |(first, _)| first);
+            ignored.packets = packets;
+            ignored.span_ms = Some((first_ms, now_ms));
+        }
+        Metering {
+            observed_packets: totals.seen.packets,
+            selected_packets: totals.seen.packets - totals.unsampled.packets,
+            ignored_packets: packets,
+            ignored_octets: octets,
+            ignored_span_ms: ignored.span_ms,
+        }
+    }
+}
+
+impl Telemetry for Meter {
+    fn metering(&self) -> Metering {
+        self.look()
+    }
+}
