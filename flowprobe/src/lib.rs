@@ -4,7 +4,9 @@
 //! the interfaces, [`table`] takes flows out of the memory shared with it, [`record`] is what
 //! a finished flow looks like, [`export`] sends it on, encoded by [`ipfix`] or printed.
 
+pub mod attach;
 pub mod clock;
+pub mod host;
 pub mod load;
 pub mod record;
 pub mod sampling;
