@@ -16,7 +16,7 @@ pub const KERNEL_FLOOR: KernelVersion = KernelVersion {
 const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 const ONLINE_CPUS: &str = "/sys/devices/system/cpu/online";
 const REALTIME: &str = "/sys/kernel/realtime";
-const STATUS: &str = "/proc/self/status";
+const STATUS: &str = "/proc/thread-self/status";
 
 /// What a machine that can run flowprobe is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,7 +234,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// The effective set, from /proc/self/status.
+/// The effective set of the calling thread, from its status in /proc.
 fn effective_capabilities(status: &str) -> Result<u64, HostError> {
     status
         .lines()

@@ -12,6 +12,7 @@ const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_XDP: u32 = 37;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 
@@ -53,10 +54,16 @@ struct LinkCreate {
     flags: u32,
 }
 
+#[repr(C)]
+struct LinkDetach {
+    link_fd: u32,
+}
+
 impl Attribute for MapCreate {}
 impl Attribute for GetById {}
 impl Attribute for GetInfo {}
 impl Attribute for LinkCreate {}
+impl Attribute for LinkDetach {}
 
 /// Creates a map and lets it go, only to see whether bpf() is there for this process.
 pub(crate) fn probe() -> io::Result<()> {
@@ -83,6 +90,17 @@ pub(super) fn link_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io:
             flags,
         },
     )
+}
+
+/// Takes the program off the interface, whoever else holds the link.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    call(
+        BPF_LINK_DETACH,
+        &mut LinkDetach {
+            link_fd: number(link),
+        },
+    )
+    .map(drop)
 }
 
 /// The name of a loaded program, which the kernel cuts to 15 octets.

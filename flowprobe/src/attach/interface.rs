@@ -74,7 +74,8 @@ pub struct InterfaceStats {
     pub rx_packets: u64,
     /// Octets received.
     pub rx_octets: u64,
-    /// Packets dropped for want of buffers in the host, or, by some drivers, by XDP.
+    /// Packets dropped in the driver before XDP, or in the stack after it (such as those of an
+    /// unknown protocol): the kernel keeps both in one counter.
     pub rx_dropped: u64,
     /// Packets that the hardware dropped for want of buffers.
     pub rx_missed: u64,

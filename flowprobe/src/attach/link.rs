@@ -8,12 +8,12 @@
 
 use std::{
     fmt, io,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use super::{
     LINEAR_MTU, bpf,
-    interface::{FactsError, Interface},
+    interface::{FactsError, Interface, InterfaceFacts},
     netlink::XdpPrograms,
 };
 
@@ -98,24 +98,37 @@ pub enum AttachError {
         interface: String,
     },
     /// The driver has no native XDP, or not with its present settings.
-    #[error("the driver of {interface}{} does not take native XDP; --xdp-mode generic works without it", Parens(driver.as_deref()))]
+    #[error(
+        "the driver of {interface}{} does not take native XDP{}; --xdp-mode generic works without it",
+        Parens(driver.as_deref()), AtMtu(*mtu)
+    )]
     NoNative {
         /// Name.
         interface: String,
         /// Driver, where it says so.
         driver: Option<String>,
+        /// The MTU, where it may be the reason.
+        mtu: Option<u32>,
     },
     /// The MTU is beyond what the driver takes.
     #[error(
-        "{interface} has an MTU of {mtu}, or its veth peer a larger one, and its driver takes this \
-         much only from programs with frags, if at all: `ip link set dev {interface} mtu 1500`, or \
-         --xdp-mode generic"
+        "{interface} has an MTU of {mtu}, which its driver takes only from programs with frags, if \
+         at all: `ip link set dev {interface} mtu 1500`, or --xdp-mode generic"
     )]
     Mtu {
         /// Name.
         interface: String,
         /// Its MTU.
         mtu: u32,
+    },
+    /// The MTU of a veth's peer is beyond what the driver takes.
+    #[error(
+        "the veth peer of {interface} has an MTU that needs a program with frags: set it to \
+         {LINEAR_MTU} or less there, or use --xdp-mode generic"
+    )]
+    PeerMtu {
+        /// Name.
+        interface: String,
     },
     /// Not allowed.
     #[error(
@@ -153,12 +166,27 @@ impl fmt::Display for Parens<'_> {
     }
 }
 
+/// ` at its MTU of n` where that may be the reason.
+struct AtMtu(Option<u32>);
+
+impl fmt::Display for AtMtu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(mtu) => write!(f, ", or not at its MTU of {mtu}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl AttachError {
     /// Whether the refusal is about native XDP, so that the stack's may do.
     #[must_use]
     pub fn generic_may_work(&self) -> bool {
         match self {
-            Self::NoNative { .. } | Self::Mtu { .. } | Self::Kernel { .. } => true,
+            Self::NoNative { .. }
+            | Self::Mtu { .. }
+            | Self::PeerMtu { .. }
+            | Self::Kernel { .. } => true,
             Self::Foreign { .. } | Self::Busy { .. } | Self::Denied { .. } | Self::Facts(_) => {
                 false
             }
@@ -176,10 +204,18 @@ impl AttachError {
     }
 }
 
-/// A program attached by a bpf_link. Dropping it detaches: nothing else holds the link.
+/// A program attached by a bpf_link. Dropping it detaches.
 #[derive(Debug)]
 pub struct Link {
-    _fd: OwnedFd,
+    fd: OwnedFd,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // Closing would do, but not at once where another thread is between fork and exec: its
+        // child has a copy of the descriptor. What fails here is done by the close that follows.
+        let _closes_anyway = bpf::detach(self.fd.as_fd());
+    }
 }
 
 impl Link {
@@ -193,7 +229,7 @@ impl Link {
         mode: Mode,
     ) -> Result<Self, AttachError> {
         match bpf::link_xdp(program, interface.index, mode.flags()) {
-            Ok(fd) => Ok(Self { _fd: fd }),
+            Ok(fd) => Ok(Self { fd }),
             Err(error) => Err(explain(interface, mode, error)),
         }
     }
@@ -232,35 +268,45 @@ fn foreign(programs: XdpPrograms) -> Option<ForeignProgram> {
 
 /// Turns the kernel's errno into what it means. Through bpf() it gives no text to go with it.
 fn explain(interface: &Interface, mode: Mode, source: io::Error) -> AttachError {
-    let name = || interface.name.clone();
-    // Drivers refuse a large MTU with ERANGE (veth), EINVAL (ixgbe, virtio_net) or EOPNOTSUPP
-    // (bnxt), so it takes the MTU itself to tell. A veth is refused for its peer's.
-    let mtu = || interface.link().map(|link| link.mtu).unwrap_or_default();
+    let name = interface.name.clone();
     match source.raw_os_error() {
         Some(libc::EBUSY | libc::EEXIST) => match refuse_foreign(interface) {
             Err(foreign) => foreign,
             // dev_xdp_attach (net/core/dev.c): EEXIST where an upper device has a program.
-            Ok(()) => AttachError::Busy { interface: name() },
+            Ok(()) => AttachError::Busy { interface: name },
         },
-        Some(libc::EPERM | libc::EACCES) => AttachError::Denied { interface: name() },
-        Some(libc::ENODEV) => AttachError::Facts(FactsError::Gone(name())),
-        Some(libc::ERANGE) if mode == Mode::Native => AttachError::Mtu {
-            interface: name(),
-            mtu: mtu(),
-        },
-        Some(libc::EINVAL | libc::EOPNOTSUPP) if mode == Mode::Native && mtu() > LINEAR_MTU => {
-            AttachError::Mtu {
-                interface: name(),
-                mtu: mtu(),
-            }
-        }
-        Some(libc::EOPNOTSUPP) if mode == Mode::Native => AttachError::NoNative {
-            interface: name(),
-            driver: interface.facts().ok().and_then(|facts| facts.driver),
+        Some(libc::EPERM | libc::EACCES) => AttachError::Denied { interface: name },
+        Some(libc::ENODEV) => AttachError::Facts(FactsError::Gone(name)),
+        Some(errno) if mode == Mode::Native => match interface.facts() {
+            Ok(facts) => explain_native(facts, errno, source),
+            Err(gone) => gone.into(),
         },
         _ => AttachError::Kernel {
-            interface: name(),
+            interface: name,
             mode,
+            source,
+        },
+    }
+}
+
+/// A large MTU is refused with ERANGE by veth, with EINVAL by ixgbe, ena and virtio_net, and by
+/// bnxt and ice with the EOPNOTSUPP that stands for no native XDP at all. A veth looks at the MTU
+/// of its peer.
+fn explain_native(facts: InterfaceFacts, errno: i32, source: io::Error) -> AttachError {
+    let mtu = facts.link.mtu;
+    let large = mtu > LINEAR_MTU && facts.link.flags & libc::IFF_LOOPBACK as u32 == 0;
+    let interface = facts.link.name;
+    match errno {
+        libc::EINVAL | libc::ERANGE if large => AttachError::Mtu { interface, mtu },
+        libc::ERANGE => AttachError::PeerMtu { interface },
+        libc::EOPNOTSUPP => AttachError::NoNative {
+            interface,
+            driver: facts.driver,
+            mtu: large.then_some(mtu),
+        },
+        _ => AttachError::Kernel {
+            interface,
+            mode: Mode::Native,
             source,
         },
     }

@@ -79,7 +79,7 @@ const TAKES_FRAGS: &[&str] = &[
 
 /// Drivers that want a queue of their own for XDP beside each channel, and refuse a program
 /// where more than half of the channels are in use.
-const WANTS_SPARE_QUEUES: &[&str] = &["ena", "gve"];
+const WANTS_SPARE_QUEUES: &[&str] = &["ena"];
 
 /// A warning and the interface it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
