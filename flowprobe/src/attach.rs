@@ -1,0 +1,158 @@
+//! Puts the program onto interfaces, and says first what will go wrong there.
+//!
+//! The way of one interface: [`Interface::find`] by name, [`Interface::facts`] and [`preflight`]
+//! for the warnings, [`attach`] for the hook, [`Promiscuous`] for taps. What these return holds
+//! kernel objects: dropping it, or the death of the process, undoes it. Loading the program is
+//! not done here.
+
+pub(crate) mod bpf;
+pub mod ethtool;
+pub mod interface;
+pub mod link;
+pub mod netlink;
+pub mod preflight;
+pub mod promisc;
+
+use std::{fmt, os::fd::BorrowedFd, str::FromStr};
+
+pub use self::{
+    interface::{FactsError, Interface, InterfaceFacts, InterfaceStats, LookupError},
+    link::{AttachError, Link, Mode},
+    preflight::{Finding, Warning, preflight},
+    promisc::{PromiscError, Promiscuous},
+};
+
+/// The largest MTU whose packets fit one page, for a program without frags: 4096 octets less
+/// headroom (256), `struct skb_shared_info` (320) and the Ethernet header (14).
+pub const LINEAR_MTU: u32 = 4096 - 256 - 320 - 14;
+
+/// Where the user wants the program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver, or else in the stack.
+    #[default]
+    Auto,
+    /// In the driver.
+    Native,
+    /// In the stack.
+    Generic,
+}
+
+/// The program, loaded in the two ways that drivers take.
+#[derive(Clone, Copy, Debug)]
+pub struct Programs<'a> {
+    /// With BPF_F_XDP_HAS_FRAGS: takes packets of several buffers.
+    pub frags: BorrowedFd<'a>,
+    /// Without, for drivers that refuse the first.
+    pub linear: Option<BorrowedFd<'a>>,
+}
+
+/// A program on an interface; dropping it detaches.
+#[derive(Debug)]
+pub struct Attached {
+    /// Where.
+    pub interface: Interface,
+    /// Mode that the kernel took.
+    pub mode: Mode,
+    /// Whether packets of several buffers reach the program.
+    pub frags: bool,
+    _link: Link,
+}
+
+/// Attaches the program to one interface, and displaces nobody.
+///
+/// Falls back to generic only in [`XdpMode::Auto`], and with a warning that says what it costs.
+///
+/// # Errors
+/// See [`AttachError`]; nothing is attached then.
+pub fn attach(
+    interface: &Interface,
+    programs: Programs<'_>,
+    mode: XdpMode,
+) -> Result<Attached, AttachError> {
+    link::refuse_foreign(interface)?;
+    match mode {
+        XdpMode::Generic => attach_generic(interface, programs),
+        XdpMode::Native => attach_native(interface, programs),
+        XdpMode::Auto => attach_native(interface, programs).or_else(|error| {
+            if !error.generic_may_work() {
+                return Err(error);
+            }
+            tracing::warn!(
+                interface = interface.name,
+                "{error}; using generic XDP: every packet is an skb before it is counted \
+                 (allocated, and copied where it is not linear or lacks headroom), which costs \
+                 several times the CPU; what GRO merged counts as one packet"
+            );
+            attach_generic(interface, programs)
+        }),
+    }
+}
+
+fn attach_native(interface: &Interface, programs: Programs<'_>) -> Result<Attached, AttachError> {
+    let refused = match Link::new(interface, programs.frags, Mode::Native) {
+        Ok(link) => return Ok(attached(interface, Mode::Native, true, link)),
+        Err(error) => error,
+    };
+    let Some(linear) = programs.linear.filter(|_| refused.linear_may_work()) else {
+        return Err(refused);
+    };
+    let link = Link::new(interface, linear, Mode::Native)?;
+    let mtu = interface.link()?.mtu;
+    if mtu > LINEAR_MTU {
+        tracing::warn!(
+            interface = interface.name,
+            mtu,
+            "the driver takes no XDP program with frags, and packets of this MTU do not fit one \
+             buffer: those beyond about {LINEAR_MTU} octets may not reach the program; \
+             `ip link set dev {} mtu 1500` avoids that",
+            interface.name
+        );
+    }
+    Ok(attached(interface, Mode::Native, false, link))
+}
+
+/// Before 6.9 the kernel makes every packet linear for a generic program, with or without frags,
+/// and drops it where memory for that is short. From 6.9 on, a program with frags is given copies
+/// in single pages instead, which are easier to come by; so that one is always the better.
+fn attach_generic(interface: &Interface, programs: Programs<'_>) -> Result<Attached, AttachError> {
+    let link = Link::new(interface, programs.frags, Mode::Generic)?;
+    Ok(attached(interface, Mode::Generic, true, link))
+}
+
+fn attached(interface: &Interface, mode: Mode, frags: bool, link: Link) -> Attached {
+    Attached {
+        interface: interface.clone(),
+        mode,
+        frags,
+        _link: link,
+    }
+}
+
+/// A mode of XDP that there is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the XDP mode is one of auto, native, generic")]
+pub struct UnknownMode;
+
+impl FromStr for XdpMode {
+    type Err = UnknownMode;
+
+    fn from_str(text: &str) -> Result<Self, UnknownMode> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "native" => Ok(Self::Native),
+            "generic" => Ok(Self::Generic),
+            _ => Err(UnknownMode),
+        }
+    }
+}
+
+impl fmt::Display for XdpMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Native => "native",
+            Self::Generic => "generic",
+        })
+    }
+}

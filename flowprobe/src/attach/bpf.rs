@@ -1,0 +1,160 @@
+//! The few bpf() commands that attaching needs, on the kernel's own structures.
+//!
+//! Not a loader: objects, maps and programs are loaded with aya.
+
+use std::{
+    io, mem,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+// linux/bpf.h: enum bpf_cmd, enum bpf_attach_type, enum bpf_map_type.
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_DETACH: libc::c_long = 34;
+const BPF_XDP: u32 = 37;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+
+// linux/bpf.h: struct bpf_prog_info, `name` follows `map_ids`; both are there since 4.15.
+const PROGRAM_INFO_LEN: usize = 80;
+const PROGRAM_NAME_OFFSET: usize = 64;
+
+/// An attribute of bpf(): a prefix of `union bpf_attr`, of integers only and without padding.
+/// The kernel takes what is beyond the prefix as zero.
+trait Attribute {}
+
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+#[repr(C)]
+struct GetById {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+#[repr(C)]
+struct GetInfo {
+    fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+#[repr(C)]
+struct LinkCreate {
+    program_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct LinkDetach {
+    link_fd: u32,
+}
+
+impl Attribute for MapCreate {}
+impl Attribute for GetById {}
+impl Attribute for GetInfo {}
+impl Attribute for LinkCreate {}
+impl Attribute for LinkDetach {}
+
+/// Creates a map and lets it go, only to see whether bpf() is there for this process.
+pub(crate) fn probe() -> io::Result<()> {
+    call_for_fd(
+        BPF_MAP_CREATE,
+        &mut MapCreate {
+            map_type: BPF_MAP_TYPE_ARRAY,
+            key_size: 4,
+            value_size: 8,
+            max_entries: 1,
+        },
+    )
+    .map(drop)
+}
+
+/// Links an XDP program to an interface. `flags` is one of `XDP_FLAGS_*_MODE`.
+pub(super) fn link_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
+    call_for_fd(
+        BPF_LINK_CREATE,
+        &mut LinkCreate {
+            program_fd: number(program),
+            target_ifindex: ifindex,
+            attach_type: BPF_XDP,
+            flags,
+        },
+    )
+}
+
+/// Takes the program off the interface, whoever else holds the link.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    call(
+        BPF_LINK_DETACH,
+        &mut LinkDetach {
+            link_fd: number(link),
+        },
+    )
+    .map(drop)
+}
+
+/// The name of a loaded program, which the kernel cuts to 15 octets.
+///
+/// Only CAP_SYS_ADMIN may open programs by id: expect EPERM without it.
+pub(super) fn program_name(id: u32) -> io::Result<String> {
+    let program = call_for_fd(
+        BPF_PROG_GET_FD_BY_ID,
+        &mut GetById {
+            id,
+            next_id: 0,
+            open_flags: 0,
+        },
+    )?;
+    // Aligned as the structure that the kernel writes.
+    let mut info = [0_u64; PROGRAM_INFO_LEN / 8];
+    call(
+        BPF_OBJ_GET_INFO_BY_FD,
+        &mut GetInfo {
+            fd: program.as_raw_fd().cast_unsigned(),
+            info_len: PROGRAM_INFO_LEN as u32,
+            info: info.as_mut_ptr() as u64,
+        },
+    )?;
+    let octets: Vec<u8> = info.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let name = &octets[PROGRAM_NAME_OFFSET..];
+    let end = name.iter().position(|&c| c == 0).unwrap_or(name.len());
+    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
+}
+
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+fn call<A: Attribute>(command: libc::c_long, attribute: &mut A) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel reads and writes at most the size given, which is that of `attribute`;
+    // where it holds an address (`GetInfo::info`), that is of a live array of `info_len` octets.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attribute),
+            mem::size_of::<A>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn call_for_fd<A: Attribute>(command: libc::c_long, attribute: &mut A) -> io::Result<OwnedFd> {
+    let fd = call(command, attribute)?;
+    // SAFETY: these commands return a new descriptor (close-on-exec) that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
