@@ -4,5 +4,6 @@
 //! the interfaces, [`table`] takes flows out of the memory shared with it, [`record`] is what
 //! a finished flow looks like, [`export`] sends it on, encoded by [`ipfix`] or printed.
 
+pub mod ipfix;
 pub mod record;
 pub mod sampling;
