@@ -4,6 +4,7 @@
 //! the interfaces, [`table`] takes flows out of the memory shared with it, [`record`] is what
 //! a finished flow looks like, [`export`] sends it on, encoded by [`ipfix`] or printed.
 
+pub mod export;
 pub mod ipfix;
 pub mod record;
 pub mod sampling;
