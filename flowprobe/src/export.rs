@@ -1,0 +1,396 @@
+//! Sends finished flows on: to IPFIX collectors over UDP, or printed to standard output.
+//!
+//! Metering never waits here. [`Exporter::send`] puts the records into a bounded queue of each
+//! destination and returns; threads of the exporter do the rest. Every destination gets every
+//! record, and accounts for each: sent, still queued, or dropped for a named reason.
+
+pub mod account;
+mod announce;
+pub mod collector;
+mod pace;
+mod print;
+mod udp;
+
+use std::{
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant, SystemTime},
+};
+
+pub use account::{DestinationReport, Volume};
+pub use collector::{Collector, CollectorError};
+
+use self::{
+    account::Outlet,
+    announce::Facts,
+    print::Printer,
+    udp::{Sender, socket::Socket},
+};
+use crate::{
+    ipfix::{
+        Encoder,
+        message::{MIN_OCTETS, PACKET_OVERHEAD},
+    },
+    record::FlowRecord,
+    sampling::Sampling,
+};
+
+/// Time to send what is queued at [`Exporter::finish`], beyond what pacing needs.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Smallest `--mtu`.
+pub const MIN_MTU: u16 = MIN_OCTETS as u16 + PACKET_OVERHEAD;
+
+/// What to send, where, and how fast.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// IPFIX collectors; each gets every record.
+    pub collectors: Vec<Collector>,
+    /// Octets of the largest packet: message, UDP and IP header.
+    pub mtu: u16,
+    /// How often templates and options are sent again (RFC 7011 §8.4).
+    pub template_refresh: Duration,
+    /// Flow records a second to each collector; 0 is as fast as the socket takes them.
+    pub export_rate: u32,
+    /// Records that wait for each destination. One takes about 120 octets, shared between
+    /// destinations; when the queue is full the newest are dropped and counted.
+    pub queue: usize,
+    /// Observation domain of all messages.
+    pub observation_domain: u32,
+    /// How the packets of the flows were selected.
+    pub sampling: Sampling,
+    /// Interfaces to name to the collectors.
+    pub interfaces: Vec<Interface>,
+    /// What to print on standard output.
+    pub output: Option<Output>,
+}
+
+/// An interface as collectors shall call it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Index, as in flow keys.
+    pub ifindex: u32,
+    /// Name.
+    pub name: String,
+    /// Description, may be empty.
+    pub description: String,
+}
+
+/// How flows are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// A table for people.
+    Table,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What options records need to know of the metering, since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Metering {
+    /// Packets that the sampler was asked about (IE 318).
+    pub observed_packets: u64,
+    /// Packets that it selected (IE 319). What it skipped is 318 − 319, never ignored.
+    pub selected_packets: u64,
+    /// Selected packets that are in no flow (IE 164).
+    pub ignored_packets: u64,
+    /// Their octets (IE 165).
+    pub ignored_octets: u64,
+    /// When the first and the last of them came, in milliseconds since 1970-01-01 UTC; none
+    /// before the first.
+    pub ignored_span_ms: Option<(u64, u64)>,
+}
+
+/// Who knows the [`Metering`]. Asked from the exporter's thread, at each template refresh.
+pub trait Telemetry: Send + Sync {
+    /// The figures of now.
+    fn metering(&self) -> Metering;
+}
+
+/// Why export cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// No template or record would fit.
+    #[error("--mtu {mtu} is too small: one flow record needs at least {MIN_MTU}")]
+    Mtu {
+        /// As set.
+        mtu: u16,
+    },
+    /// A queue of nothing.
+    #[error("--export-queue 0 would drop every flow: it must be at least 1")]
+    Queue,
+    /// Templates without end.
+    #[error("--template-refresh 0 would send nothing but templates: it must be above 0")]
+    TemplateRefresh,
+    /// Every flow would be lost.
+    #[error("flows have nowhere to go: name a collector or an output")]
+    Nowhere,
+    /// A host name without an address.
+    #[error("collector {collector}: the host name does not resolve: {source}")]
+    Resolve {
+        /// Which.
+        collector: Collector,
+        /// Why.
+        source: io::Error,
+    },
+    /// No socket.
+    #[error("collector {collector}: cannot open a UDP socket: {source}")]
+    Socket {
+        /// Which.
+        collector: Collector,
+        /// Why.
+        source: io::Error,
+    },
+    /// No thread.
+    #[error("cannot start the export thread: {0}")]
+    Thread(io::Error),
+}
+
+/// The time, as the steps of the exporter take it.
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    at: Instant,
+    /// Milliseconds since 1970-01-01 UTC.
+    unix_ms: u64,
+}
+
+impl Now {
+    fn read() -> Self {
+        let unix = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        Self {
+            at: Instant::now(),
+            unix_ms: unix.as_millis() as u64,
+        }
+    }
+
+    /// RFC 7011 §3.1: the export time is 32 bits of seconds.
+    fn unix_s(self) -> u32 {
+        (self.unix_ms / 1000) as u32
+    }
+}
+
+/// Wakes the threads of the exporter, and tells them when to end.
+#[derive(Debug, Default)]
+struct Bell {
+    state: Mutex<BellState>,
+    rung: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct BellState {
+    /// Counts the rings, so that each thread sees each of them.
+    rings: u64,
+    /// The exporter shall finish by then.
+    finish_by: Option<Instant>,
+}
+
+impl Bell {
+    fn state(&self) -> MutexGuard<'_, BellState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ring(&self) {
+        self.state().rings += 1;
+        self.rung.notify_all();
+    }
+
+    fn finish(&self, by: Instant) {
+        self.state().finish_by.get_or_insert(by);
+        self.ring();
+    }
+
+    fn finish_by(&self) -> Option<Instant> {
+        self.state().finish_by
+    }
+
+    /// Waits for a ring after the `heard` ones, or until `until`; returns the rings so far.
+    fn wait(&self, heard: u64, until: Instant) -> u64 {
+        let mut state = self.state();
+        while state.rings == heard {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.rung.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.rings
+    }
+}
+
+/// The exporter: its queues and its threads.
+#[derive(Debug)]
+pub struct Exporter {
+    outlets: Vec<Arc<Outlet>>,
+    bell: Arc<Bell>,
+    threads: Vec<JoinHandle<()>>,
+    export_rate: u32,
+}
+
+impl Exporter {
+    /// Opens the sockets and sends templates and options to each collector.
+    ///
+    /// # Errors
+    /// If a setting makes no sense, a host name does not resolve or a socket does not open. A
+    /// collector that cannot be reached is no error: it is retried.
+    pub fn start(settings: &Settings, telemetry: Arc<dyn Telemetry>) -> Result<Self, ExportError> {
+        if settings.queue == 0 {
+            return Err(ExportError::Queue);
+        }
+        if settings.template_refresh.is_zero() {
+            return Err(ExportError::TemplateRefresh);
+        }
+        if settings.collectors.is_empty() && settings.output.is_none() {
+            return Err(ExportError::Nowhere);
+        }
+        let mut exporter = Self {
+            outlets: Vec::new(),
+            bell: Arc::default(),
+            threads: Vec::new(),
+            export_rate: settings.export_rate,
+        };
+        let senders = exporter.senders(settings, telemetry)?;
+        if !senders.is_empty() {
+            let bell = Arc::clone(&exporter.bell);
+            exporter.spawn("export", move || drive(senders, &bell))?;
+        }
+        if let Some(output) = settings.output {
+            let outlet = exporter.outlet("stdout".to_owned(), settings.queue);
+            let bell = Arc::clone(&exporter.bell);
+            let printer = Printer::stdout(output, outlet);
+            exporter.spawn("print", move || printer.run(&bell))?;
+        }
+        Ok(exporter)
+    }
+
+    /// Queues the records for each destination. Never waits for any of them.
+    pub fn send(&self, records: Vec<FlowRecord>) {
+        if records.is_empty() {
+            return;
+        }
+        let records = Arc::new(records);
+        let now = Now::read();
+        for outlet in &self.outlets {
+            outlet.account().push(&records, now);
+        }
+        self.bell.ring();
+    }
+
+    /// The account of each destination as it stands.
+    #[must_use]
+    pub fn reports(&self) -> Vec<DestinationReport> {
+        self.outlets.iter().map(|outlet| outlet.report()).collect()
+    }
+
+    /// Sends what is queued, then the last statistics, and ends. What a destination does not
+    /// take in the time that its pacing needs and 30 s more counts as dropped.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<DestinationReport> {
+        let queued = self.outlets.iter().map(|o| o.account().queued().records);
+        let paced = match self.export_rate {
+            0 => 0.0,
+            rate => queued.max().unwrap_or(0) as f64 / f64::from(rate),
+        };
+        let by = Instant::now() + GRACE + Duration::from_secs_f64(paced);
+        self.bell.finish(by);
+        for thread in self.threads.drain(..) {
+            // A thread that waits for a pipe that nobody reads cannot be joined.
+            while !thread.is_finished() && Instant::now() < by + Duration::from_secs(1) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() && thread.join().is_err() {
+                tracing::error!("a thread of the exporter panicked");
+            }
+        }
+        for outlet in &self.outlets {
+            outlet.account().close("shutdown", Now::read());
+        }
+        self.reports()
+    }
+
+    fn senders(
+        &mut self,
+        settings: &Settings,
+        telemetry: Arc<dyn Telemetry>,
+    ) -> Result<Vec<Sender<Socket>>, ExportError> {
+        let mtu = settings.mtu;
+        let octets = mtu.saturating_sub(PACKET_OVERHEAD);
+        let facts = Arc::new(Facts::new(settings, telemetry));
+        let mut senders = Vec::new();
+        for collector in &settings.collectors {
+            let address = resolve(collector)?;
+            let socket = Socket::open(address).map_err(|source| ExportError::Socket {
+                collector: collector.clone(),
+                source,
+            })?;
+            let encoder = Encoder::new(settings.observation_domain, octets)
+                .map_err(|_| ExportError::Mtu { mtu })?;
+            let outlet = self.outlet(collector.to_string(), settings.queue);
+            let facts = Arc::clone(&facts);
+            senders.push(Sender::new(
+                socket,
+                encoder,
+                outlet,
+                facts,
+                settings,
+                Now::read(),
+            ));
+        }
+        Ok(senders)
+    }
+
+    fn outlet(&mut self, destination: String, queue: usize) -> Arc<Outlet> {
+        let outlet = Arc::new(Outlet::new(destination, queue));
+        self.outlets.push(Arc::clone(&outlet));
+        outlet
+    }
+
+    fn spawn(
+        &mut self,
+        name: &str,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<(), ExportError> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
+        self.threads.push(thread.map_err(ExportError::Thread)?);
+        Ok(())
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        self.bell.finish(Instant::now());
+    }
+}
+
+fn resolve(collector: &Collector) -> Result<SocketAddr, ExportError> {
+    let failed = |source| ExportError::Resolve {
+        collector: collector.clone(),
+        source,
+    };
+    let mut addresses = (collector.host(), collector.port())
+        .to_socket_addrs()
+        .map_err(failed)?;
+    let first = addresses.next();
+    first.ok_or_else(|| failed(io::Error::other("no address")))
+}
+
+/// The export thread: one step of each sender in turn, until all are done.
+fn drive(mut senders: Vec<Sender<Socket>>, bell: &Bell) {
+    let mut heard = 0;
+    while !senders.is_empty() {
+        let finish_by = bell.finish_by();
+        let mut wake: Option<Instant> = None;
+        senders.retain_mut(|sender| match sender.step(Now::read(), finish_by) {
+            Some(next) => {
+                wake = Some(wake.map_or(next, |wake| wake.min(next)));
+                true
+            }
+            None => false,
+        });
+        if let Some(wake) = wake {
+            heard = bell.wait(heard, wake);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The queue of a destination, and the account of every record that was put into it.
+
+use std::{
+    collections::VecDeque,
+    ops::{AddAssign, SubAssign},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use serde::{Serialize, Serializer};
+
+use super::Now;
+use crate::record::FlowRecord;
+
+/// Flow records, and the packets and IP-layer octets in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Volume {
+    /// Flow records.
+    pub records: u64,
+    /// Packets in them.
+    pub packets: u64,
+    /// IP-layer octets in them.
+    pub octets: u64,
+}
+
+impl Volume {
+    /// The sum over `records`.
+    #[must_use]
+    pub fn of(records: &[FlowRecord]) -> Self {
+        let mut sum = Self::default();
+        for record in records {
+            sum += Self {
+                records: 1,
+                packets: record.packets,
+                octets: record.octets,
+            };
+        }
+        sum
+    }
+}
+
+impl AddAssign for Volume {
+    fn add_assign(&mut self, other: Self) {
+        self.records += other.records;
+        self.packets += other.packets;
+        self.octets += other.octets;
+    }
+}
+
+impl SubAssign for Volume {
+    fn sub_assign(&mut self, other: Self) {
+        self.records -= other.records;
+        self.packets -= other.packets;
+        self.octets -= other.octets;
+    }
+}
+
+/// What became of the records for one destination: exported = sent + dropped + queued.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DestinationReport {
+    /// The collector's URL, or `stdout`.
+    #[serde(rename = "collector")]
+    pub destination: String,
+    /// Handed to the socket, and no error reported since. UDP promises no more.
+    pub sent: Volume,
+    /// Not sent, or reported undelivered, by reason.
+    #[serde(serialize_with = "by_reason")]
+    pub dropped: Vec<(&'static str, Volume)>,
+    /// Waiting; nothing after [`super::Exporter::finish`].
+    pub queued: Volume,
+    /// Messages handed to the socket, those with templates and options too; chunks of text for
+    /// `stdout`.
+    pub messages: u64,
+    /// Their octets, without UDP and IP headers.
+    pub wire_octets: u64,
+    /// Data Records encoded, flows and options: the sequence number that a next message would
+    /// have, before it wraps. A collector received this many, less the gaps that it saw.
+    pub encoded: u64,
+    /// Times that the collector could not be reached.
+    pub outages: u64,
+}
+
+fn by_reason<S: Serializer>(
+    dropped: &[(&'static str, Volume)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(dropped.iter().copied())
+}
+
+/// Records that came together; all destinations share them.
+#[derive(Debug)]
+struct Batch {
+    records: Arc<Vec<FlowRecord>>,
+    /// The part that waits.
+    next: usize,
+    end: usize,
+    since: Instant,
+}
+
+/// Queue and counts of one destination.
+#[derive(Debug)]
+pub(super) struct Account {
+    batches: VecDeque<Batch>,
+    capacity: usize,
+    /// Takes no more, and counts no more.
+    closed: bool,
+    queued: Volume,
+    sent: Volume,
+    dropped: Vec<(&'static str, Volume)>,
+    /// First and last drop, in milliseconds since 1970-01-01 UTC.
+    dropped_span_ms: Option<(u64, u64)>,
+    messages: u64,
+    wire_octets: u64,
+    encoded: u64,
+    outages: u64,
+}
+
+impl Account {
+    fn new(capacity: usize) -> Self {
+        Self {
+            batches: VecDeque::new(),
+            capacity,
+            closed: false,
+            queued: Volume::default(),
+            sent: Volume::default(),
+            dropped: Vec::new(),
+            dropped_span_ms: None,
+            messages: 0,
+            wire_octets: 0,
+            encoded: 0,
+            outages: 0,
+        }
+    }
+
+    /// Queues the records; those that do not fit, the newest, are dropped.
+    pub(super) fn push(&mut self, records: &Arc<Vec<FlowRecord>>, now: Now) {
+        let room = if self.closed {
+            0
+        } else {
+            self.capacity - self.queued.records as usize
+        };
+        let end = records.len().min(room);
+        let (taken, left) = records.split_at(end);
+        if !taken.is_empty() {
+            self.queued += Volume::of(taken);
+            self.batches.push_back(Batch {
+                records: Arc::clone(records),
+                next: 0,
+                end,
+                since: now.at,
+            });
+        }
+        let reason = if self.closed {
+            "shutdown"
+        } else {
+            "queue_full"
+        };
+        self.drop(reason, Volume::of(left), now);
+    }
+
+    /// The waiting records, oldest first.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &FlowRecord> {
+        let batches = self.batches.iter();
+        batches.flat_map(|batch| &batch.records[batch.next..batch.end])
+    }
+
+    /// What waits.
+    pub(super) fn queued(&self) -> Volume {
+        self.queued
+    }
+
+    /// Since when the oldest record waits.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.batches.front().map(|batch| batch.since)
+    }
+
+    /// The `count` oldest records are sent.
+    pub(super) fn settle_sent(&mut self, count: usize) -> Volume {
+        let volume = self.take(count);
+        self.sent += volume;
+        volume
+    }
+
+    /// The `count` oldest records will never be sent.
+    pub(super) fn settle_dropped(&mut self, count: usize, reason: &'static str, now: Now) {
+        let volume = self.take(count);
+        self.drop(reason, volume, now);
+    }
+
+    /// Records that counted as sent were not delivered.
+    pub(super) fn undelivered(&mut self, volume: Volume, reason: &'static str, now: Now) {
+        self.sent -= volume;
+        self.drop(reason, volume, now);
+    }
+
+    /// Drops what waits, and takes no more.
+    pub(super) fn close(&mut self, reason: &'static str, now: Now) {
+        self.settle_dropped(usize::MAX, reason, now);
+        self.closed = true;
+    }
+
+    /// A message was handed over.
+    pub(super) fn count_message(&mut self, octets: usize) {
+        self.messages += 1;
+        self.wire_octets += octets as u64;
+    }
+
+    /// Data Records got their sequence numbers.
+    pub(super) fn count_encoded(&mut self, data_records: u32) {
+        self.encoded += u64::from(data_records);
+    }
+
+    pub(super) fn count_outage(&mut self) {
+        self.outages += 1;
+    }
+
+    /// The sum of all drops, with first and last time.
+    pub(super) fn not_sent(&self) -> (Volume, Option<(u64, u64)>) {
+        let mut sum = Volume::default();
+        for (_, volume) in &self.dropped {
+            sum += *volume;
+        }
+        (sum, self.dropped_span_ms)
+    }
+
+    /// Messages, octets and flow records handed over.
+    pub(super) fn handed_over(&self) -> (u64, u64, u64) {
+        (self.messages, self.wire_octets, self.sent.records)
+    }
+
+    /// Takes the `count` oldest records, or as many as there are, out of the queue.
+    fn take(&mut self, mut count: usize) -> Volume {
+        let mut taken = Volume::default();
+        while count > 0
+            && let Some(batch) = self.batches.front_mut()
+        {
+            let end = batch.end.min(batch.next.saturating_add(count));
+            taken += Volume::of(&batch.records[batch.next..end]);
+            count -= end - batch.next;
+            batch.next = end;
+            if batch.next == batch.end {
+                self.batches.pop_front();
+            }
+        }
+        self.queued -= taken;
+        taken
+    }
+
+    fn drop(&mut self, reason: &'static str, volume: Volume, now: Now) {
+        if volume.records == 0 {
+            return;
+        }
+        let first_ms = self.dropped_span_ms.map_or(now.unix_ms, |(first, _)| first);
+        self.dropped_span_ms = Some((first_ms, now.unix_ms));
+        match self.dropped.iter_mut().find(|(name, _)| *name == reason) {
+            Some((_, sum)) => *sum += volume,
+            None => self.dropped.push((reason, volume)),
+        }
+    }
+}
+
+/// A destination, as its thread and the metering share it.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    destination: String,
+    account: Mutex<Account>,
+}
+
+impl Outlet {
+    pub(super) fn new(destination: String, capacity: usize) -> Self {
+        Self {
+            destination,
+            account: Mutex::new(Account::new(capacity)),
+        }
+    }
+
+    pub(super) fn destination(&self) -> &str {
+        &self.destination
+    }
+
+    /// The account, for a moment: whoever holds it keeps the metering waiting.
+    pub(super) fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn report(&self) -> DestinationReport {
+        let account = self.account();
+        DestinationReport {
+            destination: self.destination.clone(),
+            sent: account.sent,
+            dropped: account.dropped.clone(),
+            queued: account.queued,
+            messages: account.messages,
+            wire_octets: account.wire_octets,
+            encoded: account.encoded,
+            outages: account.outages,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Where a collector is, as the user writes it.
+
+use std::{fmt, str::FromStr};
+
+/// Port of IPFIX over UDP (RFC 7011 §10.1).
+const DEFAULT_PORT: u16 = 4739;
+
+/// A collector: `udp://host:port`, an IPv6 address in brackets, port 4739 if none is given.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Collector {
+    host: String,
+    port: u16,
+}
+
+/// Why a collector's address does not parse.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CollectorError {
+    /// No `://`.
+    #[error("a collector is written udp://HOST:PORT, for example udp://10.0.0.9:4739")]
+    Scheme,
+    /// Another transport.
+    #[error("transport {0:?} is not supported: write udp://HOST:PORT")]
+    Transport(String),
+    /// Nothing before the port.
+    #[error("the host is missing: write udp://HOST:PORT")]
+    Host,
+    /// A character that no host name has.
+    #[error("{0:?} is not a host name or address: write udp://HOST:PORT and nothing behind it")]
+    HostName(String),
+    /// An IPv6 address without brackets, or brackets that do not close.
+    #[error("an IPv6 address is written in brackets: udp://[2001:db8::1]:4739")]
+    Brackets,
+    /// Not a port.
+    #[error("{0:?} is not a port: 1 to 65535")]
+    Port(String),
+}
+
+impl Collector {
+    /// Host name or address, without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl FromStr for Collector {
+    type Err = CollectorError;
+
+    fn from_str(text: &str) -> Result<Self, CollectorError> {
+        let (transport, rest) = text.split_once("://").ok_or(CollectorError::Scheme)?;
+        if transport != "udp" {
+            return Err(CollectorError::Transport(transport.to_owned()));
+        }
+        let (host, port) = match rest.strip_prefix('[') {
+            Some(rest) => {
+                let (host, port) = rest.split_once(']').ok_or(CollectorError::Brackets)?;
+                match port.strip_prefix(':') {
+                    _ if !host.contains(':') => return Err(CollectorError::Brackets),
+                    None if !port.is_empty() => return Err(CollectorError::Port(port.to_owned())),
+                    port => (host, port),
+                }
+            }
+            None => match rest.split_once(':') {
+                Some((_, port)) if port.contains(':') => return Err(CollectorError::Brackets),
+                Some((host, port)) => (host, Some(port)),
+                None => (rest, None),
+            },
+        };
+        if host.is_empty() {
+            return Err(CollectorError::Host);
+        }
+        let named = |c: char| c.is_alphanumeric() || ".-_:%".contains(c);
+        if !host.chars().all(named) {
+            return Err(CollectorError::HostName(host.to_owned()));
+        }
+        let port = match port {
+            None => DEFAULT_PORT,
+            Some(port) => match port.parse() {
+                Ok(0) | Err(_) => return Err(CollectorError::Port(port.to_owned())),
+                Ok(port) => port,
+            },
+        };
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for Collector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') {
+            write!(f, "udp://[{host}]:{port}")
+        } else {
+            write!(f, "udp://{host}:{port}")
+        }
+    }
+}

@@ -1,0 +1,449 @@
+//! One collector over UDP (RFC 7011 §10.3): announces, paces, sends, and notices when nobody
+//! is there.
+//!
+//! A collector that cannot be reached is asked once a second with a template; meanwhile the
+//! flows wait in the queue. Messages that an ICMP error reports as undelivered have kept their
+//! sequence numbers, so that the collector sees the gap, and count as dropped.
+
+mod history;
+pub(super) mod socket;
+
+use std::{
+    io::{self, ErrorKind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use self::history::History;
+use super::{
+    Now, Settings,
+    account::Outlet,
+    announce::{Facts, Stream},
+    pace::Pacer,
+};
+use crate::ipfix::{Encoder, element, message::SET_HEADER};
+
+/// A message that is not full waits no longer than this for more records.
+const FLUSH_AFTER: Duration = Duration::from_secs(1);
+/// How often a collector that does not answer is asked, and how long an ICMP error may take.
+/// Kernels answer with at most one a second.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How long a full socket is tried before its message is dropped.
+const BUSY_LIMIT: Duration = Duration::from_secs(1);
+/// Between tries of a full socket.
+const BUSY_WAIT: Duration = Duration::from_millis(1);
+/// After the last message: time for its ICMP error to come back.
+const LINGER: Duration = Duration::from_millis(100);
+/// How often errors are looked for while nothing else is to do.
+const LISTEN_EVERY: Duration = Duration::from_secs(1);
+/// Messages before the other collectors have their turn.
+const TURN: usize = 64;
+
+/// Takes datagrams to one collector.
+pub(super) trait Link {
+    /// Hands a datagram to the network, or fails at once.
+    fn send(&mut self, datagram: &[u8]) -> io::Result<()>;
+
+    /// The next datagram that the network reports as undelivered.
+    fn undelivered(&mut self) -> Option<Undelivered>;
+}
+
+/// What the network says of an earlier datagram.
+#[derive(Debug)]
+pub(super) struct Undelivered {
+    /// Why.
+    pub(super) error: io::Error,
+    /// The first octets of the datagram, as many as came back; may be none.
+    pub(super) quote: Vec<u8>,
+}
+
+/// Why records are dropped or wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// Nobody listens on the port.
+    Refused,
+    /// No way to the host.
+    Unreachable,
+    /// More octets than the path takes.
+    TooBig,
+    /// The socket takes nothing now.
+    Busy,
+}
+
+impl Cause {
+    fn of(error: &io::Error) -> Self {
+        match (error.kind(), error.raw_os_error()) {
+            (ErrorKind::ConnectionRefused, _) => Self::Refused,
+            (ErrorKind::WouldBlock, _) | (_, Some(libc::ENOBUFS | libc::ENOMEM)) => Self::Busy,
+            (_, Some(libc::EMSGSIZE)) => Self::TooBig,
+            // No route, no neighbour, an interface that is down, a firewall's veto.
+            _ => Self::Unreachable,
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::TooBig => "too_big",
+            Self::Busy => "socket_full",
+        }
+    }
+}
+
+/// What is known of the collector.
+#[derive(Clone, Copy, Debug)]
+enum Path {
+    /// Nothing bad.
+    Up,
+    /// It could not be reached.
+    Down {
+        cause: Cause,
+        /// When to ask next, or to take silence for an answer.
+        next: Instant,
+        /// Whether a question is out.
+        asked: bool,
+    },
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// Not asked to end.
+    No,
+    /// What is queued goes out, until then.
+    Flushing(Instant),
+    /// All is sent; errors may still come in until then.
+    Lingering(Instant),
+}
+
+/// Why a message was not taken. It is still in the encoder.
+struct Stop {
+    cause: Cause,
+    error: io::Error,
+}
+
+/// Exports to one collector, in steps that never wait.
+pub(super) struct Sender<L> {
+    wire: Wire<L>,
+    facts: Arc<Facts>,
+    pacer: Pacer,
+    template_refresh: Duration,
+    announce_at: Instant,
+    /// Records of a message that is full for sure.
+    full_message: usize,
+    path: Path,
+    busy_since: Option<Instant>,
+    ending: Ending,
+    /// A question asked at the end was answered with an error: nobody will come back.
+    hopeless: bool,
+}
+
+impl<L: Link> Sender<L> {
+    pub(super) fn new(
+        link: L,
+        encoder: Encoder,
+        outlet: Arc<Outlet>,
+        facts: Arc<Facts>,
+        settings: &Settings,
+        now: Now,
+    ) -> Self {
+        let room = encoder.remaining() - SET_HEADER;
+        let full_message = room / element::IPV4.record_length();
+        Self {
+            wire: Wire {
+                link,
+                encoder,
+                outlet,
+                history: History::default(),
+                flows: 0,
+                now,
+            },
+            facts,
+            pacer: Pacer::new(settings.export_rate, full_message, now.at),
+            template_refresh: settings.template_refresh,
+            announce_at: now.at,
+            full_message,
+            path: Path::Up,
+            busy_since: None,
+            ending: Ending::No,
+            hopeless: false,
+        }
+    }
+
+    /// Does what is due. Returns when to come back, or none when all is done.
+    pub(super) fn step(&mut self, now: Now, finish_by: Option<Instant>) -> Option<Instant> {
+        self.wire.now = now;
+        if let (Ending::No, Some(by)) = (self.ending, finish_by) {
+            self.begin_to_end(by);
+        }
+        self.hear();
+        match self.ending {
+            Ending::Flushing(by) if now.at >= by => return self.abandon("shutdown"),
+            Ending::Lingering(until) if now.at >= until => return None,
+            Ending::Lingering(until) => return Some(until),
+            _ => {}
+        }
+        if let Some(next) = self.ask() {
+            return self.give_up_or(next);
+        }
+        match self.announce().and_then(|()| self.flows()) {
+            Ok(next) => Some(next.min(self.announce_at).min(now.at + LISTEN_EVERY)),
+            Err(stop) => self.stopped(&stop),
+        }
+    }
+
+    fn begin_to_end(&mut self, by: Instant) {
+        self.ending = Ending::Flushing(by);
+        if let Path::Down { next, .. } = &mut self.path {
+            *next = self.wire.now.at; // one last question, now
+        }
+    }
+
+    /// Takes in what the network reports of earlier datagrams.
+    fn hear(&mut self) -> bool {
+        let mut heard = false;
+        while let Some(report) = self.wire.link.undelivered() {
+            heard = true;
+            let cause = Cause::of(&report.error);
+            self.wire.blame(&report.quote, cause);
+            if matches!(cause, Cause::Refused | Cause::Unreachable) {
+                self.down(cause, &report.error);
+            }
+        }
+        heard
+    }
+
+    /// The collector cannot be reached: ask again later.
+    fn down(&mut self, cause: Cause, error: &io::Error) {
+        match self.path {
+            Path::Up => {
+                let collector = self.wire.outlet.destination();
+                tracing::warn!(%collector, %error, "collector cannot be reached: flows wait");
+                self.wire.outlet.account().count_outage();
+            }
+            Path::Down { asked, .. } => {
+                self.hopeless |= asked && matches!(self.ending, Ending::Flushing(_));
+            }
+        }
+        self.path = Path::Down {
+            cause,
+            next: self.wire.now.at + PROBE_EVERY,
+            asked: false,
+        };
+    }
+
+    /// While the collector is away: asks for it, and returns when to come back. A template is
+    /// the question, because it has no sequence number to lose.
+    fn ask(&mut self) -> Option<Instant> {
+        let Path::Down { cause, next, asked } = &mut self.path else {
+            return None;
+        };
+        let now = self.wire.now.at;
+        if now < *next {
+            return Some(*next);
+        }
+        if *asked {
+            let collector = self.wire.outlet.destination();
+            tracing::info!(%collector, "collector can be reached again");
+            self.path = Path::Up;
+            // It may have restarted, and forgotten every template.
+            self.announce_at = now;
+            return None;
+        }
+        *asked = true;
+        *next = now + PROBE_EVERY;
+        let (cause, next) = (*cause, *next);
+        if !self.wire.encoder.template(&element::IPV4) {
+            unreachable!("MIN_OCTETS: every message holds a template");
+        }
+        if let Err(stop) = self.wire.flush() {
+            self.wire.encoder.discard();
+            self.hear();
+            self.down(cause, &stop.error);
+        }
+        Some(next)
+    }
+
+    /// At the end, a collector that is away and does not come back is not waited for.
+    fn give_up_or(&mut self, next: Instant) -> Option<Instant> {
+        let Path::Down { cause, .. } = self.path else {
+            return Some(next);
+        };
+        let nothing_waits = self.wire.outlet.account().queued().records == 0;
+        let ending = matches!(self.ending, Ending::Flushing(_));
+        if ending && (nothing_waits || self.hopeless) {
+            return self.abandon(cause.label());
+        }
+        Some(next)
+    }
+
+    /// Drops what waits.
+    fn abandon(&mut self, reason: &'static str) -> Option<Instant> {
+        self.wire.outlet.account().close(reason, self.wire.now);
+        None
+    }
+
+    /// Templates and options, when they are due (RFC 7011 §8.4).
+    fn announce(&mut self) -> Result<(), Stop> {
+        if self.wire.now.at < self.announce_at {
+            return Ok(());
+        }
+        let delivery = self.facts.delivery(&self.wire.outlet.account());
+        self.facts.announce(&delivery, &mut self.wire)?;
+        self.wire.flush()?;
+        self.announce_at = self.wire.now.at + self.template_refresh;
+        Ok(())
+    }
+
+    /// Sends flows; returns when to come back.
+    fn flows(&mut self) -> Result<Instant, Stop> {
+        for _ in 0..TURN {
+            if let Err(wait) = self.fill() {
+                return match (wait, self.ending) {
+                    (Some(until), _) => Ok(until),
+                    (None, Ending::Flushing(_)) => self.conclude(),
+                    (None, _) => Ok(self.announce_at),
+                };
+            }
+            let records = self.wire.flows;
+            self.wire.flush()?;
+            self.busy_since = None;
+            self.pacer.spend(records, self.wire.now.at);
+        }
+        Ok(self.wire.now.at)
+    }
+
+    /// Encodes a message of flows. If it is not yet time for one, returns when it will be, or
+    /// none if nothing waits.
+    fn fill(&mut self) -> Result<(), Option<Instant>> {
+        let account = self.wire.outlet.account();
+        let oldest = account.oldest().ok_or(None)?;
+        let queued = account.queued().records as usize;
+        let wanted = queued.min(self.full_message);
+        let mut go = self.pacer.ready_at(wanted);
+        if wanted < self.full_message && matches!(self.ending, Ending::No) {
+            go = go.max(oldest + FLUSH_AFTER);
+        }
+        if go > self.wire.now.at {
+            return Err(Some(go));
+        }
+        let encoder = &mut self.wire.encoder;
+        let waiting = account.waiting().take(wanted);
+        self.wire.flows = waiting.take_while(|record| encoder.flow(record)).count();
+        Ok(())
+    }
+
+    /// The last statistics, after the last flow.
+    fn conclude(&mut self) -> Result<Instant, Stop> {
+        let delivery = self.facts.delivery(&self.wire.outlet.account());
+        self.facts.statistics(&delivery, &mut self.wire)?;
+        self.wire.flush()?;
+        let until = self.wire.now.at + LINGER;
+        self.ending = Ending::Lingering(until);
+        Ok(until)
+    }
+
+    /// A message was not taken: keeps its records for later, or drops it.
+    fn stopped(&mut self, stop: &Stop) -> Option<Instant> {
+        let now = self.wire.now.at;
+        let has_flows = self.wire.flows > 0;
+        match stop.cause {
+            Cause::Busy => {
+                let since = *self.busy_since.get_or_insert(now);
+                if has_flows && now >= since + BUSY_LIMIT {
+                    self.busy_since = None;
+                    self.wire.lose(stop.cause);
+                } else {
+                    self.wire.discard();
+                }
+                return Some(now + BUSY_WAIT);
+            }
+            Cause::TooBig if has_flows => {
+                self.wire.lose(stop.cause);
+                return Some(now);
+            }
+            _ => {}
+        }
+        self.wire.discard();
+        // A refusal speaks of an earlier datagram; the report says of which.
+        if !self.hear() && stop.cause == Cause::Refused {
+            self.wire.blame(&[], stop.cause);
+        }
+        if let Path::Up = self.path {
+            self.down(stop.cause, &stop.error);
+        }
+        self.give_up_or(now + PROBE_EVERY)
+    }
+}
+
+/// The message at hand, and the way it goes.
+struct Wire<L> {
+    link: L,
+    encoder: Encoder,
+    outlet: Arc<Outlet>,
+    history: History,
+    /// Flow records in the message at hand.
+    flows: usize,
+    now: Now,
+}
+
+impl<L: Link> Wire<L> {
+    /// Sends the message at hand, if there is anything in it.
+    fn flush(&mut self) -> Result<(), Stop> {
+        if self.encoder.is_empty() {
+            return Ok(());
+        }
+        let message = self.encoder.message(self.now.unix_s());
+        self.link.send(message).map_err(|error| Stop {
+            cause: Cause::of(&error),
+            error,
+        })?;
+        let mut account = self.outlet.account();
+        account.count_message(message.len());
+        let volume = account.settle_sent(self.flows);
+        self.history.push(message, volume);
+        account.count_encoded(self.encoder.data_records());
+        self.encoder.commit();
+        self.flows = 0;
+        Ok(())
+    }
+
+    /// The message will not go out; its records will, in another one.
+    fn discard(&mut self) {
+        self.encoder.discard();
+        self.flows = 0;
+    }
+
+    /// The message will never go out. Its records keep their sequence numbers: the collector
+    /// sees a gap.
+    fn lose(&mut self, cause: Cause) {
+        let mut account = self.outlet.account();
+        account.settle_dropped(self.flows, cause.label(), self.now);
+        account.count_encoded(self.encoder.data_records());
+        self.encoder.commit();
+        self.flows = 0;
+    }
+
+    /// An earlier message was not delivered.
+    fn blame(&mut self, quote: &[u8], cause: Cause) {
+        if let Some(volume) = self.history.take(quote) {
+            let mut account = self.outlet.account();
+            account.undelivered(volume, cause.label(), self.now);
+        }
+    }
+}
+
+impl<L: Link> Stream for Wire<L> {
+    type Stop = Stop;
+
+    fn put(&mut self, add: impl Fn(&mut Encoder) -> bool) -> Result<(), Stop> {
+        if !add(&mut self.encoder) {
+            self.flush()?;
+            if !add(&mut self.encoder) {
+                unreachable!("MIN_OCTETS: an empty message holds any options record");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! The latest messages, to find the one that an ICMP error quotes.
+
+use std::collections::VecDeque;
+
+use crate::{
+    export::Volume,
+    ipfix::message::{HEADER, SET_HEADER},
+};
+
+/// Errors arrive within a round trip, so this many messages cover it: at 20,000 messages a
+/// second 50 ms.
+const MESSAGES: usize = 1024;
+
+/// Tells messages of one stream apart: their header, and that of their first set, since a
+/// message of templates has the sequence number of the next one.
+const HEAD: usize = HEADER + SET_HEADER;
+
+/// The latest messages, and the flow records in each.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    sent: VecDeque<([u8; HEAD], Volume)>,
+}
+
+impl History {
+    /// A message was sent.
+    pub(super) fn push(&mut self, message: &[u8], volume: Volume) {
+        let Some(head) = message.first_chunk() else {
+            return; // no set, no records
+        };
+        if self.sent.len() == MESSAGES {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((*head, volume));
+    }
+
+    /// The message that begins with `quote`, taken out. Routers need not return more of a
+    /// datagram than the UDP header (RFC 792): then it is the latest message.
+    pub(super) fn take(&mut self, quote: &[u8]) -> Option<Volume> {
+        let at = match quote.first_chunk() {
+            Some(quoted) => self.sent.iter().rposition(|(head, _)| head == quoted),
+            None => self.sent.len().checked_sub(1),
+        };
+        let (_, volume) = self.sent.remove(at?)?;
+        Some(volume)
+    }
+}

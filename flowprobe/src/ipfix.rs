@@ -1,0 +1,12 @@
+//! IPFIX (RFC 7011) from flow records: information elements, templates, messages.
+//!
+//! Knows neither sockets nor the kernel's table: [`Encoder`] turns records into messages,
+//! whoever sends them commits or discards each one.
+
+pub mod element;
+pub mod message;
+pub mod options;
+pub mod template;
+
+pub use message::Encoder;
+pub use template::{Field, Template};

@@ -1,0 +1,220 @@
+//! Messages (RFC 7011 §3): header, sets, sequence number, and a size that is never exceeded.
+
+use flowprobe_ebpf::{KeyV4, KeyV6};
+
+use super::{
+    element::{FlowElements, IPV4, IPV6},
+    options::OptionsRecord,
+    template::Template,
+};
+use crate::record::{FlowKey, FlowRecord};
+
+/// Octets of the message header (RFC 7011 §3.1).
+pub const HEADER: usize = 16;
+/// Octets of a set header (RFC 7011 §3.3.2).
+pub const SET_HEADER: usize = 4;
+/// Octets around a message in a packet: IPv6 and UDP header. IPv4 needs 20 less, but one size
+/// for both keeps collectors of either family at the same messages.
+pub const PACKET_OVERHEAD: u16 = 40 + 8;
+
+/// Smallest message that any template, flow record or group of options records fits in.
+pub const MIN_OCTETS: usize = {
+    let records = if IPV6.record_length() > IPV6.encoded_length() {
+        IPV6.record_length()
+    } else {
+        IPV6.encoded_length()
+    };
+    HEADER + SET_HEADER + records
+};
+
+/// Version of IPFIX in the message header.
+const VERSION: u16 = 10;
+/// Set of templates (RFC 7011 §3.3.2).
+const TEMPLATE_SET: u16 = 2;
+/// Set of options templates (RFC 7011 §3.3.2).
+const OPTIONS_TEMPLATE_SET: u16 = 3;
+
+/// A limit that some template or record would not fit in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a message of {octets} octets is too small: at least {MIN_OCTETS} are needed")]
+pub struct TooSmall {
+    /// The limit asked for.
+    pub octets: usize,
+}
+
+/// Builds the messages of one stream in one observation domain, one at a time.
+///
+/// Records go in until one does not fit, [`Self::message`] is what to send, and then
+/// [`Self::commit`] or [`Self::discard`] starts the next message.
+#[derive(Debug)]
+pub struct Encoder {
+    observation_domain: u32,
+    /// As long as the largest message.
+    buffer: Box<[u8]>,
+    /// Octets of the message so far, at least [`HEADER`].
+    length: usize,
+    /// The open set and where it starts.
+    set: Option<(u16, usize)>,
+    /// Data records in all committed messages, modulo 2³².
+    sequence: u32,
+    /// Data records in the message.
+    data_records: u32,
+}
+
+impl Encoder {
+    /// An encoder whose messages have at most `max_octets`.
+    ///
+    /// # Errors
+    /// If that is less than [`MIN_OCTETS`].
+    pub fn new(observation_domain: u32, max_octets: u16) -> Result<Self, TooSmall> {
+        let octets = usize::from(max_octets);
+        if octets < MIN_OCTETS {
+            return Err(TooSmall { octets });
+        }
+        Ok(Self {
+            observation_domain,
+            buffer: vec![0; octets].into_boxed_slice(),
+            length: HEADER,
+            set: None,
+            sequence: 0,
+            data_records: 0,
+        })
+    }
+
+    /// Adds a template; false if the message is full.
+    #[must_use]
+    pub fn template(&mut self, template: &Template) -> bool {
+        let set = if template.scopes == 0 {
+            TEMPLATE_SET
+        } else {
+            OPTIONS_TEMPLATE_SET
+        };
+        match self.room(set, template.encoded_length()) {
+            Some(record) => template.encode(record),
+            None => return false,
+        }
+        true
+    }
+
+    /// Adds a flow record; false if the message is full.
+    #[must_use]
+    #[inline]
+    pub fn flow(&mut self, record: &FlowRecord) -> bool {
+        const V4: usize = IPV4.record_length();
+        const V6: usize = IPV6.record_length();
+        match &record.key {
+            FlowKey::V4(key) => {
+                self.data(IPV4.id, |to: &mut [u8; V4]| KeyV4::encode(key, record, to))
+            }
+            FlowKey::V6(key) => {
+                self.data(IPV6.id, |to: &mut [u8; V6]| KeyV6::encode(key, record, to))
+            }
+        }
+    }
+
+    /// Adds an options record; false if the message is full.
+    #[must_use]
+    pub fn options<R: OptionsRecord>(&mut self, record: &R) -> bool {
+        match self.room(R::TEMPLATE.id, R::TEMPLATE.record_length()) {
+            Some(to) => record.encode(to),
+            None => return false,
+        }
+        self.data_records += 1;
+        true
+    }
+
+    /// Octets that are left for records and their set headers.
+    #[must_use]
+    pub fn remaining(&self) -> usize {
+        self.buffer.len() - self.length
+    }
+
+    /// Whether nothing has been added since the last message.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == HEADER
+    }
+
+    /// Data Records in all messages committed: the sequence number of the next message.
+    #[must_use]
+    pub fn sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    /// Data Records, flows and options, in the message at hand.
+    #[must_use]
+    pub fn data_records(&self) -> u32 {
+        self.data_records
+    }
+
+    /// The message as it goes out at `export_time_s`, seconds since 1970-01-01 UTC.
+    ///
+    /// Records may still be added to it afterwards.
+    pub fn message(&mut self, export_time_s: u32) -> &[u8] {
+        self.close_set();
+        let header = &mut self.buffer[..HEADER];
+        header[..2].copy_from_slice(&VERSION.to_be_bytes());
+        header[2..4].copy_from_slice(&(self.length as u16).to_be_bytes());
+        header[4..8].copy_from_slice(&export_time_s.to_be_bytes());
+        // RFC 7011 §3.1: Data Records sent before this message; templates do not count.
+        header[8..12].copy_from_slice(&self.sequence.to_be_bytes());
+        header[12..].copy_from_slice(&self.observation_domain.to_be_bytes());
+        &self.buffer[..self.length]
+    }
+
+    /// The message is sent, or lost for good: its data records have their numbers, so that a
+    /// collector that does not get them sees the gap.
+    pub fn commit(&mut self) {
+        self.sequence = self.sequence.wrapping_add(self.data_records);
+        self.discard();
+    }
+
+    /// The message was never sent: its records will be encoded again.
+    pub fn discard(&mut self) {
+        self.length = HEADER;
+        self.set = None;
+        self.data_records = 0;
+    }
+
+    #[inline(always)]
+    fn data<const N: usize>(&mut self, set: u16, encode: impl FnOnce(&mut [u8; N])) -> bool {
+        let Some(to) = self.room(set, N).and_then(<[u8]>::first_chunk_mut) else {
+            return false;
+        };
+        encode(to);
+        self.data_records += 1;
+        true
+    }
+
+    /// Room for a record of `octets` in the set `id`, which is opened if another one is open.
+    #[inline(always)]
+    fn room(&mut self, id: u16, octets: usize) -> Option<&mut [u8]> {
+        if self.set.is_none_or(|(open, _)| open != id) {
+            self.open_set(id, octets)?;
+        }
+        let record = self.buffer.get_mut(self.length..self.length + octets)?;
+        self.length += octets;
+        Some(record)
+    }
+
+    /// Opens a set, unless `octets` would not fit into it.
+    #[cold]
+    fn open_set(&mut self, id: u16, octets: usize) -> Option<()> {
+        if self.remaining() < SET_HEADER + octets {
+            return None;
+        }
+        self.close_set();
+        self.set = Some((id, self.length));
+        self.buffer[self.length..self.length + 2].copy_from_slice(&id.to_be_bytes());
+        self.length += SET_HEADER;
+        Some(())
+    }
+
+    /// Writes the length of the open set; none is padded (RFC 7011 §3.3.1 leaves it open).
+    fn close_set(&mut self) {
+        if let Some((_, start)) = self.set {
+            let octets = (self.length - start) as u16;
+            self.buffer[start + 2..start + 4].copy_from_slice(&octets.to_be_bytes());
+        }
+    }
+}

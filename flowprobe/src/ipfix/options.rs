@@ -1,0 +1,261 @@
+//! Options templates and their records: what a collector must know besides the flows.
+//!
+//! As for flow records, one row per information element drives template and encoding.
+
+use super::{
+    element::Value,
+    template::{Field, Template},
+};
+use crate::sampling::Sampling;
+
+/// A record of an options template.
+pub trait OptionsRecord {
+    /// Its template.
+    const TEMPLATE: Template;
+
+    /// Writes the record into `to`, which is as long as the template says.
+    fn encode(&self, to: &mut [u8]);
+}
+
+/// Text in a field of fixed length, filled with zeros: a field of variable length in an
+/// options template stops some collectors from reading any of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Text<const N: usize>([u8; N]);
+
+impl<const N: usize> Text<N> {
+    /// As much of `text` as fits, cut between characters (RFC 7011 §6.1.6: UTF-8).
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        let mut octets = [0; N];
+        let kept = &text.as_bytes()[..text.floor_char_boundary(N)];
+        octets[..kept.len()].copy_from_slice(kept);
+        Self(octets)
+    }
+}
+
+impl<const N: usize> Value for Text<N> {
+    const LENGTH: u16 = N as u16;
+
+    fn put(self, to: &mut [u8]) {
+        to.copy_from_slice(&self.0);
+    }
+}
+
+impl Value for f64 {
+    const LENGTH: u16 = 8;
+
+    fn put(self, to: &mut [u8]) {
+        to.copy_from_slice(&self.to_be_bytes());
+    }
+}
+
+macro_rules! options {
+    ($(
+        $(#[$doc:meta])*
+        $record:ident $id:literal, $scopes:literal scope {
+            $($(#[$field_doc:meta])* $field:ident: $name:ident $number:literal $kind:ty,)+
+        }
+    )+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub struct $record {
+            $($(#[$field_doc])* pub $field: $kind,)+
+        }
+
+        impl OptionsRecord for $record {
+            const TEMPLATE: Template = Template {
+                id: $id,
+                scopes: $scopes,
+                fields: &[$(Field {
+                    name: stringify!($name),
+                    number: $number,
+                    length: <$kind as Value>::LENGTH,
+                    key: false,
+                },)+],
+            };
+
+            fn encode(&self, to: &mut [u8]) {
+                let mut rest = to;
+                $(
+                    let (field, after) = rest.split_at_mut(<$kind as Value>::LENGTH as usize);
+                    self.$field.put(field);
+                    rest = after;
+                )+
+                debug_assert!(rest.is_empty());
+            }
+        }
+    )+};
+}
+
+options! {
+    /// The sampling rate, in the form that every collector reads: 34 alone. With 35, 302 or 305
+    /// beside it some collectors read nothing, or another rate.
+    SamplingRate 512, 1 scope {
+        /// Observation domain.
+        observation_domain: observationDomainId 149 u32,
+        /// One packet in this many is metered; 1 without sampling.
+        interval: samplingInterval 34 u32,
+    }
+
+    /// Selector report of systematic count-based sampling (RFC 5476 §6.5.2.1).
+    CountSelector 513, 1 scope {
+        /// Selector.
+        selector: selectorId 302 u64,
+        /// 1.
+        algorithm: selectorAlgorithm 304 u16,
+        /// Packets selected in a row.
+        interval: samplingPacketInterval 305 u32,
+        /// Packets skipped between them.
+        space: samplingPacketSpace 306 u32,
+    }
+
+    /// Selector report of uniform probabilistic sampling (RFC 5476 §6.5.2.4). Its template has
+    /// the number of [`CountSelector`]: an exporter has one method, and so one of the two.
+    ProbabilitySelector 513, 1 scope {
+        /// Selector.
+        selector: selectorId 302 u64,
+        /// 4.
+        algorithm: selectorAlgorithm 304 u16,
+        /// Probability of each packet.
+        probability: samplingProbability 311 f64,
+        /// What people call it.
+        name: selectorName 335 Text<24>,
+    }
+
+    /// Interface name and description.
+    InterfaceName 515, 1 scope {
+        /// Index, as in flow records.
+        interface: ingressInterface 10 u32,
+        /// Name.
+        name: interfaceName 82 Text<16>,
+        /// Description.
+        description: interfaceDescription 83 Text<32>,
+    }
+
+    /// Selection sequence report (RFC 5476 §6.5.1).
+    SelectionSequence 517, 1 scope {
+        /// Selection sequence.
+        sequence: selectionSequenceId 301 u64,
+        /// Where it observes.
+        observation_domain: observationDomainId 149 u32,
+        /// Its only selector.
+        selector: selectorId 302 u64,
+    }
+
+    /// Selection sequence statistics (RFC 5476 §6.5.3).
+    SelectionStatistics 518, 1 scope {
+        /// Selection sequence.
+        sequence: selectionSequenceId 301 u64,
+        /// Packets that the selector was asked about.
+        observed: selectorIdTotalPktsObserved 318 u64,
+        /// Packets that it selected.
+        selected: selectorIdTotalPktsSelected 319 u64,
+    }
+
+    /// Metering Process statistics (RFC 7011 §4.1): what this collector was sent before this
+    /// message.
+    MeteringStatistics 520, 2 scope {
+        /// Observation domain.
+        observation_domain: observationDomainId 149 u32,
+        /// Metering process.
+        process: meteringProcessId 143 u32,
+        /// Octets of messages.
+        octets: exportedOctetTotalCount 40 u64,
+        /// Messages.
+        messages: exportedMessageTotalCount 41 u64,
+        /// Flow records.
+        flows: exportedFlowRecordTotalCount 42 u64,
+    }
+
+    /// Metering Process reliability statistics (RFC 7011 §4.2). The times are 0 while nothing
+    /// was ignored.
+    MeteringReliability 521, 2 scope {
+        /// Observation domain.
+        observation_domain: observationDomainId 149 u32,
+        /// Metering process.
+        process: meteringProcessId 143 u32,
+        /// Packets that were observed, selected and not processed.
+        packets: ignoredPacketTotalCount 164 u64,
+        /// Their octets.
+        octets: ignoredOctetTotalCount 165 u64,
+        /// When the first was ignored.
+        first_ms: observationTimeMilliseconds 323 u64,
+        /// When the last was ignored.
+        last_ms: observationTimeMilliseconds 323 u64,
+    }
+
+    /// Exporting Process reliability statistics (RFC 7011 §4.3): what this collector was not
+    /// sent. The times are 0 while there is nothing.
+    ExportingReliability 522, 1 scope {
+        /// Exporting process.
+        process: exportingProcessId 144 u32,
+        /// Flow records.
+        flows: notSentFlowTotalCount 166 u64,
+        /// Packets in them.
+        packets: notSentPacketTotalCount 167 u64,
+        /// Octets in them.
+        octets: notSentOctetTotalCount 168 u64,
+        /// When the first was dropped.
+        first_ms: observationTimeMilliseconds 323 u64,
+        /// When the last was dropped.
+        last_ms: observationTimeMilliseconds 323 u64,
+    }
+
+    /// Flow keys (RFC 7011 §4.4).
+    FlowKeys 523, 1 scope {
+        /// Template of flow records.
+        template: templateId 145 u16,
+        /// Bit i: field i is part of the key.
+        keys: flowKeyIndicator 173 u64,
+    }
+}
+
+/// The only selector of an observation domain, and its only selection sequence.
+pub const SELECTOR: u64 = 1;
+
+/// Selector report of a sampling method.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Selector {
+    /// Systematic count-based.
+    Count(CountSelector),
+    /// Uniform probabilistic.
+    Probability(ProbabilitySelector),
+}
+
+impl Selector {
+    /// selectorAlgorithm (IE 304): systematic count-based sampling.
+    const COUNT_BASED: u16 = 1;
+    /// selectorAlgorithm (IE 304): uniform probabilistic sampling.
+    const UNIFORM_PROBABILISTIC: u16 = 4;
+
+    /// The report of `sampling`.
+    ///
+    /// Without sampling it is count-based with nothing skipped, 305 = 1 and 306 = 0: that is
+    /// true, and a collector that insists on a selector has one in every run.
+    #[must_use]
+    pub fn new(sampling: Sampling) -> Self {
+        match sampling {
+            Sampling::All | Sampling::Count(_) => Self::Count(CountSelector {
+                selector: SELECTOR,
+                algorithm: Self::COUNT_BASED,
+                interval: 1,
+                space: sampling.n() - 1,
+            }),
+            Sampling::Random(n) => Self::Probability(ProbabilitySelector {
+                selector: SELECTOR,
+                algorithm: Self::UNIFORM_PROBABILISTIC,
+                probability: 1.0 / f64::from(n.get()),
+                name: Text::new(&sampling.to_string()),
+            }),
+        }
+    }
+
+    /// Its template.
+    #[must_use]
+    pub fn template(&self) -> &'static Template {
+        match self {
+            Self::Count(_) => &CountSelector::TEMPLATE,
+            Self::Probability(_) => &ProbabilitySelector::TEMPLATE,
+        }
+    }
+}

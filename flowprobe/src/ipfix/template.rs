@@ -1,0 +1,79 @@
+//! Templates and options templates: the shape of data records.
+
+/// One field specifier, with the information element behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Name in the IANA registry.
+    pub name: &'static str,
+    /// Number in the IANA registry.
+    pub number: u16,
+    /// Encoded octets, never [`Self::VARIABLE`].
+    pub length: u16,
+    /// Whether it is part of the flow key.
+    pub key: bool,
+}
+
+impl Field {
+    /// The length that announces a field of variable length (RFC 7011 §7).
+    pub const VARIABLE: u16 = u16::MAX;
+
+    pub(super) const NONE: Self = Self {
+        name: "",
+        number: 0,
+        length: 0,
+        key: false,
+    };
+}
+
+/// A template, or an options template where some of its fields are scopes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// Identifier, 256 and above; also the set id of its data records.
+    pub id: u16,
+    /// How many of the fields, from the first, are scopes; 0 for flow records.
+    pub scopes: u16,
+    /// Fields in the order of encoding.
+    pub fields: &'static [Field],
+}
+
+impl Template {
+    /// Octets of one data record.
+    #[must_use]
+    pub const fn record_length(&self) -> usize {
+        let mut length = 0;
+        let mut i = 0;
+        while i < self.fields.len() {
+            length += self.fields[i].length as usize;
+            i += 1;
+        }
+        length
+    }
+
+    /// Octets of the template record itself (RFC 7011 §3.4.1, §3.4.2.2).
+    #[must_use]
+    pub const fn encoded_length(&self) -> usize {
+        let header = if self.scopes == 0 { 4 } else { 6 };
+        header + 4 * self.fields.len()
+    }
+
+    /// flowKeyIndicator (IE 173): bit i is set where field i is part of the flow key.
+    #[must_use]
+    pub fn flow_keys(&self) -> u64 {
+        let keys = self.fields.iter().enumerate().filter(|(_, f)| f.key);
+        keys.fold(0, |bits, (i, _)| bits | 1 << i)
+    }
+
+    /// Writes the template record into `to`, which is [`Self::encoded_length`] octets long.
+    pub(super) fn encode(&self, to: &mut [u8]) {
+        let (header, fields) = to.split_at_mut(if self.scopes == 0 { 4 } else { 6 });
+        header[..2].copy_from_slice(&self.id.to_be_bytes());
+        header[2..4].copy_from_slice(&(self.fields.len() as u16).to_be_bytes());
+        if let Some(scopes) = header.get_mut(4..6) {
+            scopes.copy_from_slice(&self.scopes.to_be_bytes());
+        }
+        for (specifier, field) in fields.chunks_exact_mut(4).zip(self.fields) {
+            specifier[..2].copy_from_slice(&field.number.to_be_bytes());
+            specifier[2..].copy_from_slice(&field.length.to_be_bytes());
+        }
+    }
+}
