@@ -7,6 +7,7 @@ use flowprobe_ebpf::Frame;
 pub(crate) struct XdpFrame {
     data: usize,
     end: usize,
+    octets: usize,
 }
 
 /// Largest offset that is read: the verifier wants a constant bound.
@@ -15,9 +16,14 @@ const MAX_OFFSET: usize = 0x3fff;
 impl XdpFrame {
     #[inline(always)]
     pub(crate) fn new(ctx: &XdpContext) -> Self {
+        // Read twice: from one value the compiler would take a comparison with the length for
+        // one with the end and drop the latter, which is the one that the verifier looks for.
+        // SAFETY: the context is the one the kernel passed in.
+        let read_end = || unsafe { (&raw const (*ctx.ctx).data_end).read_volatile() } as usize;
         Self {
             data: ctx.data(),
-            end: ctx.data_end(),
+            end: read_end(),
+            octets: read_end() - ctx.data(),
         }
     }
 }
@@ -38,6 +44,6 @@ impl Frame for XdpFrame {
 
     #[inline(always)]
     fn len(&self) -> usize {
-        self.end - self.data
+        self.octets
     }
 }
