@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-pub use account::{DestinationReport, Volume};
+pub use account::DestinationReport;
 pub use collector::{Collector, CollectorError};
 
 use self::{

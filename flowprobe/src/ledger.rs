@@ -15,10 +15,7 @@ use std::{collections::BTreeMap, fmt};
 use flowprobe_ebpf::{Lost, Skip, cpu::Tally};
 use serde::Serialize;
 
-use crate::{
-    export::DestinationReport,
-    table::{emit::Volume, shared::Totals},
-};
+use crate::{export::DestinationReport, record::Volume, table::shared::Totals};
 
 /// Packets, and octets of their frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -1,8 +1,12 @@
 //! A finished flow, as every output takes it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::{AddAssign, SubAssign},
+};
 
 use flowprobe_ebpf::{KeyV4, KeyV6};
+use serde::Serialize;
 
 /// Key of a flow of either family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -143,4 +147,47 @@ pub struct FlowRecord {
     pub destination_mac: [u8; 6],
     /// samplingInterval (IE 34): metered with 1 packet in n; 1 means every packet.
     pub sampling_n: u32,
+}
+
+/// Flow records, and the packets and IP-layer octets in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Volume {
+    /// Flow records.
+    pub records: u64,
+    /// Packets in them.
+    pub packets: u64,
+    /// IP-layer octets in them.
+    pub octets: u64,
+}
+
+impl Volume {
+    /// The sum over `records`.
+    #[must_use]
+    pub fn of(records: &[FlowRecord]) -> Self {
+        let mut sum = Self::default();
+        for record in records {
+            sum += Self {
+                records: 1,
+                packets: record.packets,
+                octets: record.octets,
+            };
+        }
+        sum
+    }
+}
+
+impl AddAssign for Volume {
+    fn add_assign(&mut self, other: Self) {
+        self.records += other.records;
+        self.packets += other.packets;
+        self.octets += other.octets;
+    }
+}
+
+impl SubAssign for Volume {
+    fn sub_assign(&mut self, other: Self) {
+        self.records -= other.records;
+        self.packets -= other.packets;
+        self.octets -= other.octets;
+    }
 }

@@ -14,6 +14,7 @@ use std::{
 use aya::programs::ProgramError;
 use serde::Serialize;
 use tokio::{
+    io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
     time::{MissedTickBehavior, interval},
 };
@@ -21,8 +22,8 @@ use tokio::{
 use self::threads::{Ended, Threads};
 use crate::{
     attach::{
-        self, AttachError, Attached, FactsError, Interface, InterfaceStats, LookupError,
-        PromiscError, Programs, Promiscuous, XdpMode, preflight,
+        self, AttachError, Attached, FactsError, Interface, InterfaceStats, LookupError, Programs,
+        PromiscError, Promiscuous, XdpMode, preflight,
     },
     clock::Clock,
     export::{ExportError, Exporter, Telemetry},
@@ -198,7 +199,7 @@ pub async fn run(mut settings: Settings) -> Result<Summary, RunError> {
     let host = host::check(settings.promisc)?;
     let interfaces = find(&settings.interfaces)?;
     for interface in &interfaces {
-        for warning in preflight(interface, &interface.facts()?, &host) {
+        for warning in preflight(&interface.facts()?, settings.xdp_mode) {
             tracing::warn!("{warning}");
         }
     }
@@ -232,7 +233,7 @@ pub async fn run(mut settings: Settings) -> Result<Summary, RunError> {
     let exported = Arc::new(Exported::default());
     let meter = Arc::new(Meter::new(Arc::clone(&shared), Arc::clone(&clock)));
     let telemetry = Arc::clone(&meter) as Arc<dyn Telemetry>;
-    let exporter = Arc::new(Exporter::start(settings.export, telemetry)?);
+    let exporter = Arc::new(Exporter::start(&settings.export, telemetry)?);
     let emitter = Emitter::new(
         Arc::clone(&clock),
         Arc::clone(&exported),
@@ -337,8 +338,16 @@ fn watch(
     interfaces: &[Interface],
     settings: &Settings,
 ) -> Result<Vec<Watched>, RunError> {
-    let frags = kernel.program(true)?.fd()?.try_clone()?;
-    let linear = kernel.program(false)?.fd()?.try_clone()?;
+    let frags = kernel
+        .program(true)?
+        .fd()?
+        .try_clone()
+        .map_err(RunError::Start)?;
+    let linear = kernel
+        .program(false)?
+        .fd()?
+        .try_clone()
+        .map_err(RunError::Start)?;
     let programs = Programs {
         frags: frags.as_fd(),
         linear: Some(linear.as_fd()),
@@ -504,13 +513,15 @@ fn report(summary: &Summary) {
     for interface in &summary.interfaces {
         let counters = &interface.counters;
         eprintln!(
-            "{} ({}): received {}; lost before the hook: missed {}, dropped {}, errors {}",
+            "{} ({}): {} packets received; lost before the hook: {} missed, {} no buffer; \
+             {} errors, {} dropped by driver or stack",
             interface.name,
             interface.mode,
             counters.rx_packets,
             counters.rx_missed,
-            counters.rx_dropped,
+            counters.rx_fifo_errors,
             counters.rx_errors,
+            counters.rx_dropped,
         );
     }
     let late = &summary.lateness_ms;
@@ -532,7 +543,9 @@ fn forward_logs(kernel: &mut Kernel) -> Option<tokio::task::JoinHandle<()>> {
             return None;
         }
     };
-    match tokio::io::unix::AsyncFd::with_interest(logger, tokio::io::Interest::READABLE) {
+    // SAFETY: the ring buffer owns its descriptor and keeps it open for as long as it lives.
+    let logger = unsafe { AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE) };
+    match logger {
         Ok(mut logger) => Some(tokio::spawn(async move {
             while let Ok(mut guard) = logger.readable_mut().await {
                 guard.get_inner_mut().flush();

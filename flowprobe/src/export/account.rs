@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    ops::{AddAssign, SubAssign},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -10,50 +9,7 @@ use std::{
 use serde::{Serialize, Serializer};
 
 use super::Now;
-use crate::record::FlowRecord;
-
-/// Flow records, and the packets and IP-layer octets in them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Volume {
-    /// Flow records.
-    pub records: u64,
-    /// Packets in them.
-    pub packets: u64,
-    /// IP-layer octets in them.
-    pub octets: u64,
-}
-
-impl Volume {
-    /// The sum over `records`.
-    #[must_use]
-    pub fn of(records: &[FlowRecord]) -> Self {
-        let mut sum = Self::default();
-        for record in records {
-            sum += Self {
-                records: 1,
-                packets: record.packets,
-                octets: record.octets,
-            };
-        }
-        sum
-    }
-}
-
-impl AddAssign for Volume {
-    fn add_assign(&mut self, other: Self) {
-        self.records += other.records;
-        self.packets += other.packets;
-        self.octets += other.octets;
-    }
-}
-
-impl SubAssign for Volume {
-    fn sub_assign(&mut self, other: Self) {
-        self.records -= other.records;
-        self.packets -= other.packets;
-        self.octets -= other.octets;
-    }
-}
+use crate::record::{FlowRecord, Volume};
 
 /// What became of the records for one destination: exported = sent + dropped + queued.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -78,6 +34,19 @@ pub struct DestinationReport {
     pub encoded: u64,
     /// Times that the collector could not be reached.
     pub outages: u64,
+}
+
+impl DestinationReport {
+    /// Everything that was ever queued for it.
+    #[must_use]
+    pub fn total(&self) -> Volume {
+        let mut total = self.sent;
+        total += self.queued;
+        for (_, dropped) in &self.dropped {
+            total += *dropped;
+        }
+        total
+    }
 }
 
 fn by_reason<S: Serializer>(

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 
 use crate::{
     clock::{Clock, monotonic_ns, unix_ms},
-    record::{EndReason, FlowRecord},
+    record::{EndReason, FlowRecord, Volume},
     table::{Flow, expiry::Due},
 };
 
@@ -27,26 +27,6 @@ pub struct Exported {
     octets: AtomicU64,
     by_reason: [AtomicU64; EndReason::ALL.len()],
     lateness_us: Mutex<Histogram<u64>>,
-}
-
-/// Records, and the packets and octets in them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Volume {
-    /// Flow records.
-    pub records: u64,
-    /// Packets in them.
-    pub packets: u64,
-    /// IP-layer octets in them.
-    pub octets: u64,
-}
-
-impl Volume {
-    /// Adds records, packets and octets.
-    pub fn add(&mut self, records: u64, packets: u64, octets: u64) {
-        self.records += records;
-        self.packets += packets;
-        self.octets += octets;
-    }
 }
 
 /// How long after they were due flows left the table, in milliseconds.

@@ -1,11 +1,16 @@
 //! Counts what is in the tables: the ledger's `held`, which is nothing after a clean end.
 
-use flowprobe_ebpf::table::{State, WAYS, Way};
+use flowprobe_ebpf::{
+    Counters,
+    table::{State, WAYS, Way},
+};
 
-use crate::table::{
-    Overflow, Shared,
-    emit::Volume,
-    shared::{Slot, Table},
+use crate::{
+    record::Volume,
+    table::{
+        Overflow, Shared,
+        shared::{Slot, Table},
+    },
 };
 
 /// Everything in the kernel's tables, the rings and userspace. Exact while the program is
@@ -21,12 +26,12 @@ pub fn held(shared: &Shared, overflow: &Overflow) -> Volume {
     for cpu in 0..partitions {
         for position in shared.ring_tail(cpu)..shared.ring_head(cpu) {
             let counters = shared.ring_part(cpu, position).counters;
-            volume.add(1, counters.packets, counters.octets);
+            volume += flow(&counters);
         }
     }
     for shard in 0..overflow.shards() {
-        for flow in overflow.shard(shard).flows() {
-            volume.add(1, flow.counters.packets, flow.counters.octets);
+        for kept in overflow.shard(shard).flows() {
+            volume += flow(&kept.counters);
         }
     }
     volume
@@ -41,9 +46,16 @@ fn count<W: Way + Copy>(table: &Table<W>, partitions: u32, bucket: u32, volume: 
                 way,
             };
             if table.load(slot).state() != State::Free {
-                let way = table.way(slot);
-                volume.add(1, way.counters().packets, way.counters().octets);
+                *volume += flow(table.way(slot).counters());
             }
         }
+    }
+}
+
+fn flow(counters: &Counters) -> Volume {
+    Volume {
+        records: 1,
+        packets: counters.packets,
+        octets: counters.octets,
     }
 }

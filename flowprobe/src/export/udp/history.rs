@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::{
-    export::Volume,
     ipfix::message::{HEADER, SET_HEADER},
+    record::Volume,
 };
 
 /// Errors arrive within a round trip, so this many messages cover it: at 20,000 messages a

@@ -1,0 +1,63 @@
+//! Writes the next flow into the packet and jumps to the program under test.
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    btf_maps::ProgramArray,
+    helpers::bpf_redirect,
+    macros::btf_map,
+    programs::{TcContext, XdpContext},
+};
+use flowprobe_bench::{NETWORK, SOURCE, Walk};
+
+// One for each kind: a program array takes programs of one kind only.
+#[btf_map]
+static JUMP_XDP: ProgramArray<1> = ProgramArray::new();
+#[btf_map]
+static JUMP_XDP_FRAGS: ProgramArray<1> = ProgramArray::new();
+#[btf_map]
+static JUMP_TC: ProgramArray<1> = ProgramArray::new();
+
+/// Userspace rewinds it. A run is pinned to one CPU, so one counter is enough.
+#[unsafe(no_mangle)]
+static mut WALK: Walk = Walk {
+    packets: 0,
+    mask: 0,
+    ifindex: 0,
+};
+
+pub(crate) fn xdp(ctx: &XdpContext) {
+    pick_flow(ctx.data(), ctx.data_end());
+    // SAFETY: nothing is left to be dropped.
+    unsafe { JUMP_XDP.tail_call(ctx, 0) };
+}
+
+pub(crate) fn xdp_frags(ctx: &XdpContext) {
+    pick_flow(ctx.data(), ctx.data_end());
+    // SAFETY: nothing is left to be dropped.
+    unsafe { JUMP_XDP_FRAGS.tail_call(ctx, 0) };
+}
+
+pub(crate) fn tc(ctx: &TcContext) {
+    pick_flow(ctx.data(), ctx.data_end());
+    // SAFETY: nothing is left to be dropped.
+    unsafe { JUMP_TC.tail_call(ctx, 0) };
+}
+
+pub(crate) fn generate(ctx: &XdpContext) -> u32 {
+    pick_flow(ctx.data(), ctx.data_end());
+    // SAFETY: only this CPU runs the walk; `bpf_redirect` takes any interface number.
+    let action = unsafe { bpf_redirect((&raw const WALK.ifindex).read(), 0) };
+    u32::try_from(action).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+#[inline(always)]
+fn pick_flow(data: usize, end: usize) {
+    if data + SOURCE + size_of::<u32>() > end {
+        return;
+    }
+    // SAFETY: only this CPU runs the walk.
+    let flow = unsafe { (*(&raw mut WALK)).step() };
+    let source = (data + SOURCE) as *mut u32;
+    // SAFETY: the four octets were just checked to lie before the end of the packet.
+    unsafe { source.write_unaligned((NETWORK | flow).to_be()) };
+}

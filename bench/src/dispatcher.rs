@@ -1,0 +1,125 @@
+//! Sends test packets through a program: `BPF_PROG_TEST_RUN` of a dispatcher that picks the
+//! packet's flow and tail-calls the program. Nothing is attached to an interface.
+
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
+use flowprobe_bench::{FRAME, MAX_FLOWS, Walk};
+use libbpf_rs::{Map, MapCore as _, MapFlags, Object, ObjectBuilder, ProgramInput, ProgramMut};
+
+use crate::timing::thread_cpu_ns;
+
+/// Kinds of program. One is never tail-called from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// XDP
+    Xdp,
+    /// XDP for frames in several buffers
+    XdpFrags,
+    /// TC classifier
+    Tc,
+}
+
+impl Kind {
+    /// How the names in the object end.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::XdpFrags => "xdp_frags",
+            Self::Tc => "tc",
+        }
+    }
+}
+
+/// The loaded dispatcher of one kind, with the empty program behind it.
+pub(crate) struct Dispatcher {
+    object: Object,
+    kind: Kind,
+}
+
+impl Dispatcher {
+    /// Loads it from the benchmark's object.
+    pub(crate) fn load(path: &Path, kind: Kind) -> Result<Self> {
+        let mut open = ObjectBuilder::default()
+            .open_file(path)
+            .with_context(|| format!("{}: build it with `cargo xtask bench`", path.display()))?;
+        let wanted = [dispatch(kind), empty(kind)];
+        for mut program in open.progs_mut() {
+            let autoload = wanted.iter().any(|name| program.name() == name.as_str());
+            program.set_autoload(autoload);
+        }
+        let object = open.load().context("the kernel refused the dispatcher")?;
+        Ok(Self { object, kind })
+    }
+
+    /// Sends `packets` packets through `target`, the first one in flow 0; `None` is the empty
+    /// program. Returns nanoseconds per packet, dispatcher included.
+    pub(crate) fn run(
+        &self,
+        target: Option<BorrowedFd<'_>>,
+        flows: u32,
+        packets: u32,
+    ) -> Result<f64> {
+        ensure!(
+            flows.is_power_of_two() && flows <= MAX_FLOWS,
+            "{flows} flows: not a power of two up to {MAX_FLOWS}"
+        );
+        self.aim(target)?;
+        let walk = Walk {
+            mask: flows - 1,
+            ..Walk::default()
+        };
+        self.map(".bss")?
+            .update(&0_u32.to_ne_bytes(), &walk.to_bytes(), MapFlags::ANY)
+            .context("cannot rewind the walk")?;
+
+        let dispatcher = self.program(&dispatch(self.kind))?;
+        let input = ProgramInput {
+            data_in: Some(&FRAME),
+            repeat: packets,
+            ..ProgramInput::default()
+        };
+        let start = thread_cpu_ns()?;
+        dispatcher.test_run(input).context("test run")?;
+        let spent = thread_cpu_ns()? - start;
+        Ok(spent as f64 / f64::from(packets))
+    }
+
+    fn aim(&self, target: Option<BorrowedFd<'_>>) -> Result<()> {
+        let fd = match target {
+            Some(target) => target.as_raw_fd(),
+            None => self.program(&empty(self.kind))?.as_fd().as_raw_fd(),
+        };
+        let jump = format!("JUMP_{}", self.kind.suffix().to_uppercase());
+        self.map(&jump)?
+            .update(&0_u32.to_ne_bytes(), &fd.to_ne_bytes(), MapFlags::ANY)
+            .context(
+                "the dispatcher cannot call this program: is its --type right (xdp, xdp-frags)?",
+            )
+    }
+
+    fn program(&self, name: &str) -> Result<ProgramMut<'_>> {
+        let mut programs = self.object.progs_mut();
+        let found = programs.find(|program| program.name() == name);
+        found.with_context(|| format!("no program `{name}` in the benchmark's object"))
+    }
+
+    fn map(&self, name: &str) -> Result<Map<'_>> {
+        let mut maps = self.object.maps();
+        // libbpf puts the object's name before `.bss`.
+        let found = maps.find(|map| map.name().to_string_lossy().ends_with(name));
+        found.with_context(|| format!("no map `{name}` in the benchmark's object"))
+    }
+}
+
+fn dispatch(kind: Kind) -> String {
+    format!("dispatch_{}", kind.suffix())
+}
+
+fn empty(kind: Kind) -> String {
+    format!("empty_{}", kind.suffix())
+}

@@ -1,0 +1,32 @@
+//! Benchmarks of flowprobe. `cargo xtask bench` builds the BPF objects and runs this.
+
+mod dispatcher;
+mod mapping;
+mod measure;
+mod meter;
+mod object_file;
+mod packet;
+mod report;
+mod subject;
+mod timing;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about, version)]
+struct Arguments {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+}
+
+#[derive(Subcommand)]
+enum Benchmark {
+    Packet(packet::PacketArgs),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().benchmark {
+        Benchmark::Packet(args) => packet::run(args),
+    }
+}

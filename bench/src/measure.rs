@@ -1,0 +1,339 @@
+//! The rounds: each program in turn, so that all of them meet the same weather.
+
+use std::{
+    fmt,
+    str::FromStr,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use flowprobe_bench::MAX_FLOWS;
+use libbpf_rs::RingBufferBuilder;
+
+use crate::{
+    dispatcher::Dispatcher,
+    subject::{DEFAULT_MAX_FLOWS, Program, Running, Subject},
+    timing::settle,
+};
+
+/// Flows of the cell in which each packet starts a new one.
+pub(crate) const NEW_FLOWS: u32 = 1 << 20;
+
+/// Most packets that may move a flow to the ring, of all packets, in a table that is said to hold
+/// the flows.
+const HOLDS_SHARE: f64 = 0.05;
+
+/// How often the room is doubled before the search for one that holds the flows ends.
+const DOUBLINGS: u32 = 4;
+
+/// Pause of the drainer when the rings are empty: much shorter than a ring takes to fill.
+const DRAIN_PAUSE: Duration = Duration::from_micros(100);
+
+/// What is measured at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cell {
+    /// Packets of so many flows that the program knows already.
+    Flows(u32),
+    /// The first packet of each of [`NEW_FLOWS`] flows.
+    New,
+}
+
+/// How to measure.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) rounds: u32,
+    /// Packets in a timed run, or the flows if those are more.
+    pub(crate) packets: u32,
+    /// Room for flows; `None` searches for it.
+    pub(crate) max_flows: Option<u32>,
+    /// CPU of the rings' reader.
+    pub(crate) drain_cpu: usize,
+    pub(crate) nice: i32,
+}
+
+/// One program in one cell.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) cell: Cell,
+    /// Nanoseconds per packet, dispatcher included, one for each round.
+    pub(crate) samples: Vec<f64>,
+    pub(crate) max_flows: Option<u32>,
+    /// Packets in timed runs that moved a flow to the ring, of all packets there.
+    pub(crate) evicted_share: Option<f64>,
+    pub(crate) keys: Option<usize>,
+    /// Why the row does not count.
+    pub(crate) fault: Option<String>,
+}
+
+/// A cell of all programs.
+pub(crate) struct Measured {
+    /// Samples of the empty program.
+    pub(crate) empty: Vec<f64>,
+    /// In the order of the subjects.
+    pub(crate) rows: Vec<Row>,
+}
+
+/// Measures `subjects` in one cell.
+pub(crate) fn measure(
+    dispatcher: &Dispatcher,
+    subjects: &[Subject],
+    cell: Cell,
+    settings: &Settings,
+) -> Result<Measured> {
+    let mut rows = Vec::new();
+    let mut running = Vec::new();
+    for subject in subjects {
+        let name = &subject.name;
+        let found = holding(dispatcher, subject, cell.flows(), settings);
+        let (program, sent) = found.with_context(|| format!("{name}, {cell}"))?;
+        rows.push(Row {
+            cell,
+            samples: Vec::new(),
+            max_flows: program.capacity,
+            evicted_share: None,
+            keys: None,
+            fault: None,
+        });
+        running.push((program, sent));
+    }
+    let empty = match cell {
+        Cell::Flows(flows) => steady(dispatcher, &mut running, flows, &mut rows, settings)?,
+        Cell::New => {
+            drop(running);
+            fresh(dispatcher, subjects, &mut rows, settings)?
+        }
+    };
+    Ok(Measured { empty, rows })
+}
+
+/// Loads `subject` with the least room that holds the flows, a power of two, and sends them
+/// through it; returns it with the packets sent so far.
+fn holding(
+    dispatcher: &Dispatcher,
+    subject: &Subject,
+    flows: u32,
+    settings: &Settings,
+) -> Result<(Running, u64)> {
+    let least = flows.max(DEFAULT_MAX_FLOWS);
+    let mut capacity = settings.max_flows.unwrap_or(least);
+    loop {
+        let running = subject.load(capacity)?;
+        let send = || dispatcher.run(Some(running.fd()), flows, flows);
+        let evicted = drained([&running], settings, || {
+            send()?; // every flow is new
+            let before = running.counts();
+            send()?;
+            Ok(running.counts().since(&before).evicted)
+        })?;
+        let sent = 2 * u64::from(flows);
+        let holds =
+            evicted as f64 <= HOLDS_SHARE * f64::from(flows) && running.verify(sent, flows).is_ok();
+        if holds || settings.max_flows.is_some() || capacity >= least << DOUBLINGS {
+            return Ok((running, sent));
+        }
+        capacity *= 2;
+    }
+}
+
+/// Rounds over programs that know all flows; returns the samples of the empty one.
+fn steady(
+    dispatcher: &Dispatcher,
+    running: &mut [(Running, u64)],
+    flows: u32,
+    rows: &mut [Row],
+    settings: &Settings,
+) -> Result<Vec<f64>> {
+    let packets = settings.packets.max(flows);
+    let mut empty = Vec::new();
+    let mut evicted = vec![0; running.len()];
+    drained(running.iter().map(|(program, _)| program), settings, || {
+        for _ in 0..settings.rounds {
+            empty.push(dispatcher.run(None, flows, packets)?);
+            for (i, (program, _)) in running.iter().enumerate() {
+                // Brings its flows into the caches, after those of the other programs.
+                dispatcher.run(Some(program.fd()), flows, flows)?;
+                let before = program.counts();
+                let sample = dispatcher.run(Some(program.fd()), flows, packets)?;
+                rows[i].samples.push(sample);
+                evicted[i] += program.counts().since(&before).evicted;
+            }
+        }
+        Ok(())
+    })?;
+    let rounds = u64::from(settings.rounds);
+    for (i, (program, sent)) in running.iter_mut().enumerate() {
+        *sent += rounds * (u64::from(flows) + u64::from(packets));
+        let timed = rounds * u64::from(packets);
+        rows[i].conclude(program, *sent, flows, evicted[i] as f64 / timed as f64);
+    }
+    Ok(empty)
+}
+
+/// Rounds over programs that are loaded afresh for each; returns the samples of the empty one.
+fn fresh(
+    dispatcher: &Dispatcher,
+    subjects: &[Subject],
+    rows: &mut [Row],
+    settings: &Settings,
+) -> Result<Vec<f64>> {
+    let mut empty = Vec::new();
+    for _ in 0..settings.rounds {
+        empty.push(dispatcher.run(None, NEW_FLOWS, NEW_FLOWS)?);
+        for (subject, row) in subjects.iter().zip(&mut *rows) {
+            let program = subject.load(row.max_flows.unwrap_or(NEW_FLOWS))?;
+            let sample = drained([&program], settings, || {
+                dispatcher.run(Some(program.fd()), NEW_FLOWS, NEW_FLOWS)
+            })?;
+            row.samples.push(sample);
+            let evicted = program.counts().evicted as f64 / f64::from(NEW_FLOWS);
+            row.conclude(&program, u64::from(NEW_FLOWS), NEW_FLOWS, evicted);
+        }
+    }
+    Ok(empty)
+}
+
+/// Runs `work` while another CPU empties the programs' rings.
+fn drained<'a, T>(
+    programs: impl IntoIterator<Item = &'a Running>,
+    settings: &Settings,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let programs: Vec<_> = programs.into_iter().collect();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let drainer = scope.spawn(|| drain(&programs, settings, &stop));
+        let done = work();
+        stop.store(true, Ordering::Release);
+        let drainer = drainer.join();
+        drainer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        done
+    })
+}
+
+fn drain(programs: &[&Running], settings: &Settings, stop: &AtomicBool) -> Result<()> {
+    settle(settings.drain_cpu, settings.nice)?;
+    let mut builder = RingBufferBuilder::new();
+    let mut buffers = false;
+    for map in programs.iter().filter_map(|p| p.ring_buffers()) {
+        for map in map.ring_buffers() {
+            builder.add(map, |_| 0)?;
+            buffers = true;
+        }
+    }
+    let buffers = buffers.then(|| builder.build()).transpose()?;
+    while !stop.load(Ordering::Acquire) {
+        let mut parts = 0;
+        for program in programs {
+            if let Program::Meter(meter) = &program.program {
+                parts += meter.drain();
+            }
+        }
+        if let Some(buffers) = &buffers {
+            parts += u64::from(buffers.consume_raw().unsigned_abs());
+        }
+        if parts == 0 {
+            thread::sleep(DRAIN_PAUSE);
+        }
+    }
+    Ok(())
+}
+
+impl Row {
+    /// What the program says after its runs. The first fault stays.
+    fn conclude(&mut self, program: &Running, sent: u64, flows: u32, evicted_share: f64) {
+        if let Program::Meter(_) = program.program {
+            self.evicted_share = Some(evicted_share);
+        }
+        self.keys = program.keys();
+        if self.fault.is_none() {
+            self.fault = program.verify(sent, flows).err();
+        }
+    }
+
+    /// The fastest round.
+    pub(crate) fn min(&self) -> Option<f64> {
+        min(&self.samples)
+    }
+
+    /// The round in the middle.
+    pub(crate) fn median(&self) -> Option<f64> {
+        median(&self.samples)
+    }
+}
+
+/// The smallest sample.
+pub(crate) fn min(samples: &[f64]) -> Option<f64> {
+    samples.iter().copied().min_by(f64::total_cmp)
+}
+
+/// The median sample; the mean of two where their number is even.
+pub(crate) fn median(samples: &[f64]) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    let upper = *sorted.get(middle)?;
+    if sorted.len() % 2 == 1 {
+        Some(upper)
+    } else {
+        Some(f64::midpoint(sorted[middle - 1], upper))
+    }
+}
+
+impl Cell {
+    /// Flows in it.
+    pub(crate) fn flows(self) -> u32 {
+        match self {
+            Self::Flows(flows) => flows,
+            Self::New => NEW_FLOWS,
+        }
+    }
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flows(flows) => flows.fmt(f),
+            Self::New => f.pad("new"),
+        }
+    }
+}
+
+impl FromStr for Cell {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "new" {
+            return Ok(Self::New);
+        }
+        match text.parse::<u32>() {
+            Ok(flows) if flows.is_power_of_two() && flows <= MAX_FLOWS => Ok(Self::Flows(flows)),
+            _ => Err(format!(
+                "want `new` or a power of two up to {MAX_FLOWS}, not `{text}`"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_of_odd_even_and_none() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(&[]), None);
+        assert_eq!(min(&[3.0, 1.0, 2.0]), Some(1.0));
+    }
+
+    #[test]
+    fn cells_parse() {
+        assert_eq!("new".parse(), Ok(Cell::New));
+        assert_eq!("4096".parse(), Ok(Cell::Flows(4096)));
+        for bad in ["", "0", "3", "old", "33554432"] {
+            assert!(bad.parse::<Cell>().is_err(), "{bad}");
+        }
+    }
+}
