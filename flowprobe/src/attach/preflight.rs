@@ -39,12 +39,12 @@ pub enum Warning {
 pub enum Restart {
     /// Resets the device; the link may go down for seconds.
     Device,
-    /// Makes its queues anew; the link stays.
+    /// Stops its queues and sets them up anew; the link stays.
     Queues,
 }
 
 /// Drivers that restart something when the first XDP program comes or the last goes, by the name
-/// that `ethtool -i` gives. From their ndo_bpf in Linux 6.12.
+/// that `ethtool -i` gives: those whose ndo_bpf closes the device or stops its queues. Others may.
 const RESTARTS: &[(&str, Restart)] = &[
     ("atlantic", Restart::Device),
     ("bnxt_en", Restart::Queues),
@@ -188,8 +188,8 @@ impl fmt::Display for Finding {
             ),
             Warning::Restart(Restart::Queues) => write!(
                 f,
-                "the driver of {name} makes its queues anew to attach and to detach: traffic \
-                 pauses for a moment; --xdp-mode generic avoids that"
+                "the driver of {name} stops its queues to attach and to detach: traffic pauses \
+                 for a moment; --xdp-mode generic avoids that"
             ),
             Warning::Bridge => write!(
                 f,
@@ -312,7 +312,7 @@ mod tests {
             warnings(&facts, XdpMode::Auto)
         };
         let restart = Warning::Restart(Restart::Queues);
-        assert_eq!(with(4), [restart.clone()]);
+        assert_eq!(with(4), std::slice::from_ref(&restart));
         let queues = Warning::Queues {
             combined: 5,
             most: 4,

@@ -69,7 +69,7 @@ impl Promiscuous {
             libc::setsockopt(
                 socket.as_raw_fd(),
                 libc::SOL_PACKET,
-                libc::PACKET_ADD_MEMBERSHIP as i32,
+                libc::PACKET_ADD_MEMBERSHIP,
                 std::ptr::from_ref(&membership).cast(),
                 mem::size_of_val(&membership) as libc::socklen_t,
             )
