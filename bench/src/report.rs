@@ -92,7 +92,15 @@ impl Report {
         let _ = writeln!(
             text,
             "{:<24} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10} {:>8} {:>9}",
-            "ns per packet", "flows", "min", "median", "net min", "net med", "max-flows", "evicted", "keys"
+            "ns per packet",
+            "flows",
+            "min",
+            "median",
+            "net min",
+            "net med",
+            "max-flows",
+            "evicted",
+            "keys"
         );
         let _ = writeln!(
             text,
@@ -112,7 +120,8 @@ impl Report {
                 cell(self.net(row.min(), min)),
                 cell(self.net(row.median(), median)),
                 row.max_flows.map_or("-".into(), |n| n.to_string()),
-                row.evicted_share.map_or("-".into(), |share| format!("{:.2}%", share * 100.0)),
+                row.evicted_share
+                    .map_or("-".into(), |share| format!("{:.2}%", share * 100.0)),
                 row.keys.map_or("-".into(), |n| n.to_string()),
             );
             if let Some(fault) = &row.fault {
@@ -133,14 +142,22 @@ impl Report {
         for cell in [Cell::Flows(1 << 20), Cell::New] {
             self.less_than_hash(&mut text, cell, FAR_GAIN);
         }
-        self.at_most(&mut text, "flowprobe_sampled_100", Cell::Flows(1), SKIP_BUDGET_NS);
+        self.at_most(
+            &mut text,
+            "flowprobe_sampled_100",
+            Cell::Flows(1),
+            SKIP_BUDGET_NS,
+        );
         text
     }
 
     fn at_most(&self, text: &mut String, name: &str, cell: Cell, budget: f64) {
         if let Some(net) = self.net_of(name, cell) {
             let mark = mark(net <= budget);
-            let _ = writeln!(text, "{mark} {name}, {cell}: {net:.1} ns, wanted at most {budget}");
+            let _ = writeln!(
+                text,
+                "{mark} {name}, {cell}: {net:.1} ns, wanted at most {budget}"
+            );
         }
     }
 
@@ -172,7 +189,11 @@ impl Report {
 impl Row {
     /// The value, if the cell counts.
     fn counted(&self, value: impl Fn(&Self) -> Option<f64>) -> Option<f64> {
-        if self.fault.is_some() { None } else { value(self) }
+        if self.fault.is_some() {
+            None
+        } else {
+            value(self)
+        }
     }
 }
 
