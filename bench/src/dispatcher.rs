@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use flowprobe_bench::{FRAME, MAX_FLOWS, Walk};
 use libbpf_rs::{Map, MapCore as _, MapFlags, Object, ObjectBuilder, ProgramInput, ProgramMut};
+use libbpf_sys::BPF_F_TEST_XDP_LIVE_FRAMES;
 
 use crate::timing::thread_cpu_ns;
 
@@ -44,15 +45,7 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     /// Loads it from the benchmark's object.
     pub(crate) fn load(path: &Path, kind: Kind) -> Result<Self> {
-        let mut open = ObjectBuilder::default()
-            .open_file(path)
-            .with_context(|| format!("{}: build it with `cargo xtask bench`", path.display()))?;
-        let wanted = [dispatch(kind), empty(kind)];
-        for mut program in open.progs_mut() {
-            let autoload = wanted.iter().any(|name| program.name() == name.as_str());
-            program.set_autoload(autoload);
-        }
-        let object = open.load().context("the kernel refused the dispatcher")?;
+        let object = load(path, &[&dispatch(kind), &empty(kind)])?;
         Ok(Self { object, kind })
     }
 
@@ -73,11 +66,9 @@ impl Dispatcher {
             mask: flows - 1,
             ..Walk::default()
         };
-        self.map(".bss")?
-            .update(&0_u32.to_ne_bytes(), &walk.to_bytes(), MapFlags::ANY)
-            .context("cannot rewind the walk")?;
+        set_walk(&self.object, walk)?;
 
-        let dispatcher = self.program(&dispatch(self.kind))?;
+        let dispatcher = program(&self.object, &dispatch(self.kind))?;
         let input = ProgramInput {
             data_in: Some(&FRAME),
             repeat: packets,
@@ -92,29 +83,53 @@ impl Dispatcher {
     fn aim(&self, target: Option<BorrowedFd<'_>>) -> Result<()> {
         let fd = match target {
             Some(target) => target.as_raw_fd(),
-            None => self.program(&empty(self.kind))?.as_fd().as_raw_fd(),
+            None => program(&self.object, &empty(self.kind))?
+                .as_fd()
+                .as_raw_fd(),
         };
         let jump = format!("JUMP_{}", self.kind.suffix().to_uppercase());
-        self.map(&jump)?
+        map(&self.object, &jump)?
             .update(&0_u32.to_ne_bytes(), &fd.to_ne_bytes(), MapFlags::ANY)
-            .context(
-                "the dispatcher cannot call this program: is its --type right (xdp, xdp-frags)?",
-            )
-    }
-
-    fn program(&self, name: &str) -> Result<ProgramMut<'_>> {
-        let mut programs = self.object.progs_mut();
-        let found = programs.find(|program| program.name() == name);
-        found.with_context(|| format!("no program `{name}` in the benchmark's object"))
-    }
-
-    fn map(&self, name: &str) -> Result<Map<'_>> {
-        let mut maps = self.object.maps();
-        // libbpf puts the object's name before `.bss`.
-        let found = maps.find(|map| map.name().to_string_lossy().ends_with(name));
-        found.with_context(|| format!("no map `{name}` in the benchmark's object"))
+            .context("the dispatcher cannot call this program: is --type right (xdp, xdp-frags)?")
     }
 }
+
+/// Sends the test packets as real ones out of an interface, with XDP live frames. At the other
+/// end there has to be a native XDP program.
+pub(crate) struct Generator {
+    object: Object,
+}
+
+impl Generator {
+    /// Loads it from the benchmark's object; it sends from the interface number `ifindex` of the
+    /// calling thread's network namespace.
+    pub(crate) fn load(path: &Path, ifindex: u32, flows: u32) -> Result<Self> {
+        let object = load(path, &[GENERATE])?;
+        let walk = Walk {
+            mask: flows - 1,
+            ifindex,
+            ..Walk::default()
+        };
+        set_walk(&object, walk)?;
+        Ok(Self { object })
+    }
+
+    /// Sends the next packets.
+    pub(crate) fn send(&self, packets: u32) -> Result<()> {
+        let input = ProgramInput {
+            data_in: Some(&FRAME),
+            repeat: packets,
+            flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+            ..ProgramInput::default()
+        };
+        program(&self.object, GENERATE)?
+            .test_run(input)
+            .context("live frames")?;
+        Ok(())
+    }
+}
+
+const GENERATE: &str = "generate";
 
 fn dispatch(kind: Kind) -> String {
     format!("dispatch_{}", kind.suffix())
@@ -122,4 +137,35 @@ fn dispatch(kind: Kind) -> String {
 
 fn empty(kind: Kind) -> String {
     format!("empty_{}", kind.suffix())
+}
+
+/// Loads programs of the benchmark's own object.
+fn load(path: &Path, programs: &[&str]) -> Result<Object> {
+    let mut open = ObjectBuilder::default()
+        .open_file(path)
+        .with_context(|| format!("{}: build it with `cargo xtask bench`", path.display()))?;
+    for mut program in open.progs_mut() {
+        let wanted = programs.iter().any(|&name| program.name() == name);
+        program.set_autoload(wanted);
+    }
+    open.load().context("the kernel refused the dispatcher")
+}
+
+fn set_walk(object: &Object, walk: Walk) -> Result<()> {
+    map(object, ".bss")?
+        .update(&0_u32.to_ne_bytes(), &walk.to_bytes(), MapFlags::ANY)
+        .context("cannot set the walk")
+}
+
+fn program<'a>(object: &'a Object, name: &str) -> Result<ProgramMut<'a>> {
+    let mut programs = object.progs_mut();
+    let found = programs.find(|program| program.name() == name);
+    found.with_context(|| format!("no program `{name}` in the benchmark's object"))
+}
+
+fn map<'a>(object: &'a Object, name: &str) -> Result<Map<'a>> {
+    // libbpf puts the object's name before `.bss`.
+    let mut maps = object.maps();
+    let found = maps.find(|map| map.name().to_string_lossy().ends_with(name));
+    found.with_context(|| format!("no map `{name}` in the benchmark's object"))
 }

@@ -1,7 +1,7 @@
 //! Benchmarks of flowprobe. `cargo xtask bench` builds the BPF objects and runs this.
 
+mod clock;
 mod dispatcher;
-mod mapping;
 mod measure;
 mod meter;
 mod object_file;
@@ -23,10 +23,12 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Benchmark {
     Packet(packet::PacketArgs),
+    Clock(clock::ClockArgs),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().benchmark {
         Benchmark::Packet(args) => packet::run(args),
+        Benchmark::Clock(args) => clock::run(&args),
     }
 }

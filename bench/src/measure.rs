@@ -14,7 +14,8 @@ use libbpf_rs::RingBufferBuilder;
 
 use crate::{
     dispatcher::Dispatcher,
-    subject::{DEFAULT_MAX_FLOWS, Program, Running, Subject},
+    meter::Meter,
+    subject::{DEFAULT_MAX_FLOWS, Running, Subject},
     timing::settle,
 };
 
@@ -91,7 +92,7 @@ pub(crate) fn measure(
         rows.push(Row {
             cell,
             samples: Vec::new(),
-            max_flows: program.capacity,
+            max_flows: program.max_flows(),
             evicted_share: None,
             keys: None,
             fault: None,
@@ -99,7 +100,7 @@ pub(crate) fn measure(
         running.push((program, sent));
     }
     let empty = match cell {
-        Cell::Flows(flows) => steady(dispatcher, &mut running, flows, &mut rows, settings)?,
+        Cell::Flows(flows) => steady(dispatcher, &running, flows, &mut rows, settings)?,
         Cell::New => {
             drop(running);
             fresh(dispatcher, subjects, &mut rows, settings)?
@@ -121,15 +122,15 @@ fn holding(
     loop {
         let running = subject.load(capacity)?;
         let send = || dispatcher.run(Some(running.fd()), flows, flows);
-        let evicted = drained([&running], settings, || {
+        let evicted = drained(&[&running], settings, || {
             send()?; // every flow is new
-            let before = running.counts();
+            let before = running.evicted();
             send()?;
-            Ok(running.counts().since(&before).evicted)
+            Ok(running.evicted() - before)
         })?;
         let sent = 2 * u64::from(flows);
-        let holds =
-            evicted as f64 <= HOLDS_SHARE * f64::from(flows) && running.verify(sent, flows).is_ok();
+        let holds = evicted as f64 <= HOLDS_SHARE * f64::from(flows)
+            && running.verify(sent, flows).fault.is_none();
         if holds || settings.max_flows.is_some() || capacity >= least << DOUBLINGS {
             return Ok((running, sent));
         }
@@ -140,7 +141,7 @@ fn holding(
 /// Rounds over programs that know all flows; returns the samples of the empty one.
 fn steady(
     dispatcher: &Dispatcher,
-    running: &mut [(Running, u64)],
+    running: &[(Running, u64)],
     flows: u32,
     rows: &mut [Row],
     settings: &Settings,
@@ -148,25 +149,26 @@ fn steady(
     let packets = settings.packets.max(flows);
     let mut empty = Vec::new();
     let mut evicted = vec![0; running.len()];
-    drained(running.iter().map(|(program, _)| program), settings, || {
+    let programs: Vec<_> = running.iter().map(|(program, _)| program).collect();
+    drained(&programs, settings, || {
         for _ in 0..settings.rounds {
             empty.push(dispatcher.run(None, flows, packets)?);
-            for (i, (program, _)) in running.iter().enumerate() {
+            for (i, program) in programs.iter().enumerate() {
                 // Brings its flows into the caches, after those of the other programs.
                 dispatcher.run(Some(program.fd()), flows, flows)?;
-                let before = program.counts();
+                let before = program.evicted();
                 let sample = dispatcher.run(Some(program.fd()), flows, packets)?;
                 rows[i].samples.push(sample);
-                evicted[i] += program.counts().since(&before).evicted;
+                evicted[i] += program.evicted() - before;
             }
         }
         Ok(())
     })?;
     let rounds = u64::from(settings.rounds);
-    for (i, (program, sent)) in running.iter_mut().enumerate() {
-        *sent += rounds * (u64::from(flows) + u64::from(packets));
-        let timed = rounds * u64::from(packets);
-        rows[i].conclude(program, *sent, flows, evicted[i] as f64 / timed as f64);
+    let timed = rounds * u64::from(packets);
+    for (i, (program, sent)) in running.iter().enumerate() {
+        let sent = sent + rounds * u64::from(flows) + timed;
+        rows[i].conclude(program, sent, flows, evicted[i] as f64 / timed as f64);
     }
     Ok(empty)
 }
@@ -183,11 +185,11 @@ fn fresh(
         empty.push(dispatcher.run(None, NEW_FLOWS, NEW_FLOWS)?);
         for (subject, row) in subjects.iter().zip(&mut *rows) {
             let program = subject.load(row.max_flows.unwrap_or(NEW_FLOWS))?;
-            let sample = drained([&program], settings, || {
+            let sample = drained(&[&program], settings, || {
                 dispatcher.run(Some(program.fd()), NEW_FLOWS, NEW_FLOWS)
             })?;
             row.samples.push(sample);
-            let evicted = program.counts().evicted as f64 / f64::from(NEW_FLOWS);
+            let evicted = program.evicted() as f64 / f64::from(NEW_FLOWS);
             row.conclude(&program, u64::from(NEW_FLOWS), NEW_FLOWS, evicted);
         }
     }
@@ -195,15 +197,14 @@ fn fresh(
 }
 
 /// Runs `work` while another CPU empties the programs' rings.
-fn drained<'a, T>(
-    programs: impl IntoIterator<Item = &'a Running>,
+fn drained<T>(
+    programs: &[&Running],
     settings: &Settings,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    let programs: Vec<_> = programs.into_iter().collect();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let drainer = scope.spawn(|| drain(&programs, settings, &stop));
+        let drainer = scope.spawn(|| drain(programs, settings, &stop));
         let done = work();
         stop.store(true, Ordering::Release);
         let drainer = drainer.join();
@@ -226,9 +227,7 @@ fn drain(programs: &[&Running], settings: &Settings, stop: &AtomicBool) -> Resul
     while !stop.load(Ordering::Acquire) {
         let mut parts = 0;
         for program in programs {
-            if let Program::Meter(meter) = &program.program {
-                parts += meter.drain();
-            }
+            parts += program.meter().map_or(0, Meter::drain);
         }
         if let Some(buffers) = &buffers {
             parts += u64::from(buffers.consume_raw().unsigned_abs());
@@ -243,13 +242,10 @@ fn drain(programs: &[&Running], settings: &Settings, stop: &AtomicBool) -> Resul
 impl Row {
     /// What the program says after its runs. The first fault stays.
     fn conclude(&mut self, program: &Running, sent: u64, flows: u32, evicted_share: f64) {
-        if let Program::Meter(_) = program.program {
-            self.evicted_share = Some(evicted_share);
-        }
-        self.keys = program.keys();
-        if self.fault.is_none() {
-            self.fault = program.verify(sent, flows).err();
-        }
+        self.evicted_share = program.meter().map(|_| evicted_share);
+        let verdict = program.verify(sent, flows);
+        self.keys = verdict.keys;
+        self.fault = self.fault.take().or(verdict.fault);
     }
 
     /// The fastest round.

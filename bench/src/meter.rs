@@ -1,49 +1,32 @@
-//! flowprobe's own program under test: its settings, its counters, its rings.
-//!
-//! It is loaded like any other object, with libbpf. What is shared with it is the contract crate.
+//! flowprobe's own program under test, loaded through the library as `flowprobe run` does.
 
 use std::{
-    collections::BTreeMap,
-    ops::AddAssign,
-    os::fd::BorrowedFd,
-    path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use anyhow::{Result, ensure};
-use flowprobe::sampling::Sampling;
-use flowprobe_ebpf::{
-    cpu::Cpu,
-    hash::SECRET_WORDS,
-    ring::Part,
-    sampling::next_random,
-    table::{BucketV4, Control, State, WAYS},
+use anyhow::Result;
+use flowprobe::{
+    load::{Kernel, Options, RING_PARTS},
+    sampling::Sampling,
+    table::{Shared, shared::Slot},
 };
+use flowprobe_ebpf::table::{State, WAYS};
 
-use crate::{
-    dispatcher::Kind,
-    mapping::Mapping,
-    object_file::{Edits, Loaded},
-};
+use crate::dispatcher::Kind;
 
-/// Parts in one ring: 8 MiB, so that the drainer may sleep or be descheduled for some
-/// milliseconds while each packet evicts a flow.
-const RING_PARTS: u32 = 1 << 16;
-
-/// A fixed secret, so that runs can be compared: the same flows meet in the same buckets.
-const SECRET_SEED: u64 = 0x666c_6f77_7072_6f62;
-
-/// The loaded program and its memory.
+/// The loaded program and the memory it shares.
 pub(crate) struct Meter {
-    loaded: Loaded,
-    cpus: Mapping<Cpu>,
-    rings: Mapping<Part>,
-    flows: Mapping<BucketV4>,
+    program: OwnedFd,
+    shared: Arc<Shared>,
     /// Packets of the parts that were drained.
     drained_packets: AtomicU64,
 }
 
-/// Counters of all CPUs together, in packets; `inserted` and `evicted` in flows.
+/// Counters of all CPUs together, in packets, but for `evicted`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) seen: u64,
@@ -51,189 +34,115 @@ pub(crate) struct Counts {
     pub(crate) accounted: u64,
     pub(crate) lost: u64,
     pub(crate) ignored: u64,
-    pub(crate) inserted: u64,
-    /// Parts that went to the ring, single packets included.
+    /// Parts that went to the ring: flows, and packets by themselves.
     pub(crate) evicted: u64,
-    pub(crate) clock_error_max_ns: u64,
-    pub(crate) clock_error_sum_ns: u64,
 }
 
 impl Meter {
-    /// Loads it with room for `max_flows` IPv4 flows on each CPU.
+    /// Loads it with room for `max_flows` flows on each CPU.
     pub(crate) fn load(
-        object: &Path,
-        program: &str,
+        object: &[u8],
         kind: Kind,
         max_flows: u32,
         sampling: Sampling,
     ) -> Result<Self> {
-        let ways = WAYS as u32;
-        ensure!(
-            max_flows.is_power_of_two() && max_flows >= ways,
-            "{max_flows} flows: not a power of two from {ways} on"
-        );
-        let partitions = u32::try_from(libbpf_rs::num_possible_cpus()?)?;
-        let buckets = max_flows / ways;
-        let mut seed = SECRET_SEED;
-        let secret = [(); SECRET_WORDS].map(|()| next_random(&mut seed));
-        let globals = [
-            ("PARTITIONS", partitions.to_le_bytes().to_vec()),
-            ("BUCKET_MASK_V4", (buckets - 1).to_le_bytes().to_vec()),
-            // One bucket: no packet of the benchmark is IPv6.
-            ("BUCKET_MASK_V6", vec![0]),
-            ("RING_MASK", (RING_PARTS - 1).to_le_bytes().to_vec()),
-            (
-                "HASH_SECRET",
-                secret.iter().flat_map(|word| word.to_le_bytes()).collect(),
-            ),
-        ];
-        let entries = [
-            ("FLOWS_V4", partitions * buckets),
-            ("FLOWS_V6", partitions),
-            ("CPUS", partitions + 1),
-            ("RINGS", partitions * RING_PARTS),
-        ];
-        let edits = Edits {
-            globals: owned(globals),
-            entries: owned(entries),
+        let options = Options {
+            max_flows,
+            partitions: u32::try_from(libbpf_rs::num_possible_cpus()?)?,
+            ring_parts: RING_PARTS,
+            sampling,
         };
-        let loaded = Loaded::new(object, program, kind, &edits)?;
-        let meter = Self {
-            cpus: Mapping::new(loaded.map("CPUS")?)?,
-            rings: Mapping::new(loaded.map("RINGS")?)?,
-            flows: Mapping::new(loaded.map("FLOWS_V4")?)?,
+        let mut kernel = Kernel::load(object, &options)?;
+        let program = kernel.program(kind == Kind::XdpFrags)?;
+        Ok(Self {
+            program: program.fd()?.as_fd().try_clone_to_owned()?,
+            shared: Arc::clone(kernel.shared()),
             drained_packets: AtomicU64::new(0),
-            loaded,
-        };
-        for i in 0..meter.cpus.len() {
-            let cpu = meter.cpus.element(i);
-            // SAFETY: an element of the map; the program does not run yet.
-            unsafe {
-                (&raw mut (*cpu).random).write_volatile(next_random(&mut seed));
-                (&raw mut (*cpu).gap_scale).write_volatile(sampling.gap_scale());
-                (&raw mut (*cpu).sampling).write_volatile(sampling.word(0).0);
-            }
-        }
-        Ok(meter)
+        })
     }
 
     /// The program.
     pub(crate) fn program(&self) -> BorrowedFd<'_> {
-        self.loaded.program()
+        self.program.as_fd()
+    }
+
+    /// Flows that it has room for.
+    pub(crate) fn max_flows(&self) -> u32 {
+        self.shared.geometry().max_flows()
+    }
+
+    /// The memory shared with it.
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// The counters now.
     pub(crate) fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
-        for i in 0..self.cpus.len() {
-            counts += Counts::from(&self.cpus.read(i));
+        let totals = self.shared.totals();
+        Counts {
+            seen: totals.seen.packets,
+            unsampled: totals.unsampled.packets,
+            accounted: totals.accounted.packets,
+            lost: totals.lost.iter().map(|tally| tally.packets).sum(),
+            ignored: totals.ignored.iter().map(|tally| tally.packets).sum(),
+            evicted: totals.evicted + totals.single,
         }
-        counts
     }
 
-    /// Takes out what is in the rings; returns how many parts that was.
+    /// Takes out what is in the rings; returns how many parts that was. For one thread at a time.
     pub(crate) fn drain(&self) -> u64 {
-        let partitions = self.cpus.len() - 1;
-        let ring = self.rings.len() / partitions;
         let mut parts = 0;
-        for partition in 0..partitions {
-            let cpu = self.cpus.element(partition);
-            // SAFETY: aligned words of the mapping, which the program writes atomically.
-            let (head, tail) = unsafe {
-                (
-                    AtomicU64::from_ptr(&raw mut (*cpu).ring_head),
-                    AtomicU64::from_ptr(&raw mut (*cpu).ring_tail),
-                )
-            };
-            let end = head.load(Ordering::Acquire);
-            let start = tail.load(Ordering::Relaxed);
-            let mut packets = 0;
-            for position in start..end {
-                let part = self.rings.read(partition * ring + position as usize % ring);
-                packets += part.counters.packets;
-            }
+        for cpu in 0..self.shared.geometry().partitions {
+            let (start, end) = (self.shared.ring_tail(cpu), self.shared.ring_head(cpu));
+            let flows = (start..end).map(|position| self.shared.ring_part(cpu, position));
+            let packets: u64 = flows.map(|flow| flow.counters.packets).sum();
             self.drained_packets.fetch_add(packets, Ordering::Relaxed);
-            tail.store(end, Ordering::Release);
+            self.shared.set_ring_tail(cpu, end);
             parts += end - start;
         }
         parts
     }
 
-    /// Whether every accounted packet since the load is in a flow of the table or was drained.
-    /// For a program that does not run, with drained rings.
-    pub(crate) fn audit(&self) -> Result<(), String> {
-        let mut held = 0;
-        for i in 0..self.flows.len() {
-            let bucket = self.flows.element(i);
-            for way in 0..WAYS {
-                // SAFETY: an element of the mapping.
-                unsafe {
-                    let control = (&raw const (*bucket).control[way]).read_volatile();
-                    if Control(control).state() != State::Free {
-                        held += (&raw const (*bucket).ways[way].counters.packets).read_volatile();
+    /// Whether all of `sent` packets since the load were accounted or left out by sampling, and
+    /// each one accounted is in a flow of the table or was drained. For a program that does not
+    /// run any more. The error says what is wrong.
+    pub(crate) fn verify(&self, sent: u64) -> Result<(), String> {
+        self.drain();
+        let counts = self.counts();
+        if counts.seen != sent || counts.accounted + counts.unsampled != sent {
+            return Err(format!(
+                "of {sent} packets {} seen, {} accounted, {} unsampled, {} lost, {} ignored",
+                counts.seen, counts.accounted, counts.unsampled, counts.lost, counts.ignored
+            ));
+        }
+        let (held, drained) = (self.held(), self.drained_packets.load(Ordering::Relaxed));
+        if held + drained != counts.accounted {
+            return Err(format!(
+                "{} packets accounted, but {held} held and {drained} drained",
+                counts.accounted
+            ));
+        }
+        Ok(())
+    }
+
+    /// Packets of the flows in the table.
+    fn held(&self) -> u64 {
+        let geometry = self.shared.geometry();
+        let mut packets = 0;
+        for partition in 0..geometry.partitions {
+            for bucket in 0..geometry.buckets {
+                for way in 0..WAYS as u32 {
+                    let slot = Slot {
+                        partition,
+                        bucket,
+                        way,
+                    };
+                    if self.shared.v4.load(slot).state() != State::Free {
+                        packets += self.shared.v4.way(slot).counters.packets;
                     }
                 }
             }
         }
-        let drained = self.drained_packets.load(Ordering::Relaxed);
-        let accounted = self.counts().accounted;
-        if held + drained == accounted {
-            Ok(())
-        } else {
-            Err(format!(
-                "{accounted} packets accounted, but {held} held and {drained} drained"
-            ))
-        }
-    }
-}
-
-fn owned<V, const N: usize>(pairs: [(&str, V); N]) -> BTreeMap<String, V> {
-    pairs.map(|(name, value)| (name.to_owned(), value)).into()
-}
-
-impl Counts {
-    /// What was added since `earlier`; the largest clock error is that of all time.
-    pub(crate) fn since(&self, earlier: &Self) -> Self {
-        Self {
-            seen: self.seen - earlier.seen,
-            unsampled: self.unsampled - earlier.unsampled,
-            accounted: self.accounted - earlier.accounted,
-            lost: self.lost - earlier.lost,
-            ignored: self.ignored - earlier.ignored,
-            inserted: self.inserted - earlier.inserted,
-            evicted: self.evicted - earlier.evicted,
-            clock_error_max_ns: self.clock_error_max_ns,
-            clock_error_sum_ns: self.clock_error_sum_ns - earlier.clock_error_sum_ns,
-        }
-    }
-}
-
-impl From<&Cpu> for Counts {
-    fn from(cpu: &Cpu) -> Self {
-        Self {
-            seen: cpu.seen.packets,
-            unsampled: cpu.unsampled.packets,
-            accounted: cpu.accounted.packets,
-            lost: cpu.lost.iter().map(|tally| tally.packets).sum(),
-            ignored: cpu.ignored.iter().map(|tally| tally.packets).sum(),
-            inserted: cpu.inserted,
-            evicted: cpu.evicted + cpu.single,
-            clock_error_max_ns: cpu.clock_error_max_ns,
-            clock_error_sum_ns: cpu.clock_error_sum_ns,
-        }
-    }
-}
-
-impl AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        self.seen += other.seen;
-        self.unsampled += other.unsampled;
-        self.accounted += other.accounted;
-        self.lost += other.lost;
-        self.ignored += other.ignored;
-        self.inserted += other.inserted;
-        self.evicted += other.evicted;
-        self.clock_error_max_ns = self.clock_error_max_ns.max(other.clock_error_max_ns);
-        self.clock_error_sum_ns += other.clock_error_sum_ns;
+        packets
     }
 }

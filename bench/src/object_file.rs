@@ -21,8 +21,8 @@ use crate::dispatcher::Kind;
 /// What to change in an object before it is loaded.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Edits {
-    /// Initial values of variables in `.rodata` or `.data`: their memory from the first octet.
-    pub(crate) globals: BTreeMap<String, Vec<u8>>,
+    /// Initial values of integer variables in `.rodata` or `.data`.
+    pub(crate) globals: BTreeMap<String, u64>,
     /// `max_entries` of maps.
     pub(crate) entries: BTreeMap<String, u32>,
 }
@@ -58,12 +58,6 @@ impl Loaded {
     /// The program.
     pub(crate) fn program(&self) -> BorrowedFd<'_> {
         self.program.as_fd()
-    }
-
-    /// The map of that name.
-    pub(crate) fn map(&self, name: &str) -> Result<&MapHandle> {
-        let found = self.maps.iter().find(|map| map.name() == name);
-        found.with_context(|| format!("the program has no map `{name}`"))
     }
 
     /// Keys in the fullest hash map; `None` where the program has no hash map.
@@ -104,7 +98,7 @@ fn map_ids(program: BorrowedFd<'_>) -> Result<Vec<u32>> {
 }
 
 /// Writes new initial values of variables into the ELF file.
-fn set_globals(elf: &mut [u8], globals: &BTreeMap<String, Vec<u8>>) -> Result<()> {
+fn set_globals(elf: &mut [u8], globals: &BTreeMap<String, u64>) -> Result<()> {
     for (name, value) in globals {
         let range = {
             let file = object::File::parse(&*elf)?;
@@ -123,7 +117,7 @@ fn set_globals(elf: &mut [u8], globals: &BTreeMap<String, Vec<u8>>) -> Result<()
             start..start + usize::try_from(symbol.size())?
         };
         let target = elf.get_mut(range).context("symbol beyond the file")?;
-        // Little endian: a wider integer has its zeros at the end.
+        let value = value.to_le_bytes();
         let (value, rest) = value.split_at(value.len().min(target.len()));
         ensure!(
             rest.iter().all(|&octet| octet == 0),

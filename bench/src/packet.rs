@@ -1,9 +1,10 @@
 //! `flowprobe-bench packet`: what one packet costs in an XDP or TC program.
 
-use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
+use std::{fs, path::PathBuf, str::FromStr, sync::Arc};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use flowprobe::load::OBJECT;
 
 use crate::{
     dispatcher::{Dispatcher, Kind},
@@ -78,13 +79,9 @@ pub(crate) struct PacketArgs {
     #[arg(long)]
     json: bool,
 
-    /// flowprobe's BPF object
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "target/bpf/bpfel-unknown-none/bpf/flowprobe-bpf"
-    )]
-    flowprobe_object: PathBuf,
+    /// flowprobe's BPF object, instead of the one in the library
+    #[arg(long, value_name = "FILE")]
+    flowprobe_object: Option<PathBuf>,
     /// The BPF object of the benchmark
     #[arg(
         long,
@@ -129,12 +126,9 @@ pub(crate) fn run(args: PacketArgs) -> Result<()> {
 
 fn subjects(args: PacketArgs) -> Result<Vec<Subject>> {
     if let (Some(object), Some(program)) = (args.obj, args.prog) {
-        let globals = args.global.into_iter();
         let edits = Edits {
-            globals: globals
-                .map(|(name, value)| (name, value.to_le_bytes().to_vec()))
-                .collect(),
-            entries: args.entries.into_iter().collect::<BTreeMap<_, _>>(),
+            globals: args.global.into_iter().collect(),
+            entries: args.entries.into_iter().collect(),
         };
         return Ok(vec![Subject::other(
             object, program, args.kind, edits, args.drain,
@@ -144,7 +138,13 @@ fn subjects(args: PacketArgs) -> Result<Vec<Subject>> {
         args.kind != Kind::Tc,
         "flowprobe has no TC program: name another object with --obj"
     );
-    let mut all = Subject::all(&args.flowprobe_object, &args.bench_object, args.kind);
+    let flowprobe: Arc<[u8]> = match &args.flowprobe_object {
+        Some(path) => fs::read(path)
+            .with_context(|| path.display().to_string())?
+            .into(),
+        None => OBJECT.into(),
+    };
+    let mut all = Subject::all(&flowprobe, &args.bench_object, args.kind);
     for name in &args.programs {
         ensure!(
             all.iter().any(|subject| subject.name == *name),

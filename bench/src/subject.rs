@@ -1,13 +1,18 @@
 //! The programs that are measured, and how to tell that one accounted every packet.
 
-use std::{num::NonZeroU32, os::fd::BorrowedFd, path::PathBuf};
+use std::{
+    num::NonZeroU32,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Result;
 use flowprobe::sampling::Sampling;
 
 use crate::{
     dispatcher::Kind,
-    meter::{Counts, Meter},
+    meter::Meter,
     object_file::{Edits, Loaded},
 };
 
@@ -30,8 +35,7 @@ pub(crate) struct Subject {
 enum Source {
     /// flowprobe.
     Meter {
-        object: PathBuf,
-        program: &'static str,
+        object: Arc<[u8]>,
         sampling: Sampling,
     },
     /// A baseline with its flows in a hash map.
@@ -44,34 +48,28 @@ enum Source {
     },
 }
 
-/// A loaded program and what has been sent through it.
+/// A loaded program.
 pub(crate) struct Running {
-    pub(crate) program: Program,
-    /// Flows that it has room for; `None` for other objects, which have their own.
-    pub(crate) capacity: Option<u32>,
+    program: Program,
     /// Read the BPF ring buffers.
     drain: bool,
 }
 
-pub(crate) enum Program {
+enum Program {
     Meter(Meter),
-    Baseline(Loaded),
+    /// With the room that it has for flows.
+    Baseline(Loaded, u32),
     Other(Loaded),
 }
 
 impl Subject {
     /// flowprobe and the baselines, in the order of the report.
-    pub(crate) fn all(flowprobe: &PathBuf, bench: &PathBuf, kind: Kind) -> Vec<Self> {
+    pub(crate) fn all(flowprobe: &Arc<[u8]>, bench: &Path, kind: Kind) -> Vec<Self> {
         let meter = |name: &str, sampling| Self {
             name: name.to_owned(),
             kind,
             source: Source::Meter {
-                object: flowprobe.clone(),
-                program: if kind == Kind::XdpFrags {
-                    "flowprobe_frags"
-                } else {
-                    "flowprobe"
-                },
+                object: Arc::clone(flowprobe),
                 sampling,
             },
         };
@@ -79,7 +77,7 @@ impl Subject {
             name: name.to_owned(),
             kind,
             source: Source::Baseline {
-                object: bench.clone(),
+                object: bench.to_owned(),
                 map,
             },
         };
@@ -118,39 +116,29 @@ impl Subject {
 
     /// Loads it afresh, with room for `capacity` flows.
     pub(crate) fn load(&self, capacity: u32) -> Result<Running> {
-        Ok(match &self.source {
-            Source::Meter {
-                object,
-                program,
-                sampling,
-            } => Running {
-                program: Program::Meter(Meter::load(
-                    object, program, self.kind, capacity, *sampling,
-                )?),
-                capacity: Some(capacity),
-                drain: false,
-            },
+        let (program, drain) = match &self.source {
+            Source::Meter { object, sampling } => {
+                let meter = Meter::load(object, self.kind, capacity, *sampling)?;
+                (Program::Meter(meter), false)
+            }
             Source::Baseline { object, map } => {
                 let edits = Edits {
                     entries: [((*map).to_owned(), capacity)].into(),
                     ..Edits::default()
                 };
-                Running {
-                    program: Program::Baseline(Loaded::new(object, &self.name, self.kind, &edits)?),
-                    capacity: Some(capacity),
-                    drain: false,
-                }
+                let loaded = Loaded::new(object, &self.name, self.kind, &edits)?;
+                (Program::Baseline(loaded, capacity), false)
             }
             Source::Other {
                 object,
                 edits,
                 drain,
-            } => Running {
-                program: Program::Other(Loaded::new(object, &self.name, self.kind, edits)?),
-                capacity: None,
-                drain: *drain,
-            },
-        })
+            } => {
+                let loaded = Loaded::new(object, &self.name, self.kind, edits)?;
+                (Program::Other(loaded), *drain)
+            }
+        };
+        Ok(Running { program, drain })
     }
 }
 
@@ -159,23 +147,29 @@ impl Running {
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         match &self.program {
             Program::Meter(meter) => meter.program(),
-            Program::Baseline(loaded) | Program::Other(loaded) => loaded.program(),
+            Program::Baseline(loaded, _) | Program::Other(loaded) => loaded.program(),
         }
     }
 
-    /// flowprobe's counters; zeros for other programs.
-    pub(crate) fn counts(&self) -> Counts {
+    /// flowprobe's own, if it is that.
+    pub(crate) fn meter(&self) -> Option<&Meter> {
         match &self.program {
-            Program::Meter(meter) => meter.counts(),
-            Program::Baseline(_) | Program::Other(_) => Counts::default(),
+            Program::Meter(meter) => Some(meter),
+            _ => None,
         }
     }
 
-    /// Keys in the fullest hash map, where the program has one.
-    pub(crate) fn keys(&self) -> Option<usize> {
+    /// Parts that went to flowprobe's rings since the load; 0 for other programs.
+    pub(crate) fn evicted(&self) -> u64 {
+        self.meter().map_or(0, |meter| meter.counts().evicted)
+    }
+
+    /// Flows that it has room for; nothing is known of other objects.
+    pub(crate) fn max_flows(&self) -> Option<u32> {
         match &self.program {
-            Program::Meter(_) => None,
-            Program::Baseline(loaded) | Program::Other(loaded) => loaded.keys(),
+            Program::Meter(meter) => Some(meter.max_flows()),
+            Program::Baseline(_, capacity) => Some(*capacity),
+            Program::Other(_) => None,
         }
     }
 
@@ -187,31 +181,27 @@ impl Running {
         }
     }
 
-    /// Whether the program accounted all of `sent` packets of `flows` flows since the load, and
-    /// if not, what is wrong. Nothing is known of other objects but their keys.
-    pub(crate) fn verify(&self, sent: u64, flows: u32) -> Result<(), String> {
-        match &self.program {
-            Program::Meter(meter) => {
-                meter.drain();
-                let counts = meter.counts();
-                let sum = counts.accounted + counts.unsampled;
-                if counts.seen != sent || sum != sent {
-                    return Err(format!(
-                        "of {sent} packets {} seen, {} accounted, {} unsampled, {} lost, {} ignored",
-                        counts.seen,
-                        counts.accounted,
-                        counts.unsampled,
-                        counts.lost,
-                        counts.ignored
-                    ));
-                }
-                meter.audit()
+    /// Checks that the program accounted all of `sent` packets of `flows` flows since the load.
+    /// Of other objects only the keys are known.
+    pub(crate) fn verify(&self, sent: u64, flows: u32) -> Verdict {
+        let (keys, fault) = match &self.program {
+            Program::Meter(meter) => (None, meter.verify(sent).err()),
+            Program::Baseline(loaded, _) => {
+                let keys = loaded.keys();
+                let all = keys == Some(flows as usize);
+                let fault = || format!("{} keys for {flows} flows", keys.unwrap_or(0));
+                (keys, (!all).then(fault))
             }
-            Program::Baseline(loaded) => match loaded.keys() {
-                Some(keys) if keys == flows as usize => Ok(()),
-                keys => Err(format!("{} keys for {flows} flows", keys.unwrap_or(0))),
-            },
-            Program::Other(_) => Ok(()),
-        }
+            Program::Other(loaded) => (loaded.keys(), None),
+        };
+        Verdict { keys, fault }
     }
+}
+
+/// What a program has to show after its runs.
+pub(crate) struct Verdict {
+    /// Keys in its fullest hash map, where it has one.
+    pub(crate) keys: Option<usize>,
+    /// Why its times do not count.
+    pub(crate) fault: Option<String>,
 }
