@@ -1,1 +1,18 @@
-//! t
+//! Fixtures of the end-to-end tests: networks, traffic whose truth is known, flowprobe as a
+//! process, and collectors that judge what it exports.
+//!
+//! Nothing here uses flowprobe's own code: a decoder or a parser shared with the product would
+//! agree with it where it is wrong. Traffic stays in network namespaces made here.
+
+pub mod bpf;
+pub mod collector;
+pub mod flow;
+pub mod ipfix;
+pub mod judges;
+pub mod live;
+pub mod netns;
+pub mod packets;
+pub mod probe;
+pub mod sender;
+pub mod summary;
+pub mod topology;

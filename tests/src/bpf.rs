@@ -1,0 +1,131 @@
+//! The few commands of bpf(2) that the generator needs, without a loader.
+
+use std::{
+    ffi::CString,
+    io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+// Commands, types and flags of include/uapi/linux/bpf.h.
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+
+/// One instruction: operation, registers (source << 4 | destination), offset, immediate.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Instruction {
+    operation: u8,
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+/// Shorthand of an instruction.
+#[must_use]
+pub fn op(operation: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> Instruction {
+    Instruction {
+        operation,
+        registers: source << 4 | destination,
+        offset,
+        immediate,
+    }
+}
+
+/// The attributes of a command, as long as the longest one used here, the rest zero.
+#[repr(C, align(8))]
+struct Attributes([u8; 128]);
+
+impl Attributes {
+    fn new() -> Self {
+        Self([0; 128])
+    }
+
+    fn u32(mut self, at: usize, value: u32) -> Self {
+        self.0[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        self
+    }
+
+    fn pointer<T>(mut self, at: usize, value: *const T) -> Self {
+        self.0[at..at + 8].copy_from_slice(&(value as u64).to_ne_bytes());
+        self
+    }
+
+    /// Runs the command.
+    ///
+    /// # Safety
+    /// Every pointer among the attributes is valid for what the command does with it.
+    unsafe fn call(&self, command: libc::c_long) -> io::Result<i32> {
+        // SAFETY: the attributes are as long as said; their pointers are the caller's promise.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const self.0, 128) };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(result as i32)
+    }
+}
+
+/// An array map of one element of `octets` octets, zeroed.
+///
+/// # Errors
+/// Without CAP_BPF.
+pub fn one_value(octets: u32) -> Result<OwnedFd> {
+    let attributes = Attributes::new()
+        .u32(0, BPF_MAP_TYPE_ARRAY)
+        .u32(4, 4)
+        .u32(8, octets)
+        .u32(12, 1);
+    // SAFETY: no pointers.
+    let fd = unsafe { attributes.call(BPF_MAP_CREATE) }.context("creating a map")?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Loads an XDP program.
+///
+/// # Errors
+/// The verifier's complaint.
+pub fn load_xdp(program: &[Instruction]) -> Result<OwnedFd> {
+    let license = CString::new("GPL")?;
+    let mut log = vec![0u8; 1 << 16];
+    let attributes = Attributes::new()
+        .u32(0, BPF_PROG_TYPE_XDP)
+        .u32(4, program.len() as u32)
+        .pointer(8, program.as_ptr())
+        .pointer(16, license.as_ptr())
+        .u32(24, 1) // log level
+        .u32(28, log.len() as u32)
+        .pointer(32, log.as_mut_ptr());
+    // SAFETY: program, license and log are alive and as long as said.
+    match unsafe { attributes.call(BPF_PROG_LOAD) } {
+        // SAFETY: a new descriptor that nobody else owns.
+        Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        Err(error) => {
+            let end = log.iter().position(|octet| *octet == 0).unwrap_or(0);
+            bail!("{error}: {}", String::from_utf8_lossy(&log[..end]));
+        }
+    }
+}
+
+/// Runs an XDP program on `repeat` frames that are real ones: what it redirects is sent.
+///
+/// # Errors
+/// Where the kernel cannot (5.18 is the first that can).
+pub fn send_live(program: &OwnedFd, frame: &[u8], repeat: u32, batch: u32) -> Result<()> {
+    let attributes = Attributes::new()
+        .u32(0, program.as_raw_fd() as u32)
+        .u32(8, frame.len() as u32)
+        .pointer(16, frame.as_ptr())
+        .u32(32, repeat)
+        .u32(64, BPF_F_TEST_XDP_LIVE_FRAMES)
+        .u32(72, batch);
+    // SAFETY: the frame is alive and as long as said.
+    unsafe { attributes.call(BPF_PROG_TEST_RUN) }
+        .map(drop)
+        .context("BPF_PROG_TEST_RUN with live frames")
+}

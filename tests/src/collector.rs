@@ -1,0 +1,263 @@
+//! A UDP collector that believes nothing.
+
+use std::{
+    collections::BTreeMap,
+    io::ErrorKind,
+    mem,
+    net::{SocketAddr, UdpSocket},
+    os::fd::AsRawFd as _,
+    ptr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    flow::{Flow, Truth},
+    ipfix::{Decoder, Record},
+    netns::Netns,
+};
+
+/// Octets that the socket may hold while the collector decodes.
+const BUFFER: i32 = 512 << 20;
+
+/// All that came.
+#[derive(Debug, Default)]
+pub struct Received {
+    /// Messages.
+    pub messages: u64,
+    /// Flow records.
+    pub flows: Vec<Flow>,
+    /// Records described by options templates.
+    pub options: Vec<Record>,
+    /// By observation domain.
+    pub domains: BTreeMap<u32, Sequence>,
+    /// What was malformed or could not be understood.
+    pub errors: Vec<String>,
+    /// The messages as they came, where they are to be kept.
+    pub datagrams: Vec<Datagram>,
+}
+
+/// A message as it came.
+#[derive(Clone, Debug)]
+pub struct Datagram {
+    /// Sender.
+    pub source: SocketAddr,
+    /// Payload.
+    pub octets: Vec<u8>,
+}
+
+/// The sequence numbers of one observation domain (RFC 7011 §3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sequence {
+    /// The number that the next message should have.
+    pub next: u32,
+    /// Data records received.
+    pub received: u64,
+    /// Data records that the numbers say were sent and did not come.
+    pub missing: u64,
+}
+
+impl Received {
+    /// Counts by flow, over all records.
+    #[must_use]
+    pub fn truth(&self) -> Truth {
+        Truth::of(&self.flows)
+    }
+
+    /// Data records that did not come, over all domains.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        self.domains.values().map(|domain| domain.missing).sum()
+    }
+
+    /// Every message was well-formed.
+    ///
+    /// # Panics
+    /// Where one was not.
+    #[track_caller]
+    pub fn assert_well_formed(&self) {
+        assert!(self.errors.is_empty(), "{}", self.errors.join("\n"));
+        assert!(self.messages > 0, "no message came");
+    }
+}
+
+/// A running collector; it ends with its guard, and its socket with it.
+#[derive(Debug)]
+pub struct Collector {
+    address: SocketAddr,
+    received: Arc<Mutex<Received>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Collector {
+    /// Listens at `address` in a namespace; `keep` keeps the messages as they came.
+    ///
+    /// # Errors
+    /// Where the address cannot be bound.
+    pub fn start(namespace: &Netns, address: &str, keep: bool) -> Result<Self> {
+        let address: SocketAddr = address.parse().context("address of the collector")?;
+        let socket = namespace.udp(address)?;
+        enlarge(&socket)?;
+        socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+        let address = socket.local_addr()?;
+        let received = Arc::new(Mutex::new(Received::default()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = thread::spawn({
+            let (received, stop) = (Arc::clone(&received), Arc::clone(&stop));
+            move || receive(&socket, &received, &stop, keep)
+        });
+        Ok(Self {
+            address,
+            received,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// As `--collector` takes it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("udp://{}", self.address)
+    }
+
+    /// What came so far.
+    ///
+    /// # Panics
+    /// Never: a panic of the collector's thread leaves what it had received.
+    pub fn received(&self) -> MutexGuard<'_, Received> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until what came satisfies `enough`.
+    ///
+    /// # Errors
+    /// Where it does not within two minutes.
+    pub fn wait_until(&self, what: &str, enough: impl Fn(&Received) -> bool) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !enough(&self.received()) {
+            if Instant::now() > deadline {
+                let received = self.received();
+                bail!(
+                    "{what}: after two minutes {} messages, {} flows, errors: {:?}",
+                    received.messages,
+                    received.flows.len(),
+                    received.errors
+                );
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Reads what the socket still holds, closes it, and hands over what came.
+    #[must_use]
+    pub fn stop(mut self) -> Received {
+        self.end();
+        mem::take(&mut self.received())
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            let error = "the collector's thread panicked".into();
+            self.received().errors.push(error);
+        }
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Receives until told to stop *and* nothing has come for one timeout of the socket.
+fn receive(socket: &UdpSocket, received: &Mutex<Received>, stop: &AtomicBool, keep: bool) {
+    let mut decoders: BTreeMap<SocketAddr, Decoder> = BTreeMap::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let (length, source) = match socket.recv_from(&mut buffer) {
+            Ok(datagram) => datagram,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                continue;
+            }
+            Err(error) => {
+                lock(received).errors.push(error.to_string());
+                return;
+            }
+        };
+        // A transport session over UDP is a pair of addresses and ports (RFC 7011 §2).
+        let decoder = decoders.entry(source).or_default();
+        let mut received = lock(received);
+        take(&mut received, decoder, &buffer[..length]);
+        if keep {
+            received.datagrams.push(Datagram {
+                source,
+                octets: buffer[..length].to_vec(),
+            });
+        }
+    }
+}
+
+fn lock(received: &Mutex<Received>) -> MutexGuard<'_, Received> {
+    received.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn take(received: &mut Received, decoder: &mut Decoder, octets: &[u8]) {
+    received.messages += 1;
+    let number = received.messages;
+    let message = match decoder.decode(octets) {
+        Ok(message) => message,
+        Err(error) => {
+            received.errors.push(format!("message {number}: {error}"));
+            return;
+        }
+    };
+    let count = message.records.len();
+    let known = received.domains.contains_key(&message.domain);
+    let domain = received.domains.entry(message.domain).or_default();
+    // RFC 7011 §3.1: modulo 2³². A collector that joins late cannot know what it missed.
+    let missing = message.sequence.wrapping_sub(domain.next);
+    if known && missing > 0 {
+        domain.missing += u64::from(missing);
+    }
+    domain.next = message.sequence.wrapping_add(count as u32);
+    domain.received += count as u64;
+    for record in message.records {
+        if record.is_options() {
+            received.options.push(record);
+            continue;
+        }
+        match Flow::from_ipfix(&record) {
+            Ok(flow) => received.flows.push(flow),
+            Err(error) => received.errors.push(format!("message {number}: {error:#}")),
+        }
+    }
+}
+
+fn enlarge(socket: &UdpSocket) -> Result<()> {
+    // SAFETY: a plain system call with a 4-octet option that is alive.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            ptr::from_ref(&BUFFER).cast(),
+            size_of_val(&BUFFER) as u32,
+        )
+    };
+    ensure!(result == 0, "SO_RCVBUFFORCE needs CAP_NET_ADMIN");
+    Ok(())
+}

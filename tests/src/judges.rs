@@ -1,0 +1,219 @@
+//! Collectors that others wrote: nfdump's and tshark's reading of what flowprobe exports.
+
+use std::{
+    env, fs,
+    io::Write as _,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{collector::Datagram, netns::Netns, probe::end_with_parent};
+
+/// A directory that goes away with its guard.
+#[derive(Debug)]
+pub struct Directory(PathBuf);
+
+impl Directory {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn new(name: &str) -> Result<Self> {
+        let path = env::temp_dir().join(name);
+        fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running nfcapd.
+#[derive(Debug)]
+pub struct Nfcapd {
+    child: Child,
+    directory: Directory,
+}
+
+impl Nfcapd {
+    /// Starts it at 127.0.0.1 in a namespace, and waits until it listens.
+    ///
+    /// # Errors
+    /// Where it is not installed or does not start.
+    pub fn start(namespace: &Netns, port: u16) -> Result<Self> {
+        let directory = Directory::new(&format!("{}-nfcapd-{port}", namespace.name()))?;
+        let mut command = namespace.command("nfcapd");
+        command.args(["-p", &port.to_string(), "-b", "127.0.0.1", "-t", "3600"]);
+        command.args(["-I", "judge", "-B", "67108864", "-w"]);
+        command.arg(directory.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(Stdio::null());
+        end_with_parent(&mut command);
+        let child = command.spawn().context("cannot run ip netns exec")?;
+        let nfcapd = Self { child, directory };
+        // The port in hexadecimal, as /proc/net/udp has it.
+        let listening = format!(":{port:04X} ");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let sockets = namespace.run(|| fs::read_to_string("/proc/thread-self/net/udp"))??;
+            if sockets.contains(&listening) {
+                return Ok(nfcapd);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "nfcapd does not listen (package nfdump)"
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends it in order, so that it writes its file, and reads that with nfdump.
+    ///
+    /// # Errors
+    /// Where nfdump cannot read it.
+    pub fn stop(mut self) -> Result<Judgement> {
+        let pid = i32::try_from(self.child.id())?;
+        // SAFETY: a plain system call; the child is not waited for yet, so the number is its own.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+        self.child.wait()?;
+        let flows = nfdump(&["-q", "-R"], self.directory.path(), &["-o", "json"])?;
+        let flows = if flows.trim().is_empty() {
+            Vec::new()
+        } else {
+            serde_json::from_str(&flows).with_context(|| flows.clone())?
+        };
+        let mut samplers = String::new();
+        for entry in fs::read_dir(self.directory.path())? {
+            let path = entry?.path();
+            if path.to_string_lossy().contains("nfcapd.") {
+                samplers += &nfdump(&["-E"], &path, &[])?;
+            }
+        }
+        Ok(Judgement { flows, samplers })
+    }
+}
+
+impl Drop for Nfcapd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What nfdump understood.
+#[derive(Debug)]
+pub struct Judgement {
+    /// One object for each record.
+    pub flows: Vec<Value>,
+    /// What `nfdump -E` says of exporters and samplers.
+    pub samplers: String,
+}
+
+fn nfdump(before: &[&str], path: &Path, after: &[&str]) -> Result<String> {
+    let output = Command::new("nfdump")
+        .args(before)
+        .arg(path)
+        .args(after)
+        .output()
+        .context("cannot run nfdump (package nfdump)")?;
+    ensure!(
+        output.status.success(),
+        "nfdump: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// tshark's dissection of the messages, one object each, as `-T json` prints it.
+///
+/// # Errors
+/// Where tshark is not installed or fails.
+pub fn tshark(name: &str, datagrams: &[Datagram], port: u16) -> Result<Vec<Value>> {
+    let directory = Directory::new(&format!("{name}-tshark"))?;
+    let capture = directory.path().join("messages.pcap");
+    fs::write(&capture, pcap(datagrams, port)?)?;
+    let output = Command::new("tshark")
+        .arg("-r")
+        .arg(&capture)
+        .args(["-d", &format!("udp.port=={port},cflow"), "-T", "json"])
+        .args(["--no-duplicate-keys", "-J", "cflow _ws.expert"])
+        .stderr(Stdio::null())
+        .output()
+        .context("cannot run tshark (package tshark)")?;
+    ensure!(output.status.success(), "tshark: {}", output.status);
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Every value under `key` at any depth.
+#[must_use]
+pub fn find_all<'a>(value: &'a Value, key: &str) -> Vec<&'a Value> {
+    let mut found = Vec::new();
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        match value {
+            Value::Object(map) => {
+                found.extend(map.get(key));
+                open.extend(map.values());
+            }
+            Value::Array(values) => open.extend(values),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// A capture file of raw IPv4 packets (LINKTYPE_RAW) that carry the messages.
+fn pcap(datagrams: &[Datagram], port: u16) -> Result<Vec<u8>> {
+    let mut file = Vec::new();
+    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 0xffff, 101] {
+        file.write_all(&word.to_le_bytes())?;
+    }
+    for (number, datagram) in datagrams.iter().enumerate() {
+        let SocketAddr::V4(source) = datagram.source else {
+            bail!("only IPv4 here");
+        };
+        let length = datagram.octets.len() + 28;
+        let captured = length as u32;
+        // One microsecond apart: tshark wants order, and nothing here compares arrival times.
+        for word in [1, number as u32, captured, captured] {
+            file.write_all(&word.to_le_bytes())?;
+        }
+        file.write_all(&[0x45, 0])?;
+        file.write_all(&(length as u16).to_be_bytes())?;
+        file.write_all(&[0, 0, 0, 0, 64, 17, 0, 0])?;
+        file.write_all(&source.ip().octets())?;
+        file.write_all(&[127, 0, 0, 1])?;
+        file.write_all(&source.port().to_be_bytes())?;
+        file.write_all(&port.to_be_bytes())?;
+        file.write_all(&((length - 20) as u16).to_be_bytes())?;
+        file.write_all(&[0, 0])?;
+        file.write_all(&datagram.octets)?;
+    }
+    Ok(file)
+}
+
+/// An address as the judges print it.
+///
+/// # Errors
+/// Where it does not parse.
+pub fn address(value: &Value) -> Result<IpAddr> {
+    let text = value
+        .as_str()
+        .with_context(|| format!("{value} is no address"))?;
+    text.parse().with_context(|| format!("address {text}"))
+}

@@ -1,0 +1,208 @@
+//! What `--summary` says, and the sums that must hold in it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Packets and frame octets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Tally {
+    /// Packets.
+    pub packets: u64,
+    /// Octets.
+    pub octets: u64,
+}
+
+impl Tally {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            packets: self.packets + other.packets,
+            octets: self.octets + other.octets,
+        }
+    }
+
+    fn sum(tallies: &BTreeMap<String, Self>) -> Self {
+        tallies
+            .values()
+            .fold(Self::default(), |sum, tally| sum.plus(*tally))
+    }
+}
+
+/// Records, and the packets and IP-layer octets in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Records {
+    /// Flow records.
+    pub records: u64,
+    /// Packets.
+    pub packets: u64,
+    /// Octets.
+    pub octets: u64,
+}
+
+impl Records {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            records: self.records + other.records,
+            packets: self.packets + other.packets,
+            octets: self.octets + other.octets,
+        }
+    }
+}
+
+/// The file as a whole.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Summary {
+    /// Watched interfaces.
+    pub interfaces: Vec<Interface>,
+    /// How packets were selected.
+    pub sampling: Sampling,
+    /// Where every packet went.
+    pub ledger: Ledger,
+    /// Records by flowEndReason.
+    pub end_reasons: BTreeMap<String, u64>,
+    /// The flow table.
+    pub table: Table,
+}
+
+/// An interface and what its own counters say, from attaching to detaching.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Interface {
+    /// Name.
+    pub name: String,
+    /// Index.
+    pub ifindex: u32,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Frames received.
+    pub rx_packets: u64,
+}
+
+/// The sampling method.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Sampling {
+    /// `all`, `count` or `random`.
+    pub method: String,
+    /// One packet in n.
+    pub n: u32,
+}
+
+/// The flow table.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Table {
+    /// Size.
+    pub max_flows: u64,
+    /// Flows moved to userspace because their bucket was full.
+    pub evicted: u64,
+    /// Packets that went to userspace by themselves.
+    pub single: u64,
+}
+
+/// Every packet in exactly one term.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Ledger {
+    /// Counted at the hook's entry.
+    pub seen: Tally,
+    /// Skipped by sampling.
+    pub unsampled: Tally,
+    /// In no flow, by reason.
+    pub ignored: BTreeMap<String, Tally>,
+    /// In a flow but not accounted, by reason.
+    pub lost: BTreeMap<String, Tally>,
+    /// In a flow.
+    pub accounted: Tally,
+    /// IP-layer octets of those.
+    pub accounted_ip_octets: u64,
+    /// Taken out and handed to the exporters.
+    pub exported: Records,
+    /// Still in tables and rings.
+    pub held: Records,
+    /// What became of the exported records, for each collector.
+    pub collectors: Vec<Collector>,
+    /// flowprobe's own judgement.
+    pub balanced: bool,
+}
+
+/// What became of the exported records at one collector.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Collector {
+    /// Address.
+    pub collector: String,
+    /// Records in messages that the socket took.
+    pub sent: Records,
+    /// The others, by reason.
+    pub dropped: BTreeMap<String, Records>,
+    /// Messages.
+    pub messages: u64,
+}
+
+impl Ledger {
+    /// The equations that do not hold, computed here and not taken from `balanced`.
+    #[must_use]
+    pub fn errors(&self) -> Vec<String> {
+        let mut errors = Vec::new();
+        let mut equal = |name: &str, left: (u64, u64), right: (u64, u64)| {
+            if left != right {
+                errors.push(format!("{name}: {left:?} is not {right:?}"));
+            }
+        };
+        let terms = self
+            .unsampled
+            .plus(Tally::sum(&self.ignored))
+            .plus(Tally::sum(&self.lost))
+            .plus(self.accounted);
+        equal(
+            "seen = unsampled + ignored + lost + accounted",
+            (self.seen.packets, self.seen.octets),
+            (terms.packets, terms.octets),
+        );
+        let out = self.exported.plus(self.held);
+        equal(
+            "accounted = exported + held",
+            (self.accounted.packets, self.accounted_ip_octets),
+            (out.packets, out.octets),
+        );
+        for collector in &self.collectors {
+            let sum = collector
+                .dropped
+                .values()
+                .fold(collector.sent, |sum, dropped| sum.plus(*dropped));
+            if sum != self.exported {
+                errors.push(format!(
+                    "{}: exported = sent + dropped: {:?} is not {sum:?}",
+                    collector.collector, self.exported
+                ));
+            }
+        }
+        if !self.balanced {
+            errors.push("flowprobe says that it is not balanced".into());
+        }
+        errors
+    }
+}
+
+impl Summary {
+    /// The ledger balances, and what was seen is what the interfaces received.
+    ///
+    /// # Panics
+    /// Where it does not.
+    #[track_caller]
+    pub fn assert_balanced(&self) {
+        let errors = self.ledger.errors();
+        assert!(errors.is_empty(), "{}\n{self:#?}", errors.join("\n"));
+        let received: u64 = self.interfaces.iter().map(|port| port.rx_packets).sum();
+        assert_eq!(
+            self.ledger.seen.packets, received,
+            "seen is not what the interfaces received\n{self:#?}"
+        );
+    }
+
+    /// Nothing was lost.
+    ///
+    /// # Panics
+    /// Where something was.
+    #[track_caller]
+    pub fn assert_nothing_lost(&self) {
+        let lost = Tally::sum(&self.ledger.lost);
+        assert_eq!(lost, Tally::default(), "{self:#?}");
+    }
+}
