@@ -1,8 +1,7 @@
 //! What each CPU keeps for itself: the ledger's counters, the clock, the sampler, its ring.
 //!
 //! One element per possible CPU in an array map that userspace maps too. Only the program on
-//! that CPU writes it, but for [`Cpu::ring_tail`]. One more element at the end, added to with
-//! atomic instructions, is for packets on CPUs without a partition.
+//! that CPU writes it, but for [`Cpu::ring_tail`].
 
 use crate::skip::{Lost, Skip};
 
@@ -25,6 +24,14 @@ impl Tally {
     }
 }
 
+/// Counters of all CPUs without a partition, added to with atomic instructions.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Stray {
+    /// Seen, and lost as [`Lost::NoPartition`].
+    pub seen: Tally,
+}
+
 /// State of one CPU.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -40,8 +47,8 @@ pub struct Cpu {
     pub jiffies: u64,
     /// The clock that packets are stamped with, nanoseconds of CLOCK_MONOTONIC.
     pub now_ns: u64,
-    /// Packets until the clock is read again within the tick.
-    pub clock_left: u32,
+    /// Zero.
+    pub hot_pad: u32,
     /// Packets that sampling skips before it selects the next one.
     pub skip_left: u32,
 
@@ -84,9 +91,9 @@ pub struct Cpu {
 /// Words to fill the last of the cold lines.
 const CPU_PAD: usize = 8 - (2 * (Lost::COUNT + Skip::COUNT) + 3) % 8;
 
-/// Packets between two readings of the clock within one tick. A VM's jiffies stall where the
-/// CPU that keeps them is descheduled.
-pub const CLOCK_PACKETS: u32 = 64;
+/// Packets between two readings of the clock within one tick, a power of two. A VM's jiffies
+/// stall where the CPU that keeps them is descheduled.
+pub const CLOCK_PACKETS: u64 = 64;
 
 const _: () = assert!(core::mem::offset_of!(Cpu, unsampled) == 64);
 const _: () = assert!(core::mem::offset_of!(Cpu, lost) == 128);

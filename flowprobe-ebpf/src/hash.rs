@@ -6,6 +6,8 @@
 //! the bits for bucket and fingerprint. Three multiplications side by side and two in a row for
 //! IPv4: BPF has no 128-bit product, which faster keyed hashes need.
 
+use crate::table::WAYS;
+
 /// Words of the secret, enough for the longest key.
 pub const SECRET_WORDS: usize = 7;
 
@@ -46,4 +48,12 @@ pub fn fingerprint(hash: u64) -> u32 {
 #[must_use]
 pub fn bucket(hash: u64, mask: u32) -> u32 {
     hash as u32 & mask
+}
+
+/// The bits of a hash that choose the way a flow is put into if it is free.
+#[inline(always)]
+#[must_use]
+pub fn preferred_way(hash: u64) -> usize {
+    // Above the bits of the largest table's bucket, 2²³.
+    (hash >> 29) as usize & (WAYS - 1)
 }

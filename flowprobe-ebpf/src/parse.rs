@@ -54,10 +54,29 @@ pub struct Packet {
 /// The reason why the frame belongs to no flow.
 #[inline(always)]
 pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Packet, Skip> {
-    let link = link(frame)?;
-    match link.ethertype {
+    let ethertype = frame
+        .read(ethernet::TYPE)
+        .map(u16::from_be_bytes)
+        .ok_or(Skip::TruncatedLink)?;
+    let link = Link {
+        ethertype,
+        vlan: 0,
+        len: ethernet::LEN,
+    };
+    match ethertype {
+        // Most frames have no tag: here every offset is a constant in the compiled program.
         ethertype::IPV4 => parse_ipv4(frame, &link),
-        ethertype::IPV6 => parse_ipv6(frame, &link),
+        ethertype::VLAN | ethertype::SERVICE_VLAN => parse_network(frame, &tagged(frame, link)?),
+        _ => parse_network(frame, &link),
+    }
+}
+
+/// Parses what the link layer carries.
+#[inline(always)]
+fn parse_network<F: Frame + ?Sized>(frame: &F, link: &Link) -> Result<Packet, Skip> {
+    match link.ethertype {
+        ethertype::IPV4 => parse_ipv4(frame, link),
+        ethertype::IPV6 => parse_ipv6(frame, link),
         _ => Err(Skip::NotIp),
     }
 }
@@ -69,17 +88,9 @@ struct Link {
     len: usize,
 }
 
+/// Walks the tags behind the Ethernet header.
 #[inline(always)]
-fn link<F: Frame + ?Sized>(frame: &F) -> Result<Link, Skip> {
-    let ethertype = frame
-        .read(ethernet::TYPE)
-        .map(u16::from_be_bytes)
-        .ok_or(Skip::TruncatedLink)?;
-    let mut link = Link {
-        ethertype,
-        vlan: 0,
-        len: ethernet::LEN,
-    };
+fn tagged<F: Frame + ?Sized>(frame: &F, mut link: Link) -> Result<Link, Skip> {
     for depth in 0..=MAX_TAGS {
         if !matches!(link.ethertype, ethertype::VLAN | ethertype::SERVICE_VLAN) {
             break;
@@ -140,8 +151,14 @@ fn parse_ipv4<F: Frame + ?Sized>(frame: &F, link: &Link) -> Result<Packet, Skip>
         flow_label: 0,
     };
     // Only the first fragment has ports.
-    if u16::from_be_bytes([frag_a, frag_b]) & ipv4::FRAGMENT_OFFSET_MASK == 0 {
-        transport(frame, at + header_len, at + total_len, &mut packet)?;
+    if u16::from_ne_bytes([frag_a, frag_b]) & ipv4::FRAGMENT_OFFSET_MASK.to_be() == 0 {
+        let end = at + total_len;
+        if header_len == ipv4::MIN_LEN {
+            // Without options the offset is a constant, which spares the program checks.
+            transport(frame, at + ipv4::MIN_LEN, end, &mut packet)?;
+        } else {
+            transport(frame, at + header_len, end, &mut packet)?;
+        }
     }
     Ok(packet)
 }

@@ -8,7 +8,7 @@ mod maps;
 mod sample;
 
 use aya_ebpf::{helpers::bpf_get_smp_processor_id, programs::XdpContext};
-use flowprobe_ebpf::{Addresses, KeyV4, KeyV6, Lost, Packet, Skip, cpu::Tally, parse};
+use flowprobe_ebpf::{Addresses, KeyV4, KeyV6, Lost, Packet, Skip, parse};
 
 use self::{account::Partition, frame::XdpFrame};
 
@@ -71,24 +71,11 @@ fn account(
 /// Counts a packet on a CPU that has no partition: not even its own counters, so atomically.
 #[inline(never)]
 fn stray(octets: u64) {
-    let Some(cpu) = maps::stray() else { return };
-    // SAFETY: the element is added to with atomic instructions only.
+    let Some(stray) = maps::stray() else { return };
+    // SAFETY: points to a map element, which is added to with atomic instructions only.
     unsafe {
-        add(&raw mut (*cpu).seen, octets);
-        add(&raw mut (*cpu).lost[Lost::NoPartition as usize], octets);
-    }
-}
-
-/// Adds one packet to a tally that several CPUs share.
-///
-/// # Safety
-/// `tally` points into a map element.
-#[inline(always)]
-unsafe fn add(tally: *mut Tally, octets: u64) {
-    // SAFETY: the caller's.
-    unsafe {
-        atomic::add(&raw mut (*tally).packets, 1);
-        atomic::add(&raw mut (*tally).octets, octets);
+        atomic::add(&raw mut (*stray).seen.packets, 1);
+        atomic::add(&raw mut (*stray).seen.octets, octets);
     }
 }
 

@@ -81,6 +81,9 @@ pub struct Kernel {
     shared: Arc<Shared>,
 }
 
+/// Whether this machine makes stores visible in program order (total store order).
+const STORES_IN_ORDER: bool = cfg!(any(target_arch = "x86_64", target_arch = "s390x"));
+
 /// The two entries of the program, by whether they take frames of several buffers.
 const PROGRAM: &str = "flowprobe";
 const PROGRAM_FRAGS: &str = "flowprobe_frags";
@@ -95,14 +98,14 @@ impl Kernel {
         let secret = random_words::<SECRET_WORDS>().map_err(LoadError::Random)?;
         let buckets = geometry.partitions * geometry.buckets;
         let mut ebpf = EbpfLoader::new()
-            .override_global("PARTITIONS", &geometry.partitions, true)
             .override_global("BUCKET_MASK_V4", &(geometry.buckets - 1), true)
             .override_global("BUCKET_MASK_V6", &(geometry.buckets - 1), true)
             .override_global("RING_MASK", &(geometry.ring_parts - 1), true)
+            .override_global("STORES_IN_ORDER", &u32::from(STORES_IN_ORDER), true)
             .override_global("HASH_SECRET", &secret, true)
             .map_max_entries("FLOWS_V4", buckets)
             .map_max_entries("FLOWS_V6", buckets)
-            .map_max_entries("CPUS", geometry.partitions + 1)
+            .map_max_entries("CPUS", geometry.partitions)
             .map_max_entries("RINGS", geometry.partitions * geometry.ring_parts)
             .load(object)?;
         for name in [PROGRAM, PROGRAM_FRAGS] {
@@ -117,6 +120,7 @@ impl Kernel {
             &map_fd(&ebpf, "FLOWS_V4")?,
             &map_fd(&ebpf, "FLOWS_V6")?,
             &map_fd(&ebpf, "CPUS")?,
+            &map_fd(&ebpf, "STRAY")?,
             &map_fd(&ebpf, "RINGS")?,
         )?;
         let kernel = Self {

@@ -9,7 +9,7 @@ use flowprobe_ebpf::{
     Counters, Frame, Lost, Marks, Packet,
     cpu::Cpu,
     flow::Macs,
-    hash::fingerprint,
+    hash::{fingerprint, preferred_way},
     key::Key,
     ring::{Part, cause},
     table::{Bucket, Control, State, WAYS, Way},
@@ -47,7 +47,7 @@ impl Partition {
     ) -> Result<(), Lost> {
         // SAFETY: `cpu` is the element of this CPU.
         let now_ns = unsafe { clock::now_ns(self.cpu) };
-        let hash = key.hash(&maps::hash_secret());
+        let hash = key.hash(maps::hash_secret());
         let bucket = bucket_of(self.id, hash).ok_or(Lost::NoPartition)?;
 
         // SAFETY: `bucket` points to a whole element of the table, in the partition of this CPU.
@@ -120,23 +120,17 @@ impl Partition {
     ) -> Result<(), Lost> {
         // SAFETY: the caller's.
         unsafe {
-            let mut i = 0;
-            while i < WAYS {
-                let control = control(bucket, i);
-                if control.state() == State::Free {
-                    store(bucket, i, control, arrival);
-                    (*self.cpu).inserted += 1;
-                    return Ok(());
-                }
-                i += 1;
+            if let Some((i, control)) = free(bucket, arrival.hash) {
+                store(bucket, i, control, arrival);
+                (*self.cpu).inserted += 1;
+                return Ok(());
             }
             let (place, position) = self.reserve().ok_or(Lost::RingFull)?;
             let i = victim(bucket, arrival.hash);
             match take(bucket, i) {
                 Some(taken) => {
                     // The key of another flow: its hash is not known here.
-                    let secret = maps::hash_secret();
-                    let hash = (*bucket).ways[i].key().hash(&secret);
+                    let hash = (*bucket).ways[i].key().hash(maps::hash_secret());
                     fill_from_way(place, bucket, i, hash, cause::EVICTED);
                     self.publish(position);
                     store(bucket, i, taken, arrival);
@@ -192,16 +186,25 @@ impl Partition {
 
 /// The way that holds the flow `key`, if one does.
 ///
+/// Most flows are in the way that their hash prefers. Its number is known before anything of
+/// the bucket has arrived, so the CPU fetches the control words and the way side by side, which
+/// it cannot where a search has to say first which way it is.
+///
 /// # Safety
 /// `bucket` points to a whole element of the table.
 #[inline(always)]
 unsafe fn find<W: Way>(bucket: *mut Bucket<W>, key: &W::Key, hash: u64) -> Option<usize> {
     let tag = Control::live_tag(fingerprint(hash));
+    // SAFETY: the caller's, and `i` is a way.
+    let holds = |i| unsafe { control(bucket, i).tag() == tag && (*bucket).ways[i].holds(key) };
+    let preferred = preferred_way(hash);
+    if holds(preferred) {
+        widen_window();
+        return Some(preferred);
+    }
     let mut i = 0;
     while i < WAYS {
-        // SAFETY: the caller's, and `i` is a way.
-        let hit = unsafe { control(bucket, i).tag() == tag && (*bucket).ways[i].holds(key) };
-        if hit {
+        if holds(i) {
             widen_window();
             return Some(i);
         }
@@ -218,6 +221,26 @@ unsafe fn find<W: Way>(bucket: *mut Bucket<W>, key: &W::Key, hash: u64) -> Optio
 unsafe fn control<W>(bucket: *mut Bucket<W>, i: usize) -> Control {
     // SAFETY: the caller's.
     Control(unsafe { (&raw const (*bucket).control[i]).read_volatile() })
+}
+
+/// A free way, the one that the hash prefers before all others.
+///
+/// # Safety
+/// As [`find`].
+#[inline(always)]
+unsafe fn free<W>(bucket: *mut Bucket<W>, hash: u64) -> Option<(usize, Control)> {
+    let start = preferred_way(hash);
+    let mut i = 0;
+    while i < WAYS {
+        let way = (start + i) & (WAYS - 1);
+        // SAFETY: the caller's, and `way` is one.
+        let control = unsafe { control(bucket, way) };
+        if control.state() == State::Free {
+            return Some((way, control));
+        }
+        i += 1;
+    }
+    None
 }
 
 /// Takes a live way for the program; `None` if it is not live (any more).
@@ -244,9 +267,8 @@ unsafe fn take<W>(bucket: *mut Bucket<W>, i: usize) -> Option<Control> {
 /// As [`find`].
 #[inline(always)]
 unsafe fn victim<W: Way>(bucket: *mut Bucket<W>, hash: u64) -> usize {
-    // Bits that neither the bucket nor the choice of the fingerprint's bucket depends on much.
-    let a = (hash >> 29) as usize & (WAYS - 1);
-    let b = (a + 1 + ((hash >> 33) as usize & 3)) & (WAYS - 1);
+    let a = preferred_way(hash);
+    let b = (a + 1 + ((hash >> 60) as usize & 3)) & (WAYS - 1);
     // SAFETY: the caller's, and both are ways.
     unsafe {
         let live_a = control(bucket, a).state() == State::Live;

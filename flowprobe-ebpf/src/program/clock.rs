@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_jiffies64};
 use flowprobe_ebpf::cpu::{CLOCK_PACKETS, Cpu};
 
-/// Nanoseconds of CLOCK_MONOTONIC, at most a tick or [`CLOCK_PACKETS`] packets old.
+/// Nanoseconds of CLOCK_MONOTONIC, at most a tick or [`CLOCK_PACKETS`] accounted packets old.
 ///
 /// Reading the clock for each packet would cost more than all the rest. The verifier turns
 /// `bpf_jiffies64` into one load, so the clock is read again only when the tick has changed.
@@ -15,12 +15,11 @@ pub(super) unsafe fn now_ns(cpu: *mut Cpu) -> u64 {
     // SAFETY: the caller's, and helpers without arguments.
     unsafe {
         let jiffies = bpf_jiffies64();
-        if (*cpu).jiffies == jiffies && (*cpu).clock_left != 0 {
-            (*cpu).clock_left -= 1;
+        let due = (*cpu).accounted.packets & (CLOCK_PACKETS - 1) == 0;
+        if (*cpu).jiffies == jiffies && !due {
             check(&mut *cpu);
         } else {
             (*cpu).jiffies = jiffies;
-            (*cpu).clock_left = CLOCK_PACKETS - 1;
             (*cpu).now_ns = bpf_ktime_get_ns();
         }
         (*cpu).now_ns

@@ -5,7 +5,7 @@
 
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, btf_maps::Array, macros::btf_map};
 use flowprobe_ebpf::{
-    cpu::Cpu,
+    cpu::{Cpu, Stray},
     hash::SECRET_WORDS,
     ring::Part,
     table::{BucketV4, BucketV6},
@@ -13,19 +13,23 @@ use flowprobe_ebpf::{
 
 const SHARED: usize = BPF_F_MMAPABLE as usize;
 
-/// `PARTITIONS` × (`BUCKET_MASK_V4` + 1) buckets.
+/// One run of (`BUCKET_MASK_V4` + 1) buckets per partition.
 #[btf_map]
 static FLOWS_V4: Array<BucketV4, 1, SHARED> = Array::new();
 
-/// `PARTITIONS` × (`BUCKET_MASK_V6` + 1) buckets.
+/// One run of (`BUCKET_MASK_V6` + 1) buckets per partition.
 #[btf_map]
 static FLOWS_V6: Array<BucketV6, 1, SHARED> = Array::new();
 
-/// One per partition, and one more for packets on CPUs without a partition.
+/// One per partition.
 #[btf_map]
 static CPUS: Array<Cpu, 1, SHARED> = Array::new();
 
-/// `PARTITIONS` × (`RING_MASK` + 1) parts.
+/// For packets on CPUs without a partition.
+#[btf_map]
+static STRAY: Array<Stray, 1, SHARED> = Array::new();
+
+/// One run of (`RING_MASK` + 1) parts per partition.
 #[btf_map]
 static RINGS: Array<Part, 1, SHARED> = Array::new();
 
@@ -47,14 +51,14 @@ macro_rules! settings {
 }
 
 settings! {
-    /// CPUs that have a partition: those with a lower number.
-    PARTITIONS: u32, partitions;
     /// Buckets of one partition of the IPv4 table, less one.
     BUCKET_MASK_V4: u32, bucket_mask_v4;
     /// Buckets of one partition of the IPv6 table, less one.
     BUCKET_MASK_V6: u32, bucket_mask_v6;
     /// Parts of one ring, less one.
     RING_MASK: u32, ring_mask;
+    /// Not 0 where the hardware makes stores visible in program order.
+    STORES_IN_ORDER: u32, stores_in_order;
 }
 
 /// The secret of the hash, drawn at random at each start.
@@ -63,24 +67,23 @@ static HASH_SECRET: [u64; SECRET_WORDS] = [0; SECRET_WORDS];
 
 /// The secret of the hash.
 #[inline(always)]
-pub(super) fn hash_secret() -> [u64; SECRET_WORDS] {
-    // SAFETY: a valid static. Volatile, since the loader has changed its value.
-    unsafe { (&raw const HASH_SECRET).read_volatile() }
+pub(super) fn hash_secret() -> &'static [u64; SECRET_WORDS] {
+    // The loader has changed the value: hidden from the compiler, which would take it for 0.
+    let secret = core::hint::black_box(&raw const HASH_SECRET);
+    // SAFETY: a valid static that nobody writes while the program is loaded.
+    unsafe { &*secret }
 }
 
 /// The state of CPU `id`, if it has a partition.
 #[inline(always)]
 pub(super) fn cpu(id: u32) -> Option<*mut Cpu> {
-    if id >= partitions() {
-        return None;
-    }
     CPUS.get_ptr_mut(id)
 }
 
 /// The counters of all CPUs without a partition.
 #[inline(always)]
-pub(super) fn stray() -> Option<*mut Cpu> {
-    CPUS.get_ptr_mut(partitions())
+pub(super) fn stray() -> Option<*mut Stray> {
+    STRAY.get_ptr_mut(0)
 }
 
 /// The bucket of a hash in the IPv4 table.

@@ -13,7 +13,7 @@ use std::{
 
 use flowprobe_ebpf::{
     Lost, Skip,
-    cpu::{Cpu, Tally},
+    cpu::{Cpu, Stray, Tally},
     flow::Macs,
     hash::SECRET_WORDS,
     ring::Part,
@@ -60,7 +60,7 @@ impl Geometry {
         let partition = u64::from(self.buckets) * bucket as u64
             + u64::from(self.ring_parts) * size_of::<Part>() as u64;
         u64::from(self.partitions) * partition
-            + (u64::from(self.partitions) + 1) * size_of::<Cpu>() as u64
+            + u64::from(self.partitions) * size_of::<Cpu>() as u64
     }
 }
 
@@ -209,6 +209,7 @@ pub struct Shared {
     /// IPv6 flows.
     pub v6: Table<WayV6>,
     cpus: Mapped<Cpu>,
+    stray: Mapped<Stray>,
     rings: Mapped<Part>,
 }
 
@@ -245,6 +246,7 @@ impl Shared {
         v4: &NamedMap<'_>,
         v6: &NamedMap<'_>,
         cpus: &NamedMap<'_>,
+        stray: &NamedMap<'_>,
         rings: &NamedMap<'_>,
     ) -> Result<Self, LoadError> {
         let partitions = geometry.partitions as usize;
@@ -260,7 +262,8 @@ impl Shared {
                 buckets: Mapped::new(v6.0, v6.1, buckets)?,
                 geometry,
             },
-            cpus: Mapped::new(cpus.0, cpus.1, partitions + 1)?,
+            cpus: Mapped::new(cpus.0, cpus.1, partitions)?,
+            stray: Mapped::new(stray.0, stray.1, 1)?,
             rings: Mapped::new(rings.0, rings.1, partitions * geometry.ring_parts as usize)?,
         })
     }
@@ -289,8 +292,8 @@ impl Shared {
         }
     }
 
-    /// A copy of the state of a CPU; number `partitions` stands for all others. The program may
-    /// be writing it: each word is right, and all fit together once it is detached.
+    /// A copy of the state of a CPU. The program may be writing it: each word is right, and all
+    /// fit together once it is detached.
     #[must_use]
     pub fn cpu(&self, cpu: u32) -> Cpu {
         // SAFETY: in bounds; any bits are valid.
@@ -301,7 +304,11 @@ impl Shared {
     #[must_use]
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for id in 0..=self.geometry.partitions {
+        // SAFETY: in bounds; any bits are valid.
+        let stray = unsafe { self.stray.element(0).read_volatile() };
+        totals.seen = stray.seen;
+        totals.lost[Lost::NoPartition as usize] = stray.seen;
+        for id in 0..self.geometry.partitions {
             let cpu = self.cpu(id);
             add(&mut totals.seen, cpu.seen);
             add(&mut totals.unsampled, cpu.unsampled);
