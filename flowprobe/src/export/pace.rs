@@ -47,3 +47,46 @@ impl Pacer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends messages of `message` records as early as allowed, for `seconds`.
+    fn sent(rate: u32, message: usize, seconds: u64) -> usize {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(rate, message, start);
+        let (mut now, mut records) = (start, 0);
+        while now <= start + Duration::from_secs(seconds) {
+            records += message;
+            pacer.spend(message, now);
+            now = now.max(pacer.ready_at(message));
+        }
+        records
+    }
+
+    #[test]
+    fn sends_at_the_rate_plus_one_burst() {
+        assert_eq!(sent(1000, 10, 4), 4000 + 10, "burst of one message");
+        assert_eq!(sent(200_000, 10, 2), 400_000 + 1000, "burst of 5 ms");
+        assert_eq!(sent(1, 10, 30), 40, "a message that takes ten seconds");
+    }
+
+    #[test]
+    fn time_without_flows_saves_one_burst() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(1000, 10, start);
+        let later = start + Duration::from_secs(3600);
+        pacer.spend(10, later);
+        assert_eq!(pacer.ready_at(10), later + Duration::from_millis(10));
+        assert_eq!(pacer.ready_at(1), later + Duration::from_millis(1));
+    }
+
+    #[test]
+    fn rate_zero_never_waits() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(0, 10, start);
+        pacer.spend(1_000_000, start);
+        assert!(pacer.ready_at(10) <= start);
+    }
+}
