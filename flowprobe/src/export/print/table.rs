@@ -125,11 +125,11 @@ fn protocol_name(number: u8) -> String {
     name.to_owned()
 }
 
-/// flowEndReason in five letters.
+/// flowEndReason in at most five letters.
 fn end(reason: EndReason) -> &'static str {
     match reason {
         EndReason::IdleTimeout => "idle",
-        EndReason::ActiveTimeout => "activ",
+        EndReason::ActiveTimeout => "live",
         EndReason::EndOfFlow => "fin",
         EndReason::ForcedEnd => "force",
         EndReason::LackOfResources => "full",
