@@ -9,6 +9,8 @@ mod announce;
 pub mod collector;
 mod pace;
 mod print;
+#[cfg(test)]
+mod tests;
 mod udp;
 
 use std::{

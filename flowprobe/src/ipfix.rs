@@ -8,5 +8,8 @@ pub mod message;
 pub mod options;
 pub mod template;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 pub use message::Encoder;
 pub use template::{Field, Template};

@@ -71,8 +71,8 @@ struct Batch {
 pub(super) struct Account {
     batches: VecDeque<Batch>,
     capacity: usize,
-    /// Takes no more, and counts no more.
-    closed: bool,
+    /// Takes no more, and why.
+    closed: Option<&'static str>,
     queued: Volume,
     sent: Volume,
     dropped: Vec<(&'static str, Volume)>,
@@ -89,7 +89,7 @@ impl Account {
         Self {
             batches: VecDeque::new(),
             capacity,
-            closed: false,
+            closed: None,
             queued: Volume::default(),
             sent: Volume::default(),
             dropped: Vec::new(),
@@ -103,10 +103,9 @@ impl Account {
 
     /// Queues the records; those that do not fit, the newest, are dropped.
     pub(super) fn push(&mut self, records: &Arc<Vec<FlowRecord>>, now: Now) {
-        let room = if self.closed {
-            0
-        } else {
-            self.capacity - self.queued.records as usize
+        let room = match self.closed {
+            Some(_) => 0,
+            None => self.capacity - self.queued.records as usize,
         };
         let end = records.len().min(room);
         let (taken, left) = records.split_at(end);
@@ -119,11 +118,7 @@ impl Account {
                 since: now.at,
             });
         }
-        let reason = if self.closed {
-            "shutdown"
-        } else {
-            "queue_full"
-        };
+        let reason = self.closed.unwrap_or("queue_full");
         self.drop(reason, Volume::of(left), now);
     }
 
@@ -162,10 +157,10 @@ impl Account {
         self.drop(reason, volume, now);
     }
 
-    /// Drops what waits, and takes no more.
+    /// Drops what waits, and takes no more: what still comes is dropped for the same reason.
     pub(super) fn close(&mut self, reason: &'static str, now: Now) {
         self.settle_dropped(usize::MAX, reason, now);
-        self.closed = true;
+        self.closed.get_or_insert(reason);
     }
 
     /// A message was handed over.
@@ -264,5 +259,83 @@ impl Outlet {
             encoded: account.encoded,
             outages: account.outages,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipfix::tests::sample::many;
+
+    fn assert_balanced(report: &DestinationReport, exported: Volume) {
+        let mut sum = report.sent;
+        sum += report.queued;
+        for (_, volume) in &report.dropped {
+            sum += *volume;
+        }
+        assert_eq!(sum, exported);
+    }
+
+    #[test]
+    fn a_full_queue_drops_the_newest_and_counts_them() {
+        let outlet = Outlet::new("x".to_owned(), 10);
+        let first = Arc::new(many(8));
+        let second = Arc::new(many(6));
+        outlet.account().push(&first, Now::read());
+        outlet.account().push(&second, Now::read());
+        let waiting: Vec<_> = outlet.account().waiting().copied().collect();
+        assert_eq!(waiting, [&first[..], &second[..2]].concat());
+        let report = outlet.report();
+        assert_eq!(report.dropped, [("queue_full", Volume::of(&second[2..]))]);
+        let mut exported = Volume::of(&first);
+        exported += Volume::of(&second);
+        assert_balanced(&report, exported);
+
+        // What was taken makes room again, also in the middle of a batch.
+        outlet.account().settle_sent(9);
+        outlet.account().push(&first, Now::read());
+        assert_eq!(outlet.report().queued.records, 9);
+        assert_eq!(outlet.report().dropped[0].1.records, 4);
+    }
+
+    #[test]
+    fn every_record_is_in_one_term() {
+        let outlet = Outlet::new("x".to_owned(), 100);
+        let records = Arc::new(many(40));
+        let now = Now::read();
+        let mut account = outlet.account();
+        account.push(&records, now);
+        let volume = account.settle_sent(20);
+        account.undelivered(volume, "refused", now);
+        account.settle_sent(5);
+        account.settle_dropped(5, "socket_full", now);
+        account.close("shutdown", now);
+        account.push(&records, now);
+        drop(account);
+        let report = outlet.report();
+        assert_eq!(report.sent, Volume::of(&records[20..25]));
+        let reasons: Vec<_> = report
+            .dropped
+            .iter()
+            .map(|(r, v)| (*r, v.records))
+            .collect();
+        assert_eq!(
+            reasons,
+            [("refused", 20), ("socket_full", 5), ("shutdown", 50)]
+        );
+        let mut exported = Volume::of(&records);
+        exported += exported;
+        assert_balanced(&report, exported);
+    }
+
+    #[test]
+    fn reports_are_json_with_drops_by_reason() {
+        let outlet = Outlet::new("udp://[::1]:4739".to_owned(), 1);
+        outlet.account().push(&Arc::new(many(2)), Now::read());
+        let shown = serde_json::to_value(outlet.report()).expect("JSON");
+        let volume = |records, packets, octets| serde_json::json!({"records": records, "packets": packets, "octets": octets});
+        assert_eq!(shown["collector"], "udp://[::1]:4739");
+        assert_eq!(shown["queued"], volume(1, 1, 100));
+        assert_eq!(shown["dropped"]["queue_full"], volume(1, 2, 200));
     }
 }

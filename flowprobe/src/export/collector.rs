@@ -103,3 +103,69 @@ impl fmt::Display for Collector {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_come_back_as_written() {
+        for (text, host, port) in [
+            ("udp://10.0.0.9:4739", "10.0.0.9", 4739),
+            (
+                "udp://collector.example.net:2055",
+                "collector.example.net",
+                2055,
+            ),
+            ("udp://[2001:db8::1]:9995", "2001:db8::1", 9995),
+            ("udp://[fe80::1%eth0]:9995", "fe80::1%eth0", 9995),
+        ] {
+            let collector: Collector = text.parse().expect(text);
+            assert_eq!((collector.host(), collector.port()), (host, port));
+            assert_eq!(collector.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn port_defaults_to_that_of_ipfix() {
+        for text in ["udp://localhost", "udp://10.0.0.9", "udp://[::1]"] {
+            let collector: Collector = text.parse().expect(text);
+            assert_eq!(collector.to_string(), format!("{text}:4739"));
+        }
+    }
+
+    #[test]
+    fn errors_say_what_is_wrong() {
+        let error = |text: &str| text.parse::<Collector>().expect_err(text);
+        assert_eq!(error("10.0.0.9:4739"), CollectorError::Scheme);
+        assert_eq!(
+            error("tcp://10.0.0.9:4739"),
+            CollectorError::Transport("tcp".to_owned())
+        );
+        assert_eq!(error("udp://:4739"), CollectorError::Host);
+        assert_eq!(error("udp://"), CollectorError::Host);
+        for text in [
+            "udp://2001:db8::1:4739",
+            "udp://[::1",
+            "udp://[host]:1",
+            "udp://[]:1",
+        ] {
+            assert_eq!(error(text), CollectorError::Brackets, "{text}");
+        }
+        for (text, port) in [
+            ("udp://host:0", "0"),
+            ("udp://host:65536", "65536"),
+            ("udp://host:", ""),
+            ("udp://host:4739/x", "4739/x"),
+            ("udp://[::1]4739", "4739"),
+        ] {
+            assert_eq!(error(text), CollectorError::Port(port.to_owned()), "{text}");
+        }
+        for host in ["user@host", "host/path", "two words"] {
+            assert_eq!(
+                error(&format!("udp://{host}:1")),
+                CollectorError::HostName(host.to_owned())
+            );
+        }
+    }
+}

@@ -99,3 +99,78 @@ impl<W: Write> Printer<W> {
         self.outlet.account().close(reason, Now::read());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Mutex, time::Instant};
+
+    use super::*;
+    use crate::{export::Volume, ipfix::tests::sample::many};
+
+    /// Takes so many octets, and then nobody reads any more.
+    struct Pipe {
+        read: Arc<Mutex<Vec<u8>>>,
+        left: usize,
+    }
+
+    impl Write for Pipe {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            self.left = self
+                .left
+                .checked_sub(octets.len())
+                .ok_or(io::ErrorKind::BrokenPipe)?;
+            self.read.lock().expect("lock").extend_from_slice(octets);
+            Ok(octets.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Prints `count` records into a pipe for `left` octets, to the end.
+    fn printed(count: u32, left: usize) -> (String, Arc<Outlet>) {
+        let outlet = Arc::new(Outlet::new("stdout".to_owned(), usize::MAX));
+        let read = Arc::<Mutex<Vec<u8>>>::default();
+        outlet.account().push(&Arc::new(many(count)), Now::read());
+        let bell = Bell::default();
+        bell.finish(Instant::now() + Duration::from_secs(60));
+        let printer = Printer {
+            to: Pipe {
+                read: Arc::clone(&read),
+                left,
+            },
+            outlet: Arc::clone(&outlet),
+            format: Format::Json,
+        };
+        printer.run(&bell);
+        let text = read.lock().expect("lock").clone();
+        (String::from_utf8(text).expect("text"), outlet)
+    }
+
+    #[test]
+    fn json_is_one_object_a_line() {
+        let (text, outlet) = printed(1000, usize::MAX);
+        let keys = ["sourceIPv4Address", "sourceIPv6Address"];
+        for line in text.lines() {
+            let object: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            assert!(keys.iter().any(|key| object[key].is_string()));
+        }
+        assert_eq!(text.lines().count(), 1000);
+        assert_eq!(outlet.report().sent, Volume::of(&many(1000)));
+    }
+
+    #[test]
+    fn a_broken_pipe_ends_printing_and_is_counted() {
+        let (text, outlet) = printed(1000, 300_000);
+        let lines = text.lines().count();
+        assert!(lines > 0 && lines < 1000);
+        outlet.account().push(&Arc::new(many(5)), Now::read());
+        let report = outlet.report();
+        let records = many(1000);
+        assert_eq!(report.sent, Volume::of(&records[..lines]));
+        let mut lost = Volume::of(&records[lines..]);
+        lost += Volume::of(&many(5));
+        assert_eq!(report.dropped, [("broken_pipe", lost)]);
+    }
+}

@@ -7,6 +7,8 @@
 
 mod history;
 pub(super) mod socket;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io::{self, ErrorKind},

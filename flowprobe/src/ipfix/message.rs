@@ -56,7 +56,7 @@ pub struct Encoder {
     /// The open set and where it starts.
     set: Option<(u16, usize)>,
     /// Data records in all committed messages, modulo 2³².
-    sequence: u32,
+    pub(super) sequence: u32,
     /// Data records in the message.
     data_records: u32,
 }

@@ -1,6 +1,6 @@
 //! The table: fits a terminal of 80 columns, and shows every address in full.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use flowprobe_ebpf::wire::protocol;
 
@@ -46,9 +46,7 @@ impl Table {
     /// Appends a flow, and the header before it where one is due.
     pub(super) fn row(&mut self, record: &FlowRecord, to: &mut Vec<u8>) {
         let key = &record.key;
-        let (source_port, destination_port) = ports(key);
-        let source = endpoint(key.source(), source_port);
-        let destination = endpoint(key.destination(), destination_port);
+        let (source, destination) = endpoints(key);
         let width = self.endpoint;
         let wraps = source.len() > width || destination.len() > width;
         let height = if wraps { 2 } else { 1 };
@@ -95,27 +93,20 @@ impl Table {
     }
 }
 
-/// Address and port, or the address alone for a protocol without ports.
-fn endpoint(address: IpAddr, port: Option<String>) -> String {
-    match (address, port) {
-        (address, None) => address.to_string(),
-        (IpAddr::V4(address), Some(port)) => format!("{address}:{port}"),
-        (IpAddr::V6(address), Some(port)) => format!("[{address}]:{port}"),
-    }
-}
-
-/// Source and destination port; for ICMP type/code at the destination.
-fn ports(key: &FlowKey) -> (Option<String>, Option<String>) {
-    let (source, destination) = (key.source_port(), key.destination_port());
+/// Source and destination as people write them: with ports; for ICMP with type/code at the
+/// destination; or the addresses alone.
+fn endpoints(key: &FlowKey) -> (String, String) {
+    let (source, destination) = (key.source(), key.destination());
     match key.protocol() {
-        protocol::TCP | protocol::UDP | protocol::SCTP | protocol::UDP_LITE | protocol::DCCP => {
-            (Some(source.to_string()), Some(destination.to_string()))
-        }
+        protocol::TCP | protocol::UDP | protocol::SCTP | protocol::UDP_LITE | protocol::DCCP => (
+            SocketAddr::new(source, key.source_port()).to_string(),
+            SocketAddr::new(destination, key.destination_port()).to_string(),
+        ),
         protocol::ICMP | protocol::ICMPV6 => {
-            let [kind, code] = destination.to_be_bytes();
-            (None, Some(format!("{kind}/{code}")))
+            let [kind, code] = key.destination_port().to_be_bytes();
+            (source.to_string(), format!("{destination} {kind}/{code}"))
         }
-        _ => (None, None),
+        _ => (source.to_string(), destination.to_string()),
     }
 }
 
@@ -134,11 +125,11 @@ fn protocol_name(number: u8) -> String {
     name.to_owned()
 }
 
-/// flowEndReason in five letters.
+/// flowEndReason in at most five letters.
 fn end(reason: EndReason) -> &'static str {
     match reason {
         EndReason::IdleTimeout => "idle",
-        EndReason::ActiveTimeout => "activ",
+        EndReason::ActiveTimeout => "live",
         EndReason::EndOfFlow => "fin",
         EndReason::ForcedEnd => "force",
         EndReason::LackOfResources => "full",
@@ -177,4 +168,102 @@ fn terminal_size() -> Option<(usize, usize)> {
     let failed = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
     (failed == 0 && size.ws_col > 0 && size.ws_row > 0)
         .then(|| (usize::from(size.ws_col), usize::from(size.ws_row)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipfix::tests::sample::{key, nth};
+
+    fn rows(columns: usize, rows: usize, records: &[FlowRecord]) -> Vec<String> {
+        let mut table = Table::new(columns, rows);
+        let mut text = Vec::new();
+        for record in records {
+            table.row(record, &mut text);
+        }
+        let text = String::from_utf8(text).expect("text");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// The widest record of each family.
+    fn widest(v6: bool, protocol: u8) -> FlowRecord {
+        let octet = if v6 { 0xee } else { 0xff };
+        FlowRecord {
+            key: key(v6, [[octet; 16]; 2], protocol, [u16::MAX; 2], 0, 0, 1),
+            packets: u64::MAX,
+            octets: 999_999_999,
+            ..nth(0)
+        }
+    }
+
+    #[test]
+    fn eighty_columns_hold_every_row() {
+        for v6 in [false, true] {
+            for protocol in 0..=255 {
+                for line in rows(80, 24, &[widest(v6, protocol)]) {
+                    assert!(line.len() <= 80, "{line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_are_never_cut() {
+        let source = "[eeee:eeee:eeee:eeee:eeee:eeee:eeee:eeee]:65535";
+        let narrow = rows(80, 24, &[widest(true, 6)]);
+        assert_eq!(narrow.len(), 3);
+        assert!(narrow[1].ends_with(source) && narrow[2].contains(&format!("-> {source}")));
+        let wide = rows(132, 24, &[widest(true, 6)]);
+        assert_eq!(wide.len(), 2);
+        assert!(wide[1].contains(&format!("{source} {source}")));
+    }
+
+    #[test]
+    fn counters_stay_in_their_columns() {
+        let lines = rows(80, 24, &[nth(0), nth(4), widest(true, 17)]);
+        assert_eq!(
+            lines,
+            [
+                "UTC      PROTO SOURCE                DESTINATION           PACKETS  OCTETS END  ",
+                "22:13:20 UDP   10.0.0.0:1024         192.0.2.1:443               1     100 idle ",
+                "22:13:20 UDP   [2001:db8::4]:1028    [2001:db8:0:1::1]:443       5     500 idle ",
+                "22:13:20 UDP   [eeee:eeee:eeee:eeee:eeee:eeee:eeee:eeee]:65535",
+                "        -> [eeee:eeee:eeee:eeee:eeee:eeee:eeee:eeee]:65535  18.44E 999.99M idle ",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_screen_has_a_header() {
+        let records: Vec<_> = (0..200).map(nth).collect();
+        let lines = rows(80, 24, &records);
+        let headers: Vec<_> = (0..lines.len())
+            .filter(|i| lines[*i].starts_with("UTC"))
+            .collect();
+        assert_eq!(headers[0], 0);
+        let apart = headers.windows(2).map(|pair| pair[1] - pair[0]);
+        assert!(
+            apart.clone().all(|lines| (22..=23).contains(&lines)),
+            "{headers:?}"
+        );
+        assert!(headers.len() > 5);
+    }
+
+    #[test]
+    fn large_counts_keep_three_digits() {
+        assert_eq!(count(9_999_999), "9999999");
+        assert_eq!(count(10_000_000), "10.00M");
+        assert_eq!(count(999_999_999), "999.99M");
+        assert_eq!(count(1_000_000_000), "1.00G");
+        assert_eq!(count(u64::MAX), "18.44E");
+    }
+
+    #[test]
+    fn icmp_shows_type_and_code() {
+        let icmp = FlowRecord {
+            key: key(false, [[10; 16]; 2], 1, [0, 0x0301], 0, 0, 1),
+            ..nth(0)
+        };
+        assert!(rows(80, 24, &[icmp])[1].contains("10.10.10.10 3/1"));
+    }
 }

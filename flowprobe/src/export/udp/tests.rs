@@ -1,0 +1,425 @@
+//! The sender against a network and a clock of the test's own.
+
+use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+
+use super::*;
+use crate::{
+    export::{DestinationReport, Interface, Metering, Telemetry, Volume},
+    ipfix::tests::{
+        decode::{Collected, number},
+        sample::many,
+    },
+    record::FlowRecord,
+};
+
+/// What stands at the other end.
+#[derive(Default)]
+struct Network {
+    delivered: Vec<Vec<u8>>,
+    /// Nobody listens: datagrams come back.
+    closed: bool,
+    /// The socket's buffer is full.
+    full: bool,
+    /// There is no route.
+    no_route: bool,
+    /// Octets of a datagram that come back with an error.
+    quoted: usize,
+    /// The socket's error queue, and whether `send` reports it.
+    errors: VecDeque<Undelivered>,
+    pending: bool,
+}
+
+impl Link for Rc<RefCell<Network>> {
+    fn send(&mut self, datagram: &[u8]) -> io::Result<()> {
+        let mut network = self.borrow_mut();
+        if network.no_route {
+            return Err(io::Error::from_raw_os_error(libc::ENETUNREACH));
+        }
+        if network.full {
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
+        let refused = || io::Error::from_raw_os_error(libc::ECONNREFUSED);
+        if std::mem::take(&mut network.pending) {
+            return Err(refused());
+        }
+        if network.closed {
+            let quote = datagram[..datagram.len().min(network.quoted)].to_vec();
+            network.errors.push_back(Undelivered {
+                error: refused(),
+                quote,
+            });
+            network.pending = true;
+        } else {
+            network.delivered.push(datagram.to_vec());
+        }
+        Ok(())
+    }
+
+    fn undelivered(&mut self) -> Option<Undelivered> {
+        let mut network = self.borrow_mut();
+        network.pending = false;
+        network.errors.pop_front()
+    }
+}
+
+struct Figures;
+
+impl Telemetry for Figures {
+    fn metering(&self) -> Metering {
+        Metering {
+            observed_packets: 1000,
+            selected_packets: 10,
+            ignored_packets: 3,
+            ignored_octets: 180,
+            ignored_span_ms: Some((5, 6)),
+        }
+    }
+}
+
+/// A sender, its network, and the time.
+struct Bench {
+    network: Rc<RefCell<Network>>,
+    sender: Sender<Rc<RefCell<Network>>>,
+    outlet: Arc<Outlet>,
+    now: Now,
+    finish_by: Option<Instant>,
+    ended: bool,
+    exported: Volume,
+}
+
+impl Bench {
+    fn new(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings {
+            collectors: Vec::new(),
+            mtu: 1400,
+            template_refresh: Duration::from_secs(60),
+            export_rate: 0,
+            queue: 1 << 20,
+            observation_domain: 7,
+            sampling: "1/100".parse().expect("a rate"),
+            interfaces: vec![Interface {
+                ifindex: 3,
+                name: "veth0".to_owned(),
+                description: "to the server".to_owned(),
+            }],
+            output: None,
+        };
+        change(&mut settings);
+        let network = Rc::new(RefCell::new(Network {
+            quoted: 64,
+            ..Network::default()
+        }));
+        let outlet = Arc::new(Outlet::new("udp://x:1".to_owned(), settings.queue));
+        let octets = settings.mtu - crate::ipfix::message::PACKET_OVERHEAD;
+        let now = Now {
+            at: Instant::now(),
+            unix_ms: 1_700_000_000_000,
+        };
+        let sender = Sender::new(
+            Rc::clone(&network),
+            Encoder::new(7, octets).expect("large enough"),
+            Arc::clone(&outlet),
+            Arc::new(Facts::new(&settings, Arc::new(Figures))),
+            &settings,
+            now,
+        );
+        Self {
+            network,
+            sender,
+            outlet,
+            now,
+            finish_by: None,
+            ended: false,
+            exported: Volume::default(),
+        }
+    }
+
+    fn send(&mut self, records: Vec<FlowRecord>) {
+        self.exported += Volume::of(&records);
+        self.outlet.account().push(&Arc::new(records), self.now);
+    }
+
+    /// Steps for `ms` milliseconds, each at the time that the one before asked for.
+    fn run(&mut self, ms: u64) {
+        let until = self.now.at + Duration::from_millis(ms);
+        for _ in 0..1_000_000 {
+            let Some(next) = self.sender.step(self.now, self.finish_by) else {
+                self.ended = true;
+                return;
+            };
+            let next = next.max(self.now.at);
+            if next > until {
+                return self.wind(until);
+            }
+            self.wind(next);
+        }
+        panic!("the sender spins");
+    }
+
+    fn wind(&mut self, to: Instant) {
+        self.now.unix_ms += (to - self.now.at).as_millis() as u64;
+        self.now.at = to;
+    }
+
+    fn finish(&mut self) -> DestinationReport {
+        self.finish_by = Some(self.now.at + Duration::from_secs(30));
+        self.run(60_000);
+        assert!(self.ended);
+        let report = self.outlet.report();
+        assert_eq!(report.queued, Volume::default());
+        let mut sum = report.sent;
+        for (_, volume) in &report.dropped {
+            sum += *volume;
+        }
+        assert_eq!(sum, self.exported, "exported = sent + dropped");
+        report
+    }
+
+    /// What a collector knows that was there all the time that datagrams arrived.
+    fn collected(&self) -> Collected {
+        let mut collected = Collected::default();
+        for message in &self.network.borrow().delivered {
+            collected.message(message);
+        }
+        collected
+    }
+
+    fn delivered(&self) -> usize {
+        self.network.borrow().delivered.len()
+    }
+}
+
+fn dropped(report: &DestinationReport, reason: &str) -> u64 {
+    let found = report.dropped.iter().find(|(name, _)| *name == reason);
+    found.map_or(0, |(_, volume)| volume.records)
+}
+
+#[test]
+fn templates_and_options_come_before_the_first_flow() {
+    let mut bench = Bench::new(|_| {});
+    bench.send(many(100));
+    bench.run(5000);
+    let collected = bench.collected();
+    let ids: Vec<u16> = collected.records.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids[..9], [512, 513, 517, 515, 523, 523, 518, 520, 521]);
+    assert_eq!(ids[9], 522);
+    assert_eq!(collected.flows(), 100);
+    assert_eq!(number(collected.of(512)[0], 34), 100);
+    assert_eq!(number(collected.of(512)[0], 149), 7);
+    assert_eq!(number(collected.of(513)[0], 306), 99);
+    assert_eq!(number(collected.of(518)[0], 318), 1000);
+    assert_eq!(number(collected.of(518)[0], 319), 10);
+    assert_eq!(number(collected.of(521)[0], 164), 3);
+    assert_eq!(collected.of(515)[0][1].1, b"veth0\0\0\0\0\0\0\0\0\0\0\0");
+    let keys = collected.of(523);
+    assert_eq!(number(keys[0], 173), element::IPV4.flow_keys());
+    assert_eq!(
+        (number(keys[1], 145), number(keys[1], 173)),
+        (257, element::IPV6.flow_keys())
+    );
+}
+
+#[test]
+fn the_selector_report_follows_its_rate_in_one_message_of_any_size() {
+    for mtu in crate::export::MIN_MTU..=1500 {
+        for sampling in ["1/1", "1/100", "random:1/100"] {
+            let mut bench = Bench::new(|settings| {
+                settings.mtu = mtu;
+                settings.sampling = sampling.parse().expect("a rate");
+            });
+            bench.run(10);
+            let mut collected = Collected::default();
+            for message in &bench.network.borrow().delivered {
+                assert!(message.len() + 48 <= usize::from(mtu));
+                let before = collected.records.len();
+                collected.message(message);
+                let ids = collected.records[before..].iter().map(|(id, _)| *id);
+                let ids: Vec<u16> = ids.filter(|id| matches!(id, 512 | 513)).collect();
+                assert!(ids.is_empty() || ids == [512, 513], "{mtu}: {ids:?}");
+            }
+            assert_eq!((collected.of(513).len(), collected.records.len()), (1, 10));
+        }
+    }
+}
+
+#[test]
+fn templates_are_repeated_at_the_interval() {
+    let mut bench = Bench::new(|settings| settings.template_refresh = Duration::from_secs(10));
+    bench.run(95_000);
+    assert_eq!(bench.collected().of(512).len(), 10);
+    assert_eq!(bench.collected().gap, 0);
+}
+
+#[test]
+fn a_few_flows_wait_a_second_for_more() {
+    let mut bench = Bench::new(|_| {});
+    bench.run(10);
+    bench.send(many(3));
+    bench.run(990);
+    assert_eq!(bench.collected().flows(), 0);
+    bench.run(20);
+    assert_eq!(bench.collected().flows(), 3);
+    bench.send(many(100));
+    bench.run(1);
+    assert!(bench.collected().flows() > 90, "full messages do not wait");
+}
+
+#[test]
+fn pacing_bounds_what_a_collector_gets_in_a_second() {
+    let mut bench = Bench::new(|settings| settings.export_rate = 1000);
+    bench.send(many(10_000));
+    bench.run(2000);
+    let flows = bench.collected().flows();
+    assert!((1980..=2020).contains(&flows), "{flows}");
+    bench.run(9000);
+    assert_eq!(bench.collected().flows(), 10_000);
+}
+
+#[test]
+fn the_last_statistics_follow_the_last_flow() {
+    let mut bench = Bench::new(|_| {});
+    bench.send(many(100));
+    let report = bench.finish();
+    let collected = bench.collected();
+    let ids: Vec<u16> = collected.records.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids[ids.len() - 4..], [518, 520, 521, 522]);
+    let statistics = collected.of(520)[1];
+    // RFC 5102: without the message that carries the numbers.
+    assert_eq!(number(statistics, 42), 100);
+    assert_eq!(number(statistics, 41), report.messages - 1);
+    let network = bench.network.borrow();
+    let last = network.delivered.last().expect("messages").len() as u64;
+    assert_eq!(number(statistics, 40), report.wire_octets - last);
+    assert_eq!(report.sent, bench.exported);
+    assert_eq!(report.encoded, collected.records.len() as u64);
+}
+
+/// The collector dies between two messages and comes back: the messages that were refused count
+/// as dropped, flows wait meanwhile, and templates come again before them.
+#[test]
+fn an_outage_loses_only_what_was_refused() {
+    for quoted in [64, 0] {
+        let mut bench = Bench::new(|_| {});
+        bench.network.borrow_mut().quoted = quoted;
+        bench.send(many(100));
+        bench.run(1500);
+        bench.network.borrow_mut().closed = true;
+        bench.send(many(200));
+        bench.run(10_000);
+        let report = bench.outlet.report();
+        assert_eq!(report.outages, 1);
+        let refused = dropped(&report, "refused");
+        assert!(refused > 0 && refused < 20, "one message, not {refused}");
+        assert_eq!(report.queued.records, 200 - refused);
+
+        bench.network.borrow_mut().closed = false;
+        let before = bench.delivered();
+        bench.run(5000);
+        let mut restarted = Collected::default();
+        for message in &bench.network.borrow().delivered[before..] {
+            restarted.message(message); // knows the template of each record
+        }
+        assert_eq!(restarted.flows() as u64, 200 - refused);
+
+        let report = bench.finish();
+        assert_eq!(dropped(&report, "refused"), refused);
+        let collected = bench.collected();
+        assert_eq!(collected.gap, refused);
+        assert_eq!(
+            collected.records.len() as u64 + collected.gap,
+            report.encoded
+        );
+        assert_eq!(collected.flows() as u64, report.sent.records);
+    }
+}
+
+#[test]
+fn errors_that_come_late_name_their_message() {
+    let mut bench = Bench::new(|_| {});
+    bench.run(10);
+    bench.send(many(1000));
+    bench.run(1500);
+    let third = bench.network.borrow_mut().delivered.remove(2);
+    let mut lost = Collected::default();
+    for message in &bench.network.borrow().delivered[..2] {
+        lost.message(message);
+    }
+    let before = lost.flows();
+    lost.message(&third);
+    let lost = (lost.flows() - before) as u64;
+    assert!(lost > 0);
+    bench.network.borrow_mut().errors.push_back(Undelivered {
+        error: io::Error::from_raw_os_error(libc::EHOSTUNREACH),
+        quote: third[..28].to_vec(),
+    });
+    let report = bench.finish();
+    assert_eq!(dropped(&report, "unreachable"), lost);
+    assert_eq!(bench.collected().gap, lost);
+}
+
+#[test]
+fn no_route_is_retried_and_loses_nothing() {
+    let mut bench = Bench::new(|_| {});
+    bench.network.borrow_mut().no_route = true;
+    bench.send(many(100));
+    bench.run(10_000);
+    assert_eq!((bench.delivered(), bench.outlet.report().outages), (0, 1));
+    bench.network.borrow_mut().no_route = false;
+    bench.run(5000);
+    let report = bench.finish();
+    assert_eq!(report.sent.records, 100);
+    assert_eq!(bench.collected().gap, 0);
+}
+
+#[test]
+fn a_full_socket_is_retried_then_dropped_and_the_gap_shows() {
+    let mut bench = Bench::new(|_| {});
+    bench.run(10);
+    bench.network.borrow_mut().full = true;
+    bench.send(many(100));
+    bench.run(900);
+    assert_eq!(bench.outlet.report().dropped, []);
+    bench.run(1500);
+    let lost = dropped(&bench.outlet.report(), "socket_full");
+    assert!(lost > 0 && lost < 100, "{lost}");
+    bench.network.borrow_mut().full = false;
+    let report = bench.finish();
+    assert_eq!(dropped(&report, "socket_full"), lost);
+    assert_eq!(bench.collected().gap, lost);
+    assert_eq!(bench.collected().flows() as u64, 100 - lost);
+}
+
+#[test]
+fn a_collector_that_never_was_there_does_not_hold_up_the_end() {
+    let mut bench = Bench::new(|_| {});
+    bench.network.borrow_mut().closed = true;
+    bench.run(1000);
+    bench.send(many(100));
+    let from = bench.now.at;
+    let report = bench.finish();
+    assert!(bench.now.at - from < Duration::from_secs(3));
+    assert_eq!(dropped(&report, "refused"), 100);
+}
+
+#[test]
+fn what_is_queued_at_the_deadline_is_dropped() {
+    let mut bench = Bench::new(|settings| settings.export_rate = 10);
+    bench.send(many(1000));
+    let report = bench.finish();
+    assert_eq!(report.sent.records + dropped(&report, "shutdown"), 1000);
+    assert!(
+        (290..=330).contains(&report.sent.records),
+        "{:?}",
+        report.sent
+    );
+}
+
+/// RFC 7011 §3.1: the export time is when the message leaves.
+#[test]
+fn export_time_is_the_time_of_sending() {
+    let mut bench = Bench::new(|_| {});
+    bench.run(100_000);
+    bench.send(many(100));
+    bench.run(1);
+    assert_eq!(bench.collected().export_time, 1_700_000_100);
+}
