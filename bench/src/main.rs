@@ -10,12 +10,13 @@ mod report;
 mod subject;
 mod timing;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(about, version)]
-struct Arguments {
+struct Cli {
     #[command(subcommand)]
     benchmark: Benchmark,
 }
@@ -26,9 +27,16 @@ enum Benchmark {
     Clock(clock::ClockArgs),
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().benchmark {
+fn main() -> ExitCode {
+    let result = match Cli::parse().benchmark {
         Benchmark::Packet(args) => packet::run(args),
         Benchmark::Clock(args) => clock::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

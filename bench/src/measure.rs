@@ -29,6 +29,9 @@ const HOLDS_SHARE: f64 = 0.05;
 /// How often the room is doubled before the search for one that holds the flows ends.
 const DOUBLINGS: u32 = 4;
 
+/// Packets that bring a program's code and flows into the caches before a timed run.
+const WARM_UP: u32 = 1 << 16;
+
 /// Pause of the drainer when the rings are empty: much shorter than a ring takes to fill.
 const DRAIN_PAUSE: Duration = Duration::from_micros(100);
 
@@ -147,15 +150,17 @@ fn steady(
     settings: &Settings,
 ) -> Result<Vec<f64>> {
     let packets = settings.packets.max(flows);
+    let warm_up = WARM_UP.max(flows);
     let mut empty = Vec::new();
     let mut evicted = vec![0; running.len()];
     let programs: Vec<_> = running.iter().map(|(program, _)| program).collect();
     drained(&programs, settings, || {
         for _ in 0..settings.rounds {
+            dispatcher.run(None, flows, warm_up)?;
             empty.push(dispatcher.run(None, flows, packets)?);
             for (i, program) in programs.iter().enumerate() {
-                // Brings its flows into the caches, after those of the other programs.
-                dispatcher.run(Some(program.fd()), flows, flows)?;
+                // The other programs have had the caches meanwhile.
+                dispatcher.run(Some(program.fd()), flows, warm_up)?;
                 let before = program.evicted();
                 let sample = dispatcher.run(Some(program.fd()), flows, packets)?;
                 rows[i].samples.push(sample);
@@ -167,7 +172,7 @@ fn steady(
     let rounds = u64::from(settings.rounds);
     let timed = rounds * u64::from(packets);
     for (i, (program, sent)) in running.iter().enumerate() {
-        let sent = sent + rounds * u64::from(flows) + timed;
+        let sent = sent + rounds * u64::from(warm_up) + timed;
         rows[i].conclude(program, sent, flows, evicted[i] as f64 / timed as f64);
     }
     Ok(empty)

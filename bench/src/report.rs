@@ -58,11 +58,11 @@ impl Report {
             "unit": "ns per packet, dispatcher included: subtract `empty` for the program alone",
             "rounds": rounds,
             "kernel": kernel(),
-            "empty": tenths(min(&self.empty)),
-            "programs": self.table(|row| tenths(row.counted(Row::min))),
+            "empty": number(min(&self.empty)),
+            "programs": self.table(|row| number(row.counted(Row::min))),
             "median": {
-                "empty": tenths(median(&self.empty)),
-                "programs": self.table(|row| tenths(row.counted(Row::median))),
+                "empty": number(median(&self.empty)),
+                "programs": self.table(|row| number(row.counted(Row::median))),
             },
             "max_flows": self.table(|row| json!(row.max_flows)),
             "evicted_share": self.table(|row| json!(row.evicted_share)),
@@ -202,12 +202,17 @@ fn mark(reached: bool) -> &'static str {
 }
 
 fn cell(value: Option<f64>) -> String {
-    value.map_or("-".into(), |value| format!("{value:.1}"))
+    value.map_or("-".into(), |value| format!("{:.1}", tenths(value)))
 }
 
-/// A number with one decimal; null where there is none.
-fn tenths(value: Option<f64>) -> Value {
-    json!(value.map(|value| (value * 10.0).round() / 10.0))
+/// Rounded to one decimal, and never -0.
+fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0 + 0.0
+}
+
+/// The same; null where there is none.
+fn number(value: Option<f64>) -> Value {
+    json!(value.map(tenths))
 }
 
 fn kernel() -> Value {

@@ -1,0 +1,59 @@
+//! `bench`: builds what is measured from the sources as they are, and runs the benchmark.
+
+use std::{ffi::OsString, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    ebpf::{self, Variant},
+    workspace::{self, cargo},
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+}
+
+#[derive(clap::Subcommand)]
+enum Benchmark {
+    /// What one packet costs in flowprobe and in baselines, or in any other object (as root)
+    #[command(disable_help_flag = true)]
+    Packet(Rest),
+    /// How far the time that packets are stamped with lags behind the clock (as root)
+    #[command(disable_help_flag = true)]
+    Clock(Rest),
+}
+
+#[derive(clap::Args)]
+struct Rest {
+    /// Passed on to flowprobe-bench; --help tells more
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+/// Builds in release and becomes the benchmark.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let (name, rest, flowprobe) = match &args.benchmark {
+        Benchmark::Packet(rest) => (
+            "packet",
+            rest,
+            ebpf::build_program("flowprobe-ebpf", "flowprobe-bpf")?,
+        ),
+        Benchmark::Clock(rest) => ("clock", rest, ebpf::build_variant(Variant::CheckClock)?),
+    };
+    let programs = ebpf::build_program("flowprobe-bench", "flowprobe-bench-bpf")?;
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--locked", "--release"]);
+    workspace::run(build.args(["--package", "flowprobe-bench"]))?;
+
+    let mut bench = Command::new(binary());
+    bench.arg(name).arg("--bench-object").arg(programs);
+    bench.arg("--flowprobe-object").arg(flowprobe);
+    let error = bench.args(&rest.args).exec();
+    Err(error).with_context(|| binary().display().to_string())
+}
+
+fn binary() -> PathBuf {
+    workspace::target().join("release/flowprobe-bench")
+}
