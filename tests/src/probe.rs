@@ -69,7 +69,7 @@ pub fn command(namespace: &Netns) -> Result<Command> {
 }
 
 impl Probe {
-    /// Starts `flowprobe run` with JSON output and a summary, and waits until it meters.
+    /// Starts `flowprobe run` with a summary, and waits until it meters.
     ///
     /// # Errors
     /// What flowprobe logged, where it ends instead.
@@ -84,7 +84,7 @@ impl Probe {
     pub fn start_binary(binary: &Path, namespace: &Netns, arguments: &[&str]) -> Result<Self> {
         let summary = env::temp_dir().join(format!("{}-summary.json", namespace.name()));
         let mut command = namespace.command(binary);
-        command.args(["run", "--output", "json", "--summary"]);
+        command.args(["run", "--summary"]);
         command.arg(&summary).args(arguments);
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
