@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_ENABLE_STATS: libc::c_long = 32;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_XDP: u32 = 37;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
@@ -131,6 +132,18 @@ pub fn attach_xdp(program: &OwnedFd, interface: u32) -> Result<OwnedFd> {
         .u32(8, BPF_XDP);
     // SAFETY: no pointers.
     let fd = unsafe { attributes.call(BPF_LINK_CREATE) }.context("attaching an XDP program")?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes the kernel count the runs of programs and their time, for as long as the descriptor
+/// lives.
+///
+/// # Errors
+/// Without CAP_SYS_ADMIN.
+pub fn enable_stats() -> Result<OwnedFd> {
+    // SAFETY: no pointers; zero is BPF_STATS_RUN_TIME.
+    let fd = unsafe { Attributes::new().call(BPF_ENABLE_STATS) }.context("BPF_ENABLE_STATS")?;
     // SAFETY: a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -124,6 +124,30 @@ impl Probe {
         self.child.id()
     }
 
+    /// How often its program ran and how long that took in all, in nanoseconds, while the
+    /// kernel counted (see [`crate::bpf::enable_stats`]).
+    ///
+    /// # Errors
+    /// Where it is gone, or has no program.
+    pub fn cost(&self) -> Result<(u64, u64)> {
+        let number = |text: &str, name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().parse::<u64>().ok()
+        };
+        let descriptors = format!("/proc/{}/fdinfo", self.child.id());
+        let mut most = None;
+        for entry in std::fs::read_dir(descriptors)? {
+            // Descriptors come and go while this looks.
+            let text = std::fs::read_to_string(entry?.path()).unwrap_or_default();
+            if let Some(runs) = number(&text, "run_cnt:")
+                && let Some(time) = number(&text, "run_time_ns:")
+            {
+                most = most.max(Some((runs, time)));
+            }
+        }
+        most.context("flowprobe has no program")
+    }
+
     /// Waits until a line of the log contains `text`.
     ///
     /// # Errors

@@ -46,15 +46,9 @@ fn flood(
     let collector = Collector::start(&pair.sensor, COLLECTOR, false)?;
     let url = collector.url();
     // Unpaced, for what the collector's buffer takes is known here.
-    let always = [
-        "-i",
-        Pair::SENSOR,
-        "--collector",
-        &url,
-        "--export-rate",
-        "0",
-    ];
-    let arguments = [&always, &["--export-queue", "16777216"], options].concat();
+    let interface = ["-i", Pair::SENSOR, "--collector", &url];
+    let unpaced = ["--export-rate", "0", "--export-queue", "16777216"];
+    let arguments = [&interface[..], &unpaced, options].concat();
     let probe = Probe::start(&pair.sensor, &arguments)?;
     let generators = generators(&pair, flows)?;
     send_from_all(&pair.generator, &generators, packets)?;
