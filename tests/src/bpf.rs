@@ -12,6 +12,9 @@ use anyhow::{Context as _, Result, bail};
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_ENABLE_STATS: libc::c_long = 32;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_XDP: u32 = 37;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
@@ -46,13 +49,16 @@ impl Attributes {
         Self([0; 128])
     }
 
-    fn u32(mut self, at: usize, value: u32) -> Self {
-        self.0[at..at + 4].copy_from_slice(&value.to_ne_bytes());
-        self
+    fn u32(self, at: usize, value: u32) -> Self {
+        self.octets(at, &value.to_ne_bytes())
     }
 
-    fn pointer<T>(mut self, at: usize, value: *const T) -> Self {
-        self.0[at..at + 8].copy_from_slice(&(value as u64).to_ne_bytes());
+    fn pointer<T>(self, at: usize, value: *const T) -> Self {
+        self.octets(at, &(value as u64).to_ne_bytes())
+    }
+
+    fn octets(mut self, at: usize, value: &[u8]) -> Self {
+        self.0[at..at + value.len()].copy_from_slice(value);
         self
     }
 
@@ -86,11 +92,11 @@ pub fn one_value(octets: u32) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Loads an XDP program.
+/// Loads an XDP program under a name of at most 15 octets.
 ///
 /// # Errors
 /// The verifier's complaint.
-pub fn load_xdp(program: &[Instruction]) -> Result<OwnedFd> {
+pub fn load_xdp(name: &str, program: &[Instruction]) -> Result<OwnedFd> {
     let license = CString::new("GPL")?;
     let mut log = vec![0u8; 1 << 16];
     let attributes = Attributes::new()
@@ -100,7 +106,9 @@ pub fn load_xdp(program: &[Instruction]) -> Result<OwnedFd> {
         .pointer(16, license.as_ptr())
         .u32(24, 1) // log level
         .u32(28, log.len() as u32)
-        .pointer(32, log.as_mut_ptr());
+        .pointer(32, log.as_mut_ptr())
+        .octets(48, &name.as_bytes()[..name.len().min(15)])
+        .u32(68, BPF_XDP);
     // SAFETY: program, license and log are alive and as long as said.
     match unsafe { attributes.call(BPF_PROG_LOAD) } {
         // SAFETY: a new descriptor that nobody else owns.
@@ -110,6 +118,34 @@ pub fn load_xdp(program: &[Instruction]) -> Result<OwnedFd> {
             bail!("{error}: {}", String::from_utf8_lossy(&log[..end]));
         }
     }
+}
+
+/// Attaches an XDP program to an interface of this thread's namespace, for as long as the link
+/// lives.
+///
+/// # Errors
+/// Where there is one already.
+pub fn attach_xdp(program: &OwnedFd, interface: u32) -> Result<OwnedFd> {
+    let attributes = Attributes::new()
+        .u32(0, program.as_raw_fd() as u32)
+        .u32(4, interface)
+        .u32(8, BPF_XDP);
+    // SAFETY: no pointers.
+    let fd = unsafe { attributes.call(BPF_LINK_CREATE) }.context("attaching an XDP program")?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes the kernel count the runs of programs and their time, for as long as the descriptor
+/// lives.
+///
+/// # Errors
+/// Without CAP_SYS_ADMIN.
+pub fn enable_stats() -> Result<OwnedFd> {
+    // SAFETY: no pointers; zero is BPF_STATS_RUN_TIME.
+    let fd = unsafe { Attributes::new().call(BPF_ENABLE_STATS) }.context("BPF_ENABLE_STATS")?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Runs an XDP program on `repeat` frames that are real ones: what it redirects is sent.

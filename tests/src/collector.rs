@@ -93,8 +93,12 @@ pub struct Collector {
     address: SocketAddr,
     received: Arc<Mutex<Received>>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    keep: bool,
+    thread: Option<JoinHandle<Sessions>>,
 }
+
+/// Templates of each transport session: over UDP, of each sender (RFC 7011 §2).
+type Sessions = BTreeMap<SocketAddr, Decoder>;
 
 impl Collector {
     /// Listens at `address` in a namespace; `keep` keeps the messages as they came.
@@ -102,23 +106,39 @@ impl Collector {
     /// # Errors
     /// Where the address cannot be bound.
     pub fn start(namespace: &Netns, address: &str, keep: bool) -> Result<Self> {
-        let address: SocketAddr = address.parse().context("address of the collector")?;
-        let socket = namespace.udp(address)?;
+        let mut collector = Self {
+            address: address.parse().context("address of the collector")?,
+            received: Arc::default(),
+            stop: Arc::default(),
+            keep,
+            thread: None,
+        };
+        collector.listen(namespace, Sessions::new())?;
+        Ok(collector)
+    }
+
+    fn listen(&mut self, namespace: &Netns, sessions: Sessions) -> Result<()> {
+        let socket = namespace.udp(self.address)?;
         enlarge(&socket)?;
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
-        let address = socket.local_addr()?;
-        let received = Arc::new(Mutex::new(Received::default()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = thread::spawn({
-            let (received, stop) = (Arc::clone(&received), Arc::clone(&stop));
-            move || receive(&socket, &received, &stop, keep)
-        });
-        Ok(Self {
-            address,
-            received,
-            stop,
-            thread: Some(thread),
-        })
+        self.address = socket.local_addr()?;
+        self.stop.store(false, Ordering::Relaxed);
+        let (received, stop) = (Arc::clone(&self.received), Arc::clone(&self.stop));
+        let keep = self.keep;
+        let receive = move || receive(&socket, sessions, &received, &stop, keep);
+        self.thread = Some(thread::spawn(receive));
+        Ok(())
+    }
+
+    /// Closes the socket, so that senders meet a closed port, runs `away`, and listens again
+    /// with the templates it knows.
+    ///
+    /// # Errors
+    /// Those of `away`, or where the port is no longer free.
+    pub fn absent(&mut self, namespace: &Netns, away: impl FnOnce() -> Result<()>) -> Result<()> {
+        let sessions = self.end();
+        away()?;
+        self.listen(namespace, sessions)
     }
 
     /// As `--collector` takes it.
@@ -163,14 +183,16 @@ impl Collector {
         mem::take(&mut self.received())
     }
 
-    fn end(&mut self) {
+    fn end(&mut self) -> Sessions {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        let Some(thread) = self.thread.take() else {
+            return Sessions::new();
+        };
+        thread.join().unwrap_or_else(|_| {
             let error = "the collector's thread panicked".into();
             self.received().errors.push(error);
-        }
+            Sessions::new()
+        })
     }
 }
 
@@ -181,25 +203,29 @@ impl Drop for Collector {
 }
 
 /// Receives until told to stop *and* nothing has come for one timeout of the socket.
-fn receive(socket: &UdpSocket, received: &Mutex<Received>, stop: &AtomicBool, keep: bool) {
-    let mut decoders: BTreeMap<SocketAddr, Decoder> = BTreeMap::new();
+fn receive(
+    socket: &UdpSocket,
+    mut sessions: Sessions,
+    received: &Mutex<Received>,
+    stop: &AtomicBool,
+    keep: bool,
+) -> Sessions {
     let mut buffer = vec![0; 1 << 16];
     loop {
         let (length, source) = match socket.recv_from(&mut buffer) {
             Ok(datagram) => datagram,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 if stop.load(Ordering::Relaxed) {
-                    return;
+                    return sessions;
                 }
                 continue;
             }
             Err(error) => {
                 lock(received).errors.push(error.to_string());
-                return;
+                return sessions;
             }
         };
-        // A transport session over UDP is a pair of addresses and ports (RFC 7011 §2).
-        let decoder = decoders.entry(source).or_default();
+        let decoder = sessions.entry(source).or_default();
         let mut received = lock(received);
         take(&mut received, decoder, &buffer[..length]);
         if keep {

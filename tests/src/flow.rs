@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::ipfix::Record;
 
@@ -206,6 +206,35 @@ impl Flow {
             Ok(Ipv6Addr::from(<[u8; 16]>::try_from(octets)?).into())
         };
         Self::new(number, address)
+    }
+
+    /// One object with IANA's element names, as flowprobe prints flows.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let addresses = match self.key.source {
+            IpAddr::V4(_) => ["sourceIPv4Address", "destinationIPv4Address"],
+            IpAddr::V6(_) => ["sourceIPv6Address", "destinationIPv6Address"],
+        };
+        let mut value = json!({
+            "sourceTransportPort": self.key.source_port,
+            "destinationTransportPort": self.key.destination_port,
+            "protocolIdentifier": self.key.protocol,
+            "ipClassOfService": self.key.traffic_class,
+            "vlanId": self.key.vlan,
+            "packetDeltaCount": self.counts.packets,
+            "octetDeltaCount": self.counts.octets,
+            "ingressInterface": self.interface,
+            "flowStartMilliseconds": self.start_ms,
+            "flowEndMilliseconds": self.end_ms,
+            "flowEndReason": self.reason,
+            "tcpControlBits": self.tcp_flags,
+            "minimumTTL": self.min_ttl,
+            "maximumTTL": self.max_ttl,
+            "samplingInterval": self.sampling,
+        });
+        value[addresses[0]] = self.key.source.to_string().into();
+        value[addresses[1]] = self.key.destination.to_string().into();
+        value
     }
 
     fn new(

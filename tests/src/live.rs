@@ -5,9 +5,13 @@
 //! the peer's queue of the CPU that sends. What it cannot take is lost without a word, so the
 //! receiver's own counter is the truth: see [`Live::send`].
 
-use std::{ffi::CString, io, os::fd::AsRawFd as _, os::fd::OwnedFd, thread};
+use std::{
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    thread,
+};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::{
     bpf::{Instruction, load_xdp, one_value, op, send_live},
@@ -53,19 +57,11 @@ impl Live {
         } else {
             14 + 40
         };
-        let name = CString::new(interface)?;
-        let index = namespace.run(|| {
-            // SAFETY: a NUL-terminated name.
-            let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-            (index != 0)
-                .then_some(index)
-                .ok_or_else(io::Error::last_os_error)
-        })?;
-        let index = index.with_context(|| format!("no interface {interface}"))?;
+        let index = namespace.index(interface)?;
         let number = one_value(8)?;
         let program = numbering(number.as_raw_fd(), ports, first_flow, flows - 1, index);
         Ok(Self {
-            program: load_xdp(&program)?,
+            program: load_xdp("generator", &program)?,
             packet,
             first_flow,
             flows,

@@ -1,6 +1,7 @@
 //! Network namespaces that go away with their guard.
 
 use std::{
+    ffi::CString,
     fs::{self, File},
     io::{self, Write as _},
     net::{SocketAddr, UdpSocket},
@@ -126,6 +127,18 @@ impl Netns {
     pub fn udp(&self, address: SocketAddr) -> Result<UdpSocket> {
         self.run(|| UdpSocket::bind(address))?
             .with_context(|| format!("binding {address} in {}", self.name))
+    }
+
+    /// The index of an interface.
+    ///
+    /// # Errors
+    /// Where there is no such interface.
+    pub fn index(&self, interface: &str) -> Result<u32> {
+        let name = CString::new(interface)?;
+        // SAFETY: a NUL-terminated name.
+        let index = self.run(|| unsafe { libc::if_nametoindex(name.as_ptr()) })?;
+        ensure!(index != 0, "no interface {interface} in {}", self.name);
+        Ok(index)
     }
 
     /// The kernel's counters of an interface.

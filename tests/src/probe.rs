@@ -69,7 +69,7 @@ pub fn command(namespace: &Netns) -> Result<Command> {
 }
 
 impl Probe {
-    /// Starts `flowprobe run` with JSON output and a summary, and waits until it meters.
+    /// Starts `flowprobe run` with a summary, and waits until it meters.
     ///
     /// # Errors
     /// What flowprobe logged, where it ends instead.
@@ -84,7 +84,7 @@ impl Probe {
     pub fn start_binary(binary: &Path, namespace: &Netns, arguments: &[&str]) -> Result<Self> {
         let summary = env::temp_dir().join(format!("{}-summary.json", namespace.name()));
         let mut command = namespace.command(binary);
-        command.args(["run", "--output", "json", "--summary"]);
+        command.args(["run", "--summary"]);
         command.arg(&summary).args(arguments);
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -122,6 +122,30 @@ impl Probe {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How often its program ran and how long that took in all, in nanoseconds, while the
+    /// kernel counted (see [`crate::bpf::enable_stats`]).
+    ///
+    /// # Errors
+    /// Where it is gone, or has no program.
+    pub fn cost(&self) -> Result<(u64, u64)> {
+        let number = |text: &str, name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().parse::<u64>().ok()
+        };
+        let descriptors = format!("/proc/{}/fdinfo", self.child.id());
+        let mut most = None;
+        for entry in std::fs::read_dir(descriptors)? {
+            // Descriptors come and go while this looks.
+            let text = std::fs::read_to_string(entry?.path()).unwrap_or_default();
+            if let Some(runs) = number(&text, "run_cnt:")
+                && let Some(time) = number(&text, "run_time_ns:")
+            {
+                most = most.max(Some((runs, time)));
+            }
+        }
+        most.context("flowprobe has no program")
     }
 
     /// Waits until a line of the log contains `text`.

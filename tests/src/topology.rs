@@ -133,7 +133,7 @@ impl Routed {
                  neighbour add 10.10.{net}.1 lladdr 02:00:00:00:0{net}:01 dev eth0\n\
                  neighbour add fd00:10:{net}::1 lladdr 02:00:00:00:0{net}:01 dev eth0\n\
                  route add default via 10.10.{net}.1\n\
-                 -6 route add default via fd00:10:{net}::1 dev eth0"
+                 route add ::/0 via fd00:10:{net}::1 dev eth0"
             ))?;
             routed.gateway.ip(&format!(
                 "address add 10.10.{net}.1/24 dev {port}\n\

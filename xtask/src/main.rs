@@ -1,5 +1,6 @@
 //! What is done with this repository besides `cargo build`: see `cargo xtask --help`.
 
+mod demo;
 mod ebpf;
 mod setup;
 mod test;
@@ -23,6 +24,8 @@ enum Task {
     BuildEbpf(ebpf::Args),
     /// Install what `test` needs on a Debian machine (as root), or say what is missing
     Setup,
+    /// Show the whole path on this machine: hosts, gateway, traffic, flows, ledger (as root)
+    Demo(demo::Args),
     /// Everything that continuous integration checks
     Test(test::Args),
 }
@@ -41,6 +44,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::BuildEbpf(args) => ebpf::run(&args),
         Task::Setup => setup::run(),
+        Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
     }
 }
