@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use flowprobe::sampling::Sampling;
+use flowprobe_bench::FIRST_ORDER;
 use serde_json::json;
 
 use crate::{
@@ -113,7 +114,7 @@ fn test_run(args: &ClockArgs, object: &[u8]) -> Result<Lag> {
     let dispatcher = Dispatcher::load(&args.bench_object, Kind::Xdp)?;
     let end = Instant::now() + Duration::from_secs(args.seconds);
     while Instant::now() < end {
-        dispatcher.run(Some(meter.program()), FLOWS, CHUNK)?;
+        dispatcher.run(Some(meter.program()), FLOWS, FIRST_ORDER, CHUNK)?;
     }
     Ok(lag(&meter, "test run".to_owned()))
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
-use flowprobe_bench::{FRAME, MAX_FLOWS, Walk};
+use flowprobe_bench::{FIRST_ORDER, FRAME, MAX_FLOWS, Walk};
 use libbpf_rs::{Map, MapCore as _, MapFlags, Object, ObjectBuilder, ProgramInput, ProgramMut};
 use libbpf_sys::BPF_F_TEST_XDP_LIVE_FRAMES;
 
@@ -55,6 +55,7 @@ impl Dispatcher {
         &self,
         target: Option<BorrowedFd<'_>>,
         flows: u32,
+        order: u32,
         packets: u32,
     ) -> Result<f64> {
         ensure!(
@@ -62,11 +63,7 @@ impl Dispatcher {
             "{flows} flows: not a power of two up to {MAX_FLOWS}"
         );
         self.aim(target)?;
-        let walk = Walk {
-            mask: flows - 1,
-            ..Walk::default()
-        };
-        set_walk(&self.object, walk)?;
+        set_walk(&self.object, Walk::new(flows, order))?;
 
         let dispatcher = program(&self.object, &dispatch(self.kind))?;
         let input = ProgramInput {
@@ -106,9 +103,8 @@ impl Generator {
     pub(crate) fn load(path: &Path, ifindex: u32, flows: u32) -> Result<Self> {
         let object = load(path, &[GENERATE])?;
         let walk = Walk {
-            mask: flows - 1,
             ifindex,
-            ..Walk::default()
+            ..Walk::new(flows, FIRST_ORDER)
         };
         set_walk(&object, walk)?;
         Ok(Self { object })

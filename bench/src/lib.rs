@@ -33,8 +33,10 @@ pub const FRAME: [u8; 64] = {
 /// Which flow the next packet belongs to.
 ///
 /// The walk jumps about the flows as unrelated packets do, and passes through each of them once
-/// before it comes back to the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// before it comes back to the first. Its order is one of two: a program is filled in the one and
+/// timed in the other. Were it the same, a hash map whose elements lie in the order of insertion
+/// would be read from front to back, as no real traffic does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Walk {
     /// Packets so far.
@@ -43,17 +45,38 @@ pub struct Walk {
     pub mask: u32,
     /// Where the `generate` program sends its packets.
     pub ifindex: u32,
+    /// One of [`FIRST_ORDER`], [`LATER_ORDER`].
+    pub order: u32,
+    /// Half the bits of a flow's number.
+    pub half: u32,
 }
+
+/// The order in which flows begin: Knuth's multiplier, 2³² over the golden ratio.
+pub const FIRST_ORDER: u32 = 2_654_435_761;
+/// The order in which known flows are timed.
+pub const LATER_ORDER: u32 = 0x85eb_ca6b;
 
 impl Walk {
     /// The number of the next packet's flow.
     #[inline(always)]
     pub fn step(&mut self) -> u32 {
-        // Knuth's multiplier, 2³² over the golden ratio. It is odd, so that the products are a
-        // permutation modulo any power of two.
-        let flow = (self.packets as u32).wrapping_mul(2_654_435_761) & self.mask;
+        // Products with an odd number, and shifted sums, are permutations modulo a power of two.
+        let mut flow = (self.packets as u32).wrapping_mul(self.order) & self.mask;
+        flow ^= flow >> self.half;
         self.packets += 1;
-        flow
+        flow.wrapping_mul(self.order) & self.mask
+    }
+
+    /// From the first of `flows` flows on, which are a power of two.
+    #[must_use]
+    pub fn new(flows: u32, order: u32) -> Self {
+        Self {
+            packets: 0,
+            mask: flows - 1,
+            ifindex: 0,
+            order,
+            half: flows.trailing_zeros().div_ceil(2).max(1),
+        }
     }
 
     /// The memory of the variable in the BPF object.
@@ -62,7 +85,9 @@ impl Walk {
         let mut bytes = [0; size_of::<Self>()];
         bytes[..8].copy_from_slice(&self.packets.to_ne_bytes());
         bytes[8..12].copy_from_slice(&self.mask.to_ne_bytes());
-        bytes[12..].copy_from_slice(&self.ifindex.to_ne_bytes());
+        bytes[12..16].copy_from_slice(&self.ifindex.to_ne_bytes());
+        bytes[16..20].copy_from_slice(&self.order.to_ne_bytes());
+        bytes[20..].copy_from_slice(&self.half.to_ne_bytes());
         bytes
     }
 }
@@ -90,10 +115,7 @@ mod tests {
     #[test]
     fn walk_passes_through_each_flow_once() {
         for flows in [1_u32, 2, 4096, 65536] {
-            let mut walk = Walk {
-                mask: flows - 1,
-                ..Walk::default()
-            };
+            let mut walk = Walk::new(flows, LATER_ORDER);
             for _ in 0..3 {
                 let mut seen = vec![0_u8; flows as usize];
                 for _ in 0..flows {
@@ -106,10 +128,7 @@ mod tests {
 
     #[test]
     fn walk_does_not_go_along_the_flows() {
-        let mut walk = Walk {
-            mask: 0xffff,
-            ..Walk::default()
-        };
+        let mut walk = Walk::new(1 << 16, FIRST_ORDER);
         let flows: Vec<_> = (0..1000).map(|_| i64::from(walk.step())).collect();
         assert!(flows.windows(2).all(|w| (w[1] - w[0]).abs() > 64));
     }

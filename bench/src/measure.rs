@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use flowprobe_bench::MAX_FLOWS;
+use flowprobe_bench::{FIRST_ORDER, LATER_ORDER, MAX_FLOWS};
 use libbpf_rs::RingBufferBuilder;
 
 use crate::{
@@ -124,7 +124,7 @@ fn holding(
     let mut capacity = settings.max_flows.unwrap_or(least);
     loop {
         let running = subject.load(capacity)?;
-        let send = || dispatcher.run(Some(running.fd()), flows, flows);
+        let send = || dispatcher.run(Some(running.fd()), flows, FIRST_ORDER, flows);
         let evicted = drained(&[&running], settings, || {
             send()?; // every flow is new
             let before = running.evicted();
@@ -156,13 +156,13 @@ fn steady(
     let programs: Vec<_> = running.iter().map(|(program, _)| program).collect();
     drained(&programs, settings, || {
         for _ in 0..settings.rounds {
-            dispatcher.run(None, flows, warm_up)?;
-            empty.push(dispatcher.run(None, flows, packets)?);
+            dispatcher.run(None, flows, LATER_ORDER, warm_up)?;
+            empty.push(dispatcher.run(None, flows, LATER_ORDER, packets)?);
             for (i, program) in programs.iter().enumerate() {
                 // The other programs have had the caches meanwhile.
-                dispatcher.run(Some(program.fd()), flows, warm_up)?;
+                dispatcher.run(Some(program.fd()), flows, LATER_ORDER, warm_up)?;
                 let before = program.evicted();
-                let sample = dispatcher.run(Some(program.fd()), flows, packets)?;
+                let sample = dispatcher.run(Some(program.fd()), flows, LATER_ORDER, packets)?;
                 rows[i].samples.push(sample);
                 evicted[i] += program.evicted() - before;
             }
@@ -187,11 +187,11 @@ fn fresh(
 ) -> Result<Vec<f64>> {
     let mut empty = Vec::new();
     for _ in 0..settings.rounds {
-        empty.push(dispatcher.run(None, NEW_FLOWS, NEW_FLOWS)?);
+        empty.push(dispatcher.run(None, NEW_FLOWS, FIRST_ORDER, NEW_FLOWS)?);
         for (subject, row) in subjects.iter().zip(&mut *rows) {
             let program = subject.load(row.max_flows.unwrap_or(NEW_FLOWS))?;
             let sample = drained(&[&program], settings, || {
-                dispatcher.run(Some(program.fd()), NEW_FLOWS, NEW_FLOWS)
+                dispatcher.run(Some(program.fd()), NEW_FLOWS, FIRST_ORDER, NEW_FLOWS)
             })?;
             row.samples.push(sample);
             let evicted = program.evicted() as f64 / f64::from(NEW_FLOWS);
