@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
-use super::*;
+use super::{wire::Undelivered, *};
 use crate::{
     export::{DestinationReport, Interface, Metering, Telemetry, Volume},
     ipfix::tests::{
