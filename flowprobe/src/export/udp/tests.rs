@@ -4,12 +4,12 @@ use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
 use super::{wire::Undelivered, *};
 use crate::{
-    export::{DestinationReport, Interface, Metering, Telemetry, Volume},
+    export::{DestinationReport, Interface, Metering, Telemetry},
     ipfix::tests::{
         decode::{Collected, number},
         sample::many,
     },
-    record::FlowRecord,
+    record::{FlowRecord, Volume},
 };
 
 /// What stands at the other end.
