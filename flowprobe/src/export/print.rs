@@ -105,7 +105,7 @@ mod tests {
     use std::{sync::Mutex, time::Instant};
 
     use super::*;
-    use crate::{export::Volume, ipfix::tests::sample::many};
+    use crate::{ipfix::tests::sample::many, record::Volume};
 
     /// Takes so many octets, and then nobody reads any more.
     struct Pipe {

@@ -3,7 +3,10 @@
 use std::net::UdpSocket;
 
 use super::*;
-use crate::ipfix::tests::{decode::Collected, sample::many};
+use crate::{
+    ipfix::tests::{decode::Collected, sample::many},
+    record::Volume,
+};
 
 struct Nothing;
 

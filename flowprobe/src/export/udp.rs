@@ -9,20 +9,16 @@ mod history;
 pub(super) mod socket;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::{
-    io::{self, ErrorKind},
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use self::history::History;
-use super::{
-    Now, Settings,
-    account::Outlet,
-    announce::{Facts, Stream},
-    pace::Pacer,
-};
+use self::wire::{Cause, Link, Stop, Wire};
+use super::{Now, Settings, account::Outlet, announce::Facts, pace::Pacer};
 use crate::ipfix::{Encoder, element, message::SET_HEADER};
 
 /// A message that is not full waits no longer than this for more records.
@@ -40,58 +36,6 @@ const LINGER: Duration = Duration::from_millis(100);
 const LISTEN_EVERY: Duration = Duration::from_secs(1);
 /// Messages before the other collectors have their turn.
 const TURN: usize = 64;
-
-/// Takes datagrams to one collector.
-pub(super) trait Link {
-    /// Hands a datagram to the network, or fails at once.
-    fn send(&mut self, datagram: &[u8]) -> io::Result<()>;
-
-    /// The next datagram that the network reports as undelivered.
-    fn undelivered(&mut self) -> Option<Undelivered>;
-}
-
-/// What the network says of an earlier datagram.
-#[derive(Debug)]
-pub(super) struct Undelivered {
-    /// Why.
-    pub(super) error: io::Error,
-    /// The first octets of the datagram, as many as came back; may be none.
-    pub(super) quote: Vec<u8>,
-}
-
-/// Why records are dropped or wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    /// Nobody listens on the port.
-    Refused,
-    /// No way to the host.
-    Unreachable,
-    /// More octets than the path takes.
-    TooBig,
-    /// The socket takes nothing now.
-    Busy,
-}
-
-impl Cause {
-    fn of(error: &io::Error) -> Self {
-        match (error.kind(), error.raw_os_error()) {
-            (ErrorKind::ConnectionRefused, _) => Self::Refused,
-            (ErrorKind::WouldBlock, _) | (_, Some(libc::ENOBUFS | libc::ENOMEM)) => Self::Busy,
-            (_, Some(libc::EMSGSIZE)) => Self::TooBig,
-            // No route, no neighbour, an interface that is down, a firewall's veto.
-            _ => Self::Unreachable,
-        }
-    }
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Unreachable => "unreachable",
-            Self::TooBig => "too_big",
-            Self::Busy => "socket_full",
-        }
-    }
-}
 
 /// What is known of the collector.
 #[derive(Clone, Copy, Debug)]
@@ -117,12 +61,6 @@ enum Ending {
     Flushing(Instant),
     /// All is sent; errors may still come in until then.
     Lingering(Instant),
-}
-
-/// Why a message was not taken. It is still in the encoder.
-struct Stop {
-    cause: Cause,
-    error: io::Error,
 }
 
 /// Exports to one collector, in steps that never wait.
@@ -153,14 +91,7 @@ impl<L: Link> Sender<L> {
         let room = encoder.remaining() - SET_HEADER;
         let full_message = room / element::IPV4.record_length();
         Self {
-            wire: Wire {
-                link,
-                encoder,
-                outlet,
-                history: History::default(),
-                flows: 0,
-                now,
-            },
+            wire: Wire::new(link, encoder, outlet, now),
             facts,
             pacer: Pacer::new(settings.export_rate, full_message, now.at),
             template_refresh: settings.template_refresh,
@@ -376,76 +307,5 @@ impl<L: Link> Sender<L> {
             self.down(stop.cause, &stop.error);
         }
         self.give_up_or(now + PROBE_EVERY)
-    }
-}
-
-/// The message at hand, and the way it goes.
-struct Wire<L> {
-    link: L,
-    encoder: Encoder,
-    outlet: Arc<Outlet>,
-    history: History,
-    /// Flow records in the message at hand.
-    flows: usize,
-    now: Now,
-}
-
-impl<L: Link> Wire<L> {
-    /// Sends the message at hand, if there is anything in it.
-    fn flush(&mut self) -> Result<(), Stop> {
-        if self.encoder.is_empty() {
-            return Ok(());
-        }
-        let message = self.encoder.message(self.now.unix_s());
-        self.link.send(message).map_err(|error| Stop {
-            cause: Cause::of(&error),
-            error,
-        })?;
-        let mut account = self.outlet.account();
-        account.count_message(message.len());
-        let volume = account.settle_sent(self.flows);
-        self.history.push(message, volume);
-        account.count_encoded(self.encoder.data_records());
-        self.encoder.commit();
-        self.flows = 0;
-        Ok(())
-    }
-
-    /// The message will not go out; its records will, in another one.
-    fn discard(&mut self) {
-        self.encoder.discard();
-        self.flows = 0;
-    }
-
-    /// The message will never go out. Its records keep their sequence numbers: the collector
-    /// sees a gap.
-    fn lose(&mut self, cause: Cause) {
-        let mut account = self.outlet.account();
-        account.settle_dropped(self.flows, cause.label(), self.now);
-        account.count_encoded(self.encoder.data_records());
-        self.encoder.commit();
-        self.flows = 0;
-    }
-
-    /// An earlier message was not delivered.
-    fn blame(&mut self, quote: &[u8], cause: Cause) {
-        if let Some(volume) = self.history.take(quote) {
-            let mut account = self.outlet.account();
-            account.undelivered(volume, cause.label(), self.now);
-        }
-    }
-}
-
-impl<L: Link> Stream for Wire<L> {
-    type Stop = Stop;
-
-    fn put(&mut self, add: impl Fn(&mut Encoder) -> bool) -> Result<(), Stop> {
-        if !add(&mut self.encoder) {
-            self.flush()?;
-            if !add(&mut self.encoder) {
-                unreachable!("MIN_OCTETS: an empty message holds any options record");
-            }
-        }
-        Ok(())
     }
 }

@@ -2,14 +2,14 @@
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
-use super::*;
+use super::{wire::Undelivered, *};
 use crate::{
-    export::{DestinationReport, Interface, Metering, Telemetry, Volume},
+    export::{DestinationReport, Interface, Metering, Telemetry},
     ipfix::tests::{
         decode::{Collected, number},
         sample::many,
     },
-    record::FlowRecord,
+    record::{FlowRecord, Volume},
 };
 
 /// What stands at the other end.
