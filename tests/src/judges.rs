@@ -1,9 +1,13 @@
 //! Collectors that others wrote: nfdump's and tshark's reading of what flowprobe exports.
 
+mod reading;
+
+pub use reading::Reading;
+
 use std::{
     env, fs,
     io::Write as _,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -92,11 +96,8 @@ impl Nfcapd {
         unsafe { libc::kill(pid, libc::SIGTERM) };
         self.child.wait()?;
         let flows = nfdump(&["-q", "-R"], self.directory.path(), &["-o", "json"])?;
-        let flows = if flows.trim().is_empty() {
-            Vec::new()
-        } else {
-            serde_json::from_str(&flows).with_context(|| flows.clone())?
-        };
+        // With -q it prints the objects and the commas between them, but no brackets.
+        let flows = serde_json::from_str(&format!("[{flows}]")).with_context(|| flows.clone())?;
         let mut samplers = String::new();
         for entry in fs::read_dir(self.directory.path())? {
             let path = entry?.path();
@@ -126,6 +127,7 @@ pub struct Judgement {
 
 fn nfdump(before: &[&str], path: &Path, after: &[&str]) -> Result<String> {
     let output = Command::new("nfdump")
+        .env("TZ", "UTC")
         .args(before)
         .arg(path)
         .args(after)
@@ -151,12 +153,24 @@ pub fn tshark(name: &str, datagrams: &[Datagram], port: u16) -> Result<Vec<Value
         .arg("-r")
         .arg(&capture)
         .args(["-d", &format!("udp.port=={port},cflow"), "-T", "json"])
-        .args(["--no-duplicate-keys", "-J", "cflow _ws.expert"])
+        .arg("--no-duplicate-keys")
+        .env("TZ", "UTC")
         .stderr(Stdio::null())
         .output()
         .context("cannot run tshark (package tshark)")?;
     ensure!(output.status.success(), "tshark: {}", output.status);
     Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// What tshark's dissectors complain about, in any layer and at any depth.
+#[must_use]
+pub fn complaints(packets: &[Value]) -> Vec<String> {
+    let complaints = |packet| {
+        let expert = find_all(packet, "_ws.expert.message");
+        let malformed = find_all(packet, "_ws.malformed");
+        expert.into_iter().chain(malformed).map(Value::to_string)
+    };
+    packets.iter().flat_map(complaints).collect()
 }
 
 /// Every value under `key` at any depth.
@@ -205,15 +219,4 @@ fn pcap(datagrams: &[Datagram], port: u16) -> Result<Vec<u8>> {
         file.write_all(&datagram.octets)?;
     }
     Ok(file)
-}
-
-/// An address as the judges print it.
-///
-/// # Errors
-/// Where it does not parse.
-pub fn address(value: &Value) -> Result<IpAddr> {
-    let text = value
-        .as_str()
-        .with_context(|| format!("{value} is no address"))?;
-    text.parse().with_context(|| format!("address {text}"))
 }

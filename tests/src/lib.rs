@@ -10,6 +10,7 @@ pub mod flow;
 pub mod ipfix;
 pub mod judges;
 pub mod live;
+pub mod mix;
 pub mod netns;
 pub mod packets;
 pub mod probe;

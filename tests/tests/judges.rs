@@ -1,0 +1,153 @@
+//! nfdump and tshark as judges that know nothing of flowprobe.
+
+use anyhow::ensure;
+use flowprobe_tests::{
+    collector::{Collector, Datagram, Received},
+    flow::Flow,
+    judges::{Judgement, Nfcapd, Reading, complaints, find_all, tshark},
+    mix::mix,
+    packets::{Ip, truth},
+    probe::Probe,
+    sender::Sender,
+    topology::{Pair, Wire},
+};
+use serde_json::Value;
+
+type Result = anyhow::Result<()>;
+
+const PORT: u16 = 4739;
+const SCTP: u8 = 132;
+
+/// Sends frames to a flowprobe that exports to the collector of the tests and to nfcapd.
+fn meter(frames: &[Vec<u8>], options: &[&str]) -> anyhow::Result<(Received, Judgement)> {
+    let pair = Pair::new(Wire::default())?;
+    let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
+    let collector = Collector::start(&pair.sensor, &format!("127.0.0.1:{PORT}"), true)?;
+    let nfcapd = Nfcapd::start(&pair.sensor, 9995)?;
+    let url = collector.url();
+    let both = ["--collector", &url, "--collector", "udp://127.0.0.1:9995"];
+    let arguments = [&["-i", Pair::SENSOR][..], &both, options].concat();
+    let probe = Probe::start(&pair.sensor, &arguments)?;
+    for _ in 0..50 {
+        sender.send(frames)?;
+    }
+    let finished = probe.stop()?;
+    finished.summary.assert_balanced();
+    finished.summary.assert_nothing_lost();
+    let received = collector.stop();
+    received.assert_well_formed();
+    assert_eq!(received.missing(), 0);
+    Ok((received, nfcapd.stop()?))
+}
+
+fn frames_of_the_mix() -> Vec<Vec<u8>> {
+    mix().into_iter().map(|packet| packet.frame).collect()
+}
+
+fn readings(flows: &[Flow]) -> Vec<Reading> {
+    flows.iter().map(Reading::from).collect()
+}
+
+/// Fails with what only one of the two has.
+#[track_caller]
+fn assert_same(mut judged: Vec<Reading>, mut expected: Vec<Reading>) {
+    judged.sort_unstable();
+    expected.sort_unstable();
+    if judged != expected {
+        let only = |these: &[Reading], those: &[Reading]| -> Vec<Reading> {
+            let only = these.iter().filter(|reading| !those.contains(reading));
+            only.copied().collect()
+        };
+        panic!(
+            "only the judge has {:#?}, only we have {:#?}",
+            only(&judged, &expected),
+            only(&expected, &judged)
+        );
+    }
+}
+
+/// Every flow that tshark dissects, but those of options, which have no addresses.
+fn dissected(packets: &[Value]) -> Vec<&Value> {
+    let sets = packets.iter().flat_map(|packet| find_all(packet, "cflow"));
+    sets.flat_map(|cflow| cflow.as_object().into_iter().flatten())
+        .flat_map(|(_, set)| set.as_object().into_iter().flatten())
+        .filter(|(name, _)| name.starts_with("Flow "))
+        .map(|(_, flow)| flow)
+        .filter(|flow| flow.get("cflow.packets").is_some())
+        .collect()
+}
+
+#[test]
+fn nfdump_reads_every_flow_as_it_was() -> Result {
+    let (received, judged) = meter(&frames_of_the_mix(), &[])?;
+    truth(&mix(), 50).assert_equals(&received.truth());
+    let read = judged.flows.iter().map(Reading::from_nfdump);
+    let mut expected = readings(&received.flows);
+    for reading in &mut expected {
+        // nfdump 1.7.1 takes elements 32 and 139, which are 0 here, for the destination port of
+        // whatever is neither TCP nor UDP.
+        if reading.key.protocol == SCTP {
+            reading.key.destination_port = 0;
+        }
+    }
+    assert_same(read.collect::<anyhow::Result<_>>()?, expected);
+    Ok(())
+}
+
+#[test]
+fn nfdump_scales_a_sampled_run() -> Result {
+    let packet = |port| Ip::new("10.0.0.1", "10.0.0.2").udp(port, 53, 200).frame;
+    // 70 flows: 70 and 100 share only 10, so several flows are met.
+    let frames: Vec<Vec<u8>> = (0..70).map(packet).collect();
+    let (received, judged) = meter(&frames, &["--sample", "1/100"])?;
+    assert_eq!(received.truth().total().packets, 70 * 50 / 100);
+    let read = judged.flows.iter().map(Reading::from_nfdump);
+    let mut expected = readings(&received.flows);
+    for reading in &mut expected {
+        reading.packets *= 100;
+        reading.octets *= 100;
+    }
+    assert_same(read.collect::<anyhow::Result<_>>()?, expected);
+    // It learnt the rate from the options: 1 packet taken, 99 left out.
+    let rate = "packet interval: 1, packet space: 99";
+    assert!(judged.samplers.contains(rate), "{}", judged.samplers);
+    Ok(())
+}
+
+#[test]
+fn tshark_reads_every_flow_as_it_was_and_has_no_complaint() -> Result {
+    let (received, _) = meter(&frames_of_the_mix(), &["--template-refresh", "0.2"])?;
+    let packets = tshark("whole", &received.datagrams, PORT)?;
+    assert_eq!(packets.len(), received.datagrams.len());
+    let complaints = complaints(&packets);
+    assert!(complaints.is_empty(), "{complaints:#?}");
+    let flows = dissected(&packets);
+    let read = flows.iter().map(|flow| Reading::from_tshark(flow));
+    assert_same(
+        read.collect::<anyhow::Result<_>>()?,
+        readings(&received.flows),
+    );
+    for (name, value) in [("flow_end_reason", 4), ("sampling_interval", 1)] {
+        let name = format!("cflow.{name}");
+        let said = |flow: &&Value| flow.get(&name) == Some(&Value::from(value.to_string()));
+        assert!(flows.iter().all(said), "{name} is not always {value}");
+    }
+    Ok(())
+}
+
+#[test]
+fn tshark_would_complain() -> Result {
+    let (received, _) = meter(&frames_of_the_mix(), &["--mtu", "512"])?;
+    let mut lacking = received.datagrams.clone();
+    let middle = lacking.len() - 2;
+    lacking.remove(middle);
+    let mut broken: Vec<Datagram> = received.datagrams;
+    let last = broken.last_mut().expect("messages");
+    // The length of its first set.
+    last.octets[19] = last.octets[19].wrapping_add(40);
+    for (name, datagrams) in [("lacking", lacking), ("broken", broken)] {
+        let found = complaints(&tshark(name, &datagrams, PORT)?);
+        ensure!(!found.is_empty(), "{name}: tshark sees nothing wrong");
+    }
+    Ok(())
+}
