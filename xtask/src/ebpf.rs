@@ -73,7 +73,7 @@ pub(crate) fn toolchain_is_complete() -> bool {
 
 /// Builds a variant and returns its path.
 pub(crate) fn build_variant(variant: Variant) -> Result<PathBuf> {
-    let built = build(&Toolchain::find()?, Some(variant))?;
+    let built = build(&Toolchain::find()?, &Program::flowprobe(variant.name()))?;
     let to = workspace::target()
         .join("ebpf")
         .join(variant.name())
@@ -83,9 +83,25 @@ pub(crate) fn build_variant(variant: Variant) -> Result<PathBuf> {
     Ok(to)
 }
 
+/// Builds a program of `package` as its sources are, and returns its path.
+pub(crate) fn build_program(package: &str, bin: &str) -> Result<PathBuf> {
+    let program = Program {
+        package,
+        bin,
+        feature: PLAIN,
+    };
+    let built = build(&Toolchain::find()?, &program)?;
+    let to = workspace::target()
+        .join("ebpf")
+        .join(bin)
+        .with_extension("o");
+    write(&to, &built)?;
+    Ok(to)
+}
+
 fn commit() -> Result<()> {
     let toolchain = Toolchain::find()?;
-    let built = build(&toolchain, None)?;
+    let built = build(&toolchain, &Program::flowprobe(PLAIN))?;
     write(&object(), &built)?;
     let text = sources::manifest(&toolchain.versions()?, &built)?;
     write(&manifest(), text.as_bytes())?;
@@ -106,7 +122,7 @@ pub(crate) fn check() -> Result<()> {
         differing.join(", ")
     );
     let toolchain = Toolchain::find()?;
-    let built = build(&toolchain, None)?;
+    let built = build(&toolchain, &Program::flowprobe(PLAIN))?;
     let versions = toolchain.versions()?;
     if sources::toolchain(&recorded) != Some(versions.as_str()) {
         println!(
@@ -130,25 +146,42 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
+/// The feature that has the programs and nothing else.
+const PLAIN: &str = "program";
+
+/// A binary that is a BPF object.
+struct Program<'a> {
+    package: &'a str,
+    bin: &'a str,
+    feature: &'a str,
+}
+
+impl<'a> Program<'a> {
+    fn flowprobe(feature: &'a str) -> Self {
+        Self {
+            package: "flowprobe-ebpf",
+            bin: "flowprobe-bpf",
+            feature,
+        }
+    }
+}
+
 /// Compiles, links and strips; what is left is code, maps and BTF.
-fn build(toolchain: &Toolchain, variant: Option<Variant>) -> Result<Vec<u8>> {
-    println!("building with {toolchain}");
+fn build(toolchain: &Toolchain, program: &Program<'_>) -> Result<Vec<u8>> {
+    eprintln!(
+        "building {} ({}) with {toolchain}",
+        program.bin, program.feature
+    );
     let target = workspace::target().join("bpf");
     let mut cargo = toolchain.cargo();
-    cargo.args([
-        "build",
-        "--quiet",
-        "--locked",
-        "--package",
-        "flowprobe-ebpf",
-    ]);
-    cargo.args(["--bin", "flowprobe-bpf", "--profile", "bpf"]);
-    cargo.args(["--features", variant.map_or("program", Variant::name)]);
+    cargo.args(["build", "--quiet", "--locked"]);
+    cargo.args(["--package", program.package, "--bin", program.bin]);
+    cargo.args(["--features", program.feature, "--profile", "bpf"]);
     cargo.args(["--target", toolchain::TARGET, "--target-dir"]);
     cargo.arg(&target);
-    workspace::run(&mut cargo).context("building flowprobe-ebpf for BPF")?;
+    workspace::run(&mut cargo).with_context(|| format!("building {} for BPF", program.package))?;
 
-    let linked = target.join(toolchain::TARGET).join("bpf/flowprobe-bpf");
+    let linked = target.join(toolchain::TARGET).join("bpf").join(program.bin);
     let stripped = linked.with_extension("stripped");
     toolchain.strip(&linked, &stripped)?;
     let built = fs::read(&stripped)?;

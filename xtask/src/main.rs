@@ -1,5 +1,6 @@
 //! What is done with this repository besides `cargo build`: see `cargo xtask --help`.
 
+mod bench;
 mod demo;
 mod ebpf;
 mod setup;
@@ -24,6 +25,8 @@ enum Task {
     BuildEbpf(ebpf::Args),
     /// Install what `test` needs on a Debian machine (as root), or say what is missing
     Setup,
+    /// Measure flowprobe, beside the usual designs (as root)
+    Bench(bench::Args),
     /// Show the whole path on this machine: hosts, gateway, traffic, flows, ledger (as root)
     Demo(demo::Args),
     /// Everything that continuous integration checks
@@ -44,6 +47,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::BuildEbpf(args) => ebpf::run(&args),
         Task::Setup => setup::run(),
+        Task::Bench(args) => bench::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
     }
