@@ -23,8 +23,8 @@ static mut WALK: Walk = Walk {
     packets: 0,
     mask: 0,
     ifindex: 0,
-    order: 1,
-    half: 1,
+    order: 0,
+    half: 0,
 };
 
 pub(crate) fn xdp(ctx: &XdpContext) {
