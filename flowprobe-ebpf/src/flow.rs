@@ -1,4 +1,4 @@
-//! The statistics of a flow, and how one packet changes them.
+//! The statistics of a flow, as everything outside the table has them.
 
 use crate::{parse::Packet, wire::tcp};
 
@@ -34,12 +34,10 @@ pub struct Marks {
 
 /// Destination and source MAC address of a flow's first packet, as on the wire (IE 80, 56).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct Macs {
     /// Destination, then source.
     pub octets: [u8; 12],
-    /// Zero.
-    pub pad: [u8; 4],
 }
 
 impl Counters {
@@ -53,14 +51,6 @@ impl Counters {
             first_ns: now_ns,
             last_ns: now_ns,
         }
-    }
-
-    /// Adds one packet.
-    #[inline(always)]
-    pub fn add(&mut self, packet: &Packet, now_ns: u64) {
-        self.packets += 1;
-        self.octets += u64::from(packet.octets);
-        self.last_ns = now_ns;
     }
 
     /// Adds another part of the same flow.
@@ -86,19 +76,6 @@ impl Marks {
         }
     }
 
-    /// Adds one packet.
-    #[inline(always)]
-    pub fn add(&mut self, packet: &Packet) {
-        self.tcp_flags |= packet.tcp_flags;
-        // Compare before storing: the TTL of a flow hardly ever changes.
-        if packet.ttl < self.min_ttl {
-            self.min_ttl = packet.ttl;
-        }
-        if packet.ttl > self.max_ttl {
-            self.max_ttl = packet.ttl;
-        }
-    }
-
     /// Adds another part of the same flow; the label stays that of `self`.
     pub fn merge(&mut self, other: &Self) {
         self.tcp_flags |= other.tcp_flags;
@@ -115,4 +92,4 @@ impl Marks {
 }
 
 const _: () = assert!(size_of::<Counters>() == 32 && size_of::<Marks>() == 8);
-const _: () = assert!(size_of::<Macs>() == 16);
+const _: () = assert!(size_of::<Macs>() == 12);

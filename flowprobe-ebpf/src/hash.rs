@@ -11,17 +11,17 @@ use crate::table::WAYS;
 /// Words of the secret, enough for the longest key.
 pub const SECRET_WORDS: usize = 7;
 
-/// Hashes `words` under `secret`.
+/// Hashes `words` under the secret whose words `secret` gives.
 #[inline(always)]
 #[must_use]
-pub fn hash<const N: usize>(words: &[u64; N], secret: &[u64; SECRET_WORDS]) -> u64 {
+pub fn hash<const N: usize>(words: &[u64; N], secret: impl Fn(usize) -> u64) -> u64 {
     const { assert!(N < SECRET_WORDS) };
-    let mut sum = secret[SECRET_WORDS - 1];
+    let mut sum = secret(SECRET_WORDS - 1);
     let mut i = 0;
     while i < N {
-        let word = words[i];
-        let low = (word as u32).wrapping_add(secret[i] as u32);
-        let high = ((word >> 32) as u32).wrapping_add((secret[i] >> 32) as u32);
+        let (word, secret) = (words[i], secret(i));
+        let low = (word as u32).wrapping_add(secret as u32);
+        let high = ((word >> 32) as u32).wrapping_add((secret >> 32) as u32);
         sum = sum.wrapping_add(u64::from(low).wrapping_mul(u64::from(high)));
         i += 1;
     }
@@ -50,10 +50,9 @@ pub fn bucket(hash: u64, mask: u32) -> u32 {
     hash as u32 & mask
 }
 
-/// The bits of a hash that choose the way a flow is put into if it is free.
+/// The way that a flow of this fingerprint is put into if it is free.
 #[inline(always)]
 #[must_use]
-pub fn preferred_way(hash: u64) -> usize {
-    // Above the bits of the largest table's bucket, 2²³.
-    (hash >> 29) as usize & (WAYS - 1)
+pub fn preferred_way(fingerprint: u32) -> usize {
+    fingerprint as usize & (WAYS - 1)
 }

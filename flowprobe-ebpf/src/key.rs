@@ -4,7 +4,7 @@
 //! instructions. Addresses and ports are memory images of the wire, in network byte order.
 
 use crate::{
-    hash::{SECRET_WORDS, hash},
+    hash::hash,
     parse::Packet,
 };
 
@@ -25,8 +25,8 @@ pub trait Key: Copy {
     /// Whether both are the same flow. Unlike `==` this never becomes a call of `memcmp`, which
     /// BPF does not have.
     fn same(&self, other: &Self) -> bool;
-    /// The keyed hash that places the flow.
-    fn hash(&self, secret: &[u64; SECRET_WORDS]) -> u64;
+    /// The hash that places the flow, under the secret whose words `secret` gives.
+    fn hash(&self, secret: impl Fn(usize) -> u64) -> u64;
     /// The words, filled up with zeros.
     fn padded(&self) -> [u64; 6];
     /// The key whose padded words these are.
@@ -56,7 +56,7 @@ macro_rules! key {
             }
 
             #[inline(always)]
-            fn hash(&self, secret: &[u64; SECRET_WORDS]) -> u64 {
+            fn hash(&self, secret: impl Fn(usize) -> u64) -> u64 {
                 hash(&self.words, secret)
             }
 

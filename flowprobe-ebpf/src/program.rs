@@ -8,7 +8,7 @@ mod maps;
 mod sample;
 
 use aya_ebpf::{helpers::bpf_get_smp_processor_id, programs::XdpContext};
-use flowprobe_ebpf::{Addresses, KeyV4, KeyV6, Lost, Packet, Skip, parse};
+use flowprobe_ebpf::{Addresses, KeyV4, KeyV6, Lost, Outcome, Packet, Skip, parse_into};
 
 use self::{account::Partition, frame::XdpFrame};
 
@@ -28,42 +28,67 @@ pub(crate) fn observe(ctx: &XdpContext, octets: usize) {
             return (*cpu).unsampled.count(octets as u64);
         };
         let frame = XdpFrame::new(ctx, octets);
-        match parse(&frame) {
-            Ok(packet) => {
-                let partition = Partition { id, cpu };
-                let ifindex = (*ctx.ctx).ingress_ifindex;
-                match account(&partition, &frame, &packet, ifindex, epoch) {
-                    Ok(()) => {
-                        (*cpu).accounted.count(octets as u64);
-                        (*cpu).accounted_ip_octets += u64::from(packet.octets);
-                    }
-                    Err(reason) => (*cpu).lost[reason as usize].count(octets as u64),
-                }
-            }
-            Err(reason) => {
-                ignored(ctx, reason);
-                (*cpu).ignored[reason as usize].count(octets as u64);
-            }
-        }
+        let metering = Metering {
+            ctx,
+            partition: Partition { id, cpu },
+            frame: &frame,
+            epoch,
+            octets: octets as u64,
+        };
+        parse_into(&frame, &metering);
     }
 }
 
-#[inline(always)]
-fn account(
-    partition: &Partition,
-    frame: &XdpFrame,
-    packet: &Packet,
-    ifindex: u32,
+/// A selected packet that is being parsed.
+struct Metering<'a> {
+    ctx: &'a XdpContext,
+    partition: Partition,
+    frame: &'a XdpFrame,
     epoch: u32,
-) -> Result<(), Lost> {
-    match packet.addresses {
-        Addresses::V4(addresses) => {
-            let key = KeyV4::new(addresses, packet, ifindex, epoch);
-            partition.account(maps::bucket_v4, &key, packet, frame)
+    octets: u64,
+}
+
+impl Outcome for Metering<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn packet(&self, packet: &Packet) {
+        // SAFETY: the program's context, and the element of this CPU.
+        unsafe {
+            let ifindex = (*self.ctx.ctx).ingress_ifindex;
+            let cpu = self.partition.cpu;
+            match self.account(packet, ifindex) {
+                Ok(()) => {
+                    (*cpu).accounted.count(self.octets);
+                    (*cpu).accounted_ip_octets += u64::from(packet.octets);
+                }
+                Err(reason) => (*cpu).lost[reason as usize].count(self.octets),
+            }
         }
-        Addresses::V6(addresses) => {
-            let key = KeyV6::new(addresses, packet, ifindex, epoch);
-            partition.account(maps::bucket_v6, &key, packet, frame)
+    }
+
+    #[inline(always)]
+    fn skip(&self, reason: Skip) {
+        ignored(self.ctx, reason);
+        // SAFETY: the element of this CPU.
+        unsafe { (*self.partition.cpu).ignored[reason as usize].count(self.octets) };
+    }
+}
+
+impl Metering<'_> {
+    #[inline(always)]
+    fn account(&self, packet: &Packet, ifindex: u32) -> Result<(), Lost> {
+        match packet.addresses {
+            Addresses::V4(addresses) => {
+                let key = KeyV4::new(addresses, packet, ifindex, self.epoch);
+                self.partition
+                    .account(maps::bucket_v4, &key, packet, self.frame)
+            }
+            Addresses::V6(addresses) => {
+                let key = KeyV6::new(addresses, packet, ifindex, self.epoch);
+                self.partition
+                    .account(maps::bucket_v6, &key, packet, self.frame)
+            }
         }
     }
 }

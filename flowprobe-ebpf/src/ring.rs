@@ -37,6 +37,8 @@ pub struct Part {
     pub marks: Marks,
     /// MAC addresses.
     pub macs: Macs,
+    /// Zero.
+    pub macs_pad: u32,
     /// See [`family`].
     pub family: u32,
     /// See [`cause`].

@@ -1,17 +1,22 @@
-//! The flow table in shared memory: control words, ways, buckets.
+//! The flow table in shared memory: ways, their control words, buckets.
 //!
 //! One table for IPv4 and one for IPv6, each an array map that userspace has mapped too. An
 //! array has a partition per CPU, `buckets` long; a flow is in bucket `hash & (buckets − 1)` of
-//! the partition of whichever CPU received it. The kernel half is the only writer of ways that
-//! are not [`State::User`]; see ARCHITECTURE.md for the protocol.
+//! the partition of whichever CPU received it. Userspace changes nothing but control words; see
+//! ARCHITECTURE.md for the protocol.
+//!
+//! A packet of a known flow touches one cache line for IPv4 and two for IPv6: that of the way
+//! which the hash prefers, with control word, key and counters. Where another flow is in that
+//! way, the bucket's hints say which other way to look at.
 
 use crate::{
     flow::{Counters, Macs, Marks},
     key::{Key, KeyV4, KeyV6},
+    parse::Packet,
     ring::family,
 };
 
-/// Flows in a bucket. Eight control words fill one cache line.
+/// Flows in a bucket.
 pub const WAYS: usize = 8;
 
 /// Who may touch a way.
@@ -102,30 +107,102 @@ impl Control {
     }
 }
 
-/// One IPv4 flow: one cache line that every packet of it touches.
+/// Units of [`Span::last`], as a shift of nanoseconds: 2²⁰ ns, about a millisecond.
+const LAST_SHIFT: u32 = 20;
+
+/// First and last packet in 12 octets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, packed(4))]
+pub struct Span {
+    /// First packet, nanoseconds of CLOCK_MONOTONIC.
+    first_ns: u64,
+    /// Last packet, in units of 2²⁰ ns after the first: 52 days, more than the longest active
+    /// timeout.
+    last: u32,
+}
+
+impl Span {
+    /// Of a flow whose only packet came at `now_ns`.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(now_ns: u64) -> Self {
+        Self {
+            first_ns: now_ns,
+            last: 0,
+        }
+    }
+
+    /// Lasts until `now_ns` now.
+    #[inline(always)]
+    pub fn extend(&mut self, now_ns: u64) {
+        self.last = ((now_ns - self.first_ns) >> LAST_SHIFT) as u32;
+    }
+
+    /// First packet, nanoseconds of CLOCK_MONOTONIC.
+    #[inline(always)]
+    #[must_use]
+    pub fn first_ns(self) -> u64 {
+        self.first_ns
+    }
+
+    /// Last packet, nanoseconds of CLOCK_MONOTONIC, at most 2²⁰ ns too early.
+    #[inline(always)]
+    #[must_use]
+    pub fn last_ns(self) -> u64 {
+        self.first_ns + (u64::from(self.last) << LAST_SHIFT)
+    }
+}
+
+/// One IPv4 flow: one cache line.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct WayV4 {
+    /// See [`Control`].
+    pub control: u64,
     /// Key.
     pub key: KeyV4,
-    /// Counts and times.
-    pub counters: Counters,
-    /// Flags and TTLs.
-    pub marks: Marks,
+    /// IP-layer octets.
+    pub octets: u64,
+    /// Packets.
+    pub packets: u64,
+    /// First and last packet.
+    pub span: Span,
+    /// All TCP control bits seen.
+    pub tcp_flags: u8,
+    /// Smallest TTL.
+    pub min_ttl: u8,
+    /// Largest TTL.
+    pub max_ttl: u8,
+    /// See [`Way::displaced`].
+    pub displaced: u8,
 }
 
 /// One IPv6 flow: two cache lines.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct WayV6 {
+    /// See [`Control`].
+    pub control: u64,
     /// Key.
     pub key: KeyV6,
-    /// Counts and times.
-    pub counters: Counters,
-    /// Flags, hop limits, flow label.
-    pub marks: Marks,
+    /// IP-layer octets.
+    pub octets: u64,
+    /// Packets.
+    pub packets: u64,
+    /// First and last packet.
+    pub span: Span,
+    /// All TCP control bits seen.
+    pub tcp_flags: u8,
+    /// Smallest hop limit.
+    pub min_ttl: u8,
+    /// Largest hop limit.
+    pub max_ttl: u8,
+    /// See [`Way::displaced`].
+    pub displaced: u8,
+    /// Flow label of the first packet.
+    pub flow_label: u32,
     /// Zero.
-    pub pad: [u64; 5],
+    pub pad: [u32; 9],
 }
 
 /// What the two kinds of way have in common.
@@ -135,27 +212,40 @@ pub trait Way {
     /// See [`family`].
     const FAMILY: u32;
 
+    /// The control word's place.
+    fn control(way: *mut Self) -> *mut u64;
     /// Whether it holds the flow `key`.
     fn holds(&self, key: &Self::Key) -> bool;
-    /// Stores every field: a way is never added to while it is being filled.
-    fn fill(&mut self, key: &Self::Key, counters: Counters, marks: Marks);
+    /// Stores a new flow, all but the control word. Nothing is ever added to what stood there.
+    fn fill(&mut self, key: &Self::Key, packet: &Packet, now_ns: u64);
+    /// Adds a packet.
+    fn add(&mut self, packet: &Packet, now_ns: u64);
     /// The key.
     fn key(&self) -> &Self::Key;
+    /// When its packets came.
+    fn span(&self) -> Span;
     /// Counts and times.
-    fn counters(&self) -> &Counters;
-    /// Counts and times, to add to.
-    fn counters_mut(&mut self) -> &mut Counters;
+    fn counters(&self) -> Counters;
     /// Flags, TTLs, label.
-    fn marks(&self) -> &Marks;
-    /// Flags, TTLs, label, to add to.
-    fn marks_mut(&mut self) -> &mut Marks;
+    fn marks(&self) -> Marks;
+    /// Whether a flow that prefers this way may be in another way of the bucket. It belongs to
+    /// the way and not to the flow in it, and outlasts that.
+    fn displaced(&self) -> bool;
+    /// Sets [`Way::displaced`].
+    fn set_displaced(&mut self, displaced: bool);
 }
 
 macro_rules! way {
-    ($name:ident, $key:ident, $family:expr) => {
+    ($name:ident, $key:ident, $family:expr, |$way:ident| $label:expr, |$new:ident, $packet:ident| $set_label:expr) => {
         impl Way for $name {
             type Key = $key;
             const FAMILY: u32 = $family;
+
+            #[inline(always)]
+            fn control(way: *mut Self) -> *mut u64 {
+                // The first field.
+                way.cast()
+            }
 
             #[inline(always)]
             fn holds(&self, key: &$key) -> bool {
@@ -163,10 +253,31 @@ macro_rules! way {
             }
 
             #[inline(always)]
-            fn fill(&mut self, key: &$key, counters: Counters, marks: Marks) {
+            fn fill(&mut self, key: &$key, $packet: &Packet, now_ns: u64) {
                 self.key = *key;
-                self.counters = counters;
-                self.marks = marks;
+                self.octets = u64::from($packet.octets);
+                self.packets = 1;
+                self.span = Span::new(now_ns);
+                self.tcp_flags = $packet.tcp_flags;
+                self.min_ttl = $packet.ttl;
+                self.max_ttl = $packet.ttl;
+                let $new = self;
+                $set_label;
+            }
+
+            #[inline(always)]
+            fn add(&mut self, packet: &Packet, now_ns: u64) {
+                self.octets += u64::from(packet.octets);
+                self.packets += 1;
+                self.span.extend(now_ns);
+                self.tcp_flags |= packet.tcp_flags;
+                // Compare before storing: the TTL of a flow hardly ever changes.
+                if packet.ttl < self.min_ttl {
+                    self.min_ttl = packet.ttl;
+                }
+                if packet.ttl > self.max_ttl {
+                    self.max_ttl = packet.ttl;
+                }
             }
 
             #[inline(always)]
@@ -175,47 +286,74 @@ macro_rules! way {
             }
 
             #[inline(always)]
-            fn counters(&self) -> &Counters {
-                &self.counters
+            fn span(&self) -> Span {
+                self.span
             }
 
             #[inline(always)]
-            fn counters_mut(&mut self) -> &mut Counters {
-                &mut self.counters
+            fn counters(&self) -> Counters {
+                Counters {
+                    packets: self.packets,
+                    octets: self.octets,
+                    first_ns: self.span.first_ns(),
+                    last_ns: self.span.last_ns(),
+                }
             }
 
             #[inline(always)]
-            fn marks(&self) -> &Marks {
-                &self.marks
+            fn marks(&self) -> Marks {
+                let $way = self;
+                Marks {
+                    tcp_flags: self.tcp_flags,
+                    min_ttl: self.min_ttl,
+                    max_ttl: self.max_ttl,
+                    pad: 0,
+                    flow_label: $label,
+                }
             }
 
             #[inline(always)]
-            fn marks_mut(&mut self) -> &mut Marks {
-                &mut self.marks
+            fn displaced(&self) -> bool {
+                self.displaced != 0
+            }
+
+            #[inline(always)]
+            fn set_displaced(&mut self, displaced: bool) {
+                self.displaced = u8::from(displaced);
             }
         }
     };
 }
 
-way!(WayV4, KeyV4, family::V4);
-way!(WayV6, KeyV6, family::V6);
+way!(WayV4, KeyV4, family::V4, |_way| 0, |_way, packet| ());
+way!(
+    WayV6,
+    KeyV6,
+    family::V6,
+    |way| way.flow_label,
+    |way, packet| way.flow_label = packet.flow_label
+);
 
-/// A bucket: the line of control words, the ways, and what only an insert writes.
+/// A bucket: what is needed to find a displaced flow, what only an insert writes, the ways.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Bucket<W> {
-    /// Control words, see [`Control`].
-    pub control: [u64; WAYS],
-    /// Flows.
-    pub ways: [W; WAYS],
+    /// Fingerprints of the flows that the program last put into each way. Userspace frees ways
+    /// without changing them, so they say where a flow may be, not that it is.
+    pub hints: [u32; WAYS],
     /// MAC addresses of the flows.
     pub macs: [Macs; WAYS],
+    /// Flows.
+    pub ways: [W; WAYS],
 }
 
-/// A bucket of the IPv4 table, 704 octets.
+/// A bucket of the IPv4 table, 640 octets.
 pub type BucketV4 = Bucket<WayV4>;
-/// A bucket of the IPv6 table, 1,216 octets.
+/// A bucket of the IPv6 table, 1,152 octets.
 pub type BucketV6 = Bucket<WayV6>;
 
 const _: () = assert!(size_of::<WayV4>() == 64 && size_of::<WayV6>() == 128);
-const _: () = assert!(size_of::<BucketV4>() == 11 * 64 && size_of::<BucketV6>() == 19 * 64);
+const _: () = assert!(size_of::<BucketV4>() == 10 * 64 && size_of::<BucketV6>() == 18 * 64);
+const _: () = assert!(core::mem::offset_of!(BucketV4, ways) == 128);
+const _: () = assert!(core::mem::offset_of!(WayV4, control) == 0);
+const _: () = assert!(core::mem::offset_of!(WayV6, control) == 0);

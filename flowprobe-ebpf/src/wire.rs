@@ -80,8 +80,6 @@ pub mod protocol {
 
 /// TCP header fields (RFC 9293 §3.1).
 pub mod tcp {
-    /// Octets needed for ports and flags.
-    pub const FLAGS_END: usize = 14;
     /// Offset of the octet of control bits.
     pub const FLAGS: usize = 13;
     /// No more data from the sender.

@@ -26,13 +26,13 @@ pub(super) struct Partition {
     pub(super) cpu: *mut Cpu,
 }
 
-/// What is counted where no flow was found: a new flow of one packet.
+/// A packet on its way into the table.
 struct Arrival<'a, K> {
     key: &'a K,
     hash: u64,
-    counters: Counters,
-    marks: Marks,
-    macs: Macs,
+    packet: &'a Packet,
+    frame: &'a XdpFrame,
+    now_ns: u64,
 }
 
 impl Partition {
@@ -47,34 +47,28 @@ impl Partition {
     ) -> Result<(), Lost> {
         // SAFETY: `cpu` is the element of this CPU.
         let now_ns = unsafe { clock::now_ns(self.cpu) };
-        let hash = key.hash(maps::hash_secret());
+        let hash = key.hash(maps::hash_secret);
         let bucket = bucket_of(self.id, hash).ok_or(Lost::NoPartition)?;
-
-        // SAFETY: `bucket` points to a whole element of the table, in the partition of this CPU.
-        let found = unsafe { find(bucket, key, hash) };
-        if let Some(i) = found {
-            // SAFETY: as above; the way is live, so userspace does not touch it.
-            let way = unsafe { &mut (*bucket).ways[i] };
-            if packet.tcp_flags & tcp::SYN == 0 || !way.marks().ended() {
-                way.counters_mut().add(packet, now_ns);
-                way.marks_mut().add(packet);
-                return Ok(());
-            }
-        }
         let arrival = Arrival {
             key,
             hash,
-            counters: Counters::first(packet, now_ns),
-            marks: Marks::first(packet),
-            macs: macs(frame),
+            packet,
+            frame,
+            now_ns,
         };
-        // SAFETY: as above.
+        // SAFETY: `bucket` points to a whole element of the table, in the partition of this CPU.
+        // A way found live is not touched by userspace before this run of the program has ended.
         unsafe {
-            match found {
-                Some(i) => self.restart(bucket, i, &arrival, packet),
-                None => self.insert(bucket, &arrival),
+            let Some(i) = find(bucket, key, hash) else {
+                return self.insert(bucket, &arrival);
+            };
+            let way = &mut (*bucket).ways[i];
+            if packet.tcp_flags & tcp::SYN != 0 && way.marks().ended() {
+                return self.restart(bucket, i, &arrival);
             }
+            way.add(packet, now_ns);
         }
+        Ok(())
     }
 
     /// A SYN after FIN or RST: the flow in way `i` is over, its place is the new flow's.
@@ -87,15 +81,12 @@ impl Partition {
         bucket: *mut Bucket<W>,
         i: usize,
         arrival: &Arrival<W::Key>,
-        packet: &Packet,
     ) -> Result<(), Lost> {
         // SAFETY: the caller's.
         unsafe {
             let Some((place, position)) = self.reserve() else {
                 // Rather one flow that ended twice than a packet in none.
-                let way = &mut (*bucket).ways[i];
-                way.counters_mut().add(packet, arrival.counters.last_ns);
-                way.marks_mut().add(packet);
+                (*bucket).ways[i].add(arrival.packet, arrival.now_ns);
                 return Ok(());
             };
             let Some(taken) = take(bucket, i) else {
@@ -130,7 +121,7 @@ impl Partition {
             match take(bucket, i) {
                 Some(taken) => {
                     // The key of another flow: its hash is not known here.
-                    let hash = (*bucket).ways[i].key().hash(maps::hash_secret());
+                    let hash = (*bucket).ways[i].key().hash(maps::hash_secret);
                     fill_from_way(place, bucket, i, hash, cause::EVICTED);
                     self.publish(position);
                     store(bucket, i, taken, arrival);
@@ -138,16 +129,7 @@ impl Partition {
                     (*self.cpu).evicted += 1;
                 }
                 None => {
-                    fill(
-                        place,
-                        arrival.key,
-                        &arrival.counters,
-                        &arrival.marks,
-                        &arrival.macs,
-                    );
-                    (*place).family = W::FAMILY;
-                    (*place).cause = cause::SINGLE;
-                    (*place).hash = arrival.hash;
+                    fill_from_packet::<W>(place, arrival);
                     self.publish(position);
                     (*self.cpu).single += 1;
                 }
@@ -186,29 +168,36 @@ impl Partition {
 
 /// The way that holds the flow `key`, if one does.
 ///
-/// Most flows are in the way that their hash prefers. Its number is known before anything of
-/// the bucket has arrived, so the CPU fetches the control words and the way side by side, which
-/// it cannot where a search has to say first which way it is.
-///
 /// # Safety
 /// `bucket` points to a whole element of the table.
 #[inline(always)]
 unsafe fn find<W: Way>(bucket: *mut Bucket<W>, key: &W::Key, hash: u64) -> Option<usize> {
-    let tag = Control::live_tag(fingerprint(hash));
+    let fingerprint = fingerprint(hash);
+    let tag = Control::live_tag(fingerprint);
     // SAFETY: the caller's, and `i` is a way.
     let holds = |i| unsafe { control(bucket, i).tag() == tag && (*bucket).ways[i].holds(key) };
-    let preferred = preferred_way(hash);
+    let preferred = preferred_way(fingerprint);
     if holds(preferred) {
         widen_window();
         return Some(preferred);
     }
-    let mut i = 0;
-    while i < WAYS {
-        if holds(i) {
-            widen_window();
-            return Some(i);
+    // SAFETY: as above; only this CPU writes the flag and the hints.
+    unsafe {
+        if !(*bucket).ways[preferred].displaced() {
+            return None;
         }
-        i += 1;
+        let mut displaced = false;
+        let mut i = 0;
+        while i < WAYS {
+            let hint = (*bucket).hints[i];
+            if hint == fingerprint && holds(i) {
+                widen_window();
+                return Some(i);
+            }
+            displaced |= i != preferred && preferred_way(hint) == preferred;
+            i += 1;
+        }
+        (*bucket).ways[preferred].set_displaced(displaced);
     }
     None
 }
@@ -218,9 +207,9 @@ unsafe fn find<W: Way>(bucket: *mut Bucket<W>, key: &W::Key, hash: u64) -> Optio
 /// # Safety
 /// As [`find`].
 #[inline(always)]
-unsafe fn control<W>(bucket: *mut Bucket<W>, i: usize) -> Control {
+unsafe fn control<W: Way>(bucket: *mut Bucket<W>, i: usize) -> Control {
     // SAFETY: the caller's.
-    Control(unsafe { (&raw const (*bucket).control[i]).read_volatile() })
+    Control(unsafe { W::control(&raw mut (*bucket).ways[i]).read_volatile() })
 }
 
 /// A free way, the one that the hash prefers before all others.
@@ -228,8 +217,8 @@ unsafe fn control<W>(bucket: *mut Bucket<W>, i: usize) -> Control {
 /// # Safety
 /// As [`find`].
 #[inline(always)]
-unsafe fn free<W>(bucket: *mut Bucket<W>, hash: u64) -> Option<(usize, Control)> {
-    let start = preferred_way(hash);
+unsafe fn free<W: Way>(bucket: *mut Bucket<W>, hash: u64) -> Option<(usize, Control)> {
+    let start = preferred_way(fingerprint(hash));
     let mut i = 0;
     while i < WAYS {
         let way = (start + i) & (WAYS - 1);
@@ -248,7 +237,7 @@ unsafe fn free<W>(bucket: *mut Bucket<W>, hash: u64) -> Option<(usize, Control)>
 /// # Safety
 /// As [`find`].
 #[inline(always)]
-unsafe fn take<W>(bucket: *mut Bucket<W>, i: usize) -> Option<Control> {
+unsafe fn take<W: Way>(bucket: *mut Bucket<W>, i: usize) -> Option<Control> {
     // SAFETY: the caller's.
     unsafe {
         let live = control(bucket, i);
@@ -256,7 +245,8 @@ unsafe fn take<W>(bucket: *mut Bucket<W>, i: usize) -> Option<Control> {
             return None;
         }
         let taken = live.with_state(State::Kernel);
-        atomic::replace(&raw mut (*bucket).control[i], live.0, taken.0).then_some(taken)
+        let place = W::control(&raw mut (*bucket).ways[i]);
+        atomic::replace(place, live.0, taken.0).then_some(taken)
     }
 }
 
@@ -267,14 +257,14 @@ unsafe fn take<W>(bucket: *mut Bucket<W>, i: usize) -> Option<Control> {
 /// As [`find`].
 #[inline(always)]
 unsafe fn victim<W: Way>(bucket: *mut Bucket<W>, hash: u64) -> usize {
-    let a = preferred_way(hash);
+    let a = preferred_way(fingerprint(hash));
     let b = (a + 1 + ((hash >> 60) as usize & 3)) & (WAYS - 1);
     // SAFETY: the caller's, and both are ways.
     unsafe {
         let live_a = control(bucket, a).state() == State::Live;
         let live_b = control(bucket, b).state() == State::Live;
-        let last_a = (*bucket).ways[a].counters().last_ns;
-        let last_b = (*bucket).ways[b].counters().last_ns;
+        let last_a = (*bucket).ways[a].span().last_ns();
+        let last_b = (*bucket).ways[b].span().last_ns();
         if live_b && (!live_a || last_b < last_a) {
             b
         } else {
@@ -294,12 +284,18 @@ unsafe fn store<W: Way>(
     control: Control,
     arrival: &Arrival<W::Key>,
 ) {
+    let fingerprint = fingerprint(arrival.hash);
+    let preferred = preferred_way(fingerprint);
     // SAFETY: the caller's.
     unsafe {
-        (*bucket).ways[i].fill(arrival.key, arrival.counters, arrival.marks);
-        (*bucket).macs[i] = arrival.macs;
-        let live = control.next_live(fingerprint(arrival.hash));
-        atomic::publish(&raw mut (*bucket).control[i], live.0);
+        if i != preferred {
+            (*bucket).ways[preferred].set_displaced(true);
+        }
+        (*bucket).ways[i].fill(arrival.key, arrival.packet, arrival.now_ns);
+        (*bucket).hints[i] = fingerprint;
+        (*bucket).macs[i] = macs(arrival.frame);
+        let place = W::control(&raw mut (*bucket).ways[i]);
+        atomic::publish(place, control.next_live(fingerprint).0);
     }
 }
 
@@ -318,31 +314,31 @@ unsafe fn fill_from_way<W: Way>(
     // SAFETY: the caller's.
     unsafe {
         let way = &(*bucket).ways[i];
-        fill(
-            place,
-            way.key(),
-            way.counters(),
-            way.marks(),
-            &(*bucket).macs[i],
-        );
+        (*place).key = way.key().padded();
+        (*place).counters = way.counters();
+        (*place).marks = way.marks();
+        (*place).macs = (*bucket).macs[i];
         (*place).family = W::FAMILY;
         (*place).cause = cause;
         (*place).hash = hash;
     }
 }
 
-/// Writes a flow into the ring.
+/// Writes a single packet into the ring.
 ///
 /// # Safety
 /// `place` is reserved.
 #[inline(always)]
-unsafe fn fill<K: Key>(place: *mut Part, key: &K, counters: &Counters, marks: &Marks, macs: &Macs) {
+unsafe fn fill_from_packet<W: Way>(place: *mut Part, arrival: &Arrival<W::Key>) {
     // SAFETY: the caller's.
     unsafe {
-        (*place).key = key.padded();
-        (*place).counters = *counters;
-        (*place).marks = *marks;
-        (*place).macs = *macs;
+        (*place).key = arrival.key.padded();
+        (*place).counters = Counters::first(arrival.packet, arrival.now_ns);
+        (*place).marks = Marks::first(arrival.packet);
+        (*place).macs = macs(arrival.frame);
+        (*place).family = W::FAMILY;
+        (*place).cause = cause::SINGLE;
+        (*place).hash = arrival.hash;
     }
 }
 
@@ -351,7 +347,6 @@ unsafe fn fill<K: Key>(place: *mut Part, key: &K, counters: &Counters, marks: &M
 fn macs(frame: &XdpFrame) -> Macs {
     Macs {
         octets: frame.read(ethernet::ADDRESSES).unwrap_or_default(),
-        pad: [0; 4],
     }
 }
 

@@ -15,12 +15,12 @@ pub(super) unsafe fn now_ns(cpu: *mut Cpu) -> u64 {
     // SAFETY: the caller's, and helpers without arguments.
     unsafe {
         let jiffies = bpf_jiffies64();
-        let due = (*cpu).accounted.packets & (CLOCK_PACKETS - 1) == 0;
-        if (*cpu).jiffies == jiffies && !due {
-            check(&mut *cpu);
-        } else {
+        // The difference of the ticks decides in one branch.
+        if ((*cpu).jiffies ^ jiffies) != 0 || (*cpu).accounted.packets & (CLOCK_PACKETS - 1) == 0 {
             (*cpu).jiffies = jiffies;
             (*cpu).now_ns = bpf_ktime_get_ns();
+        } else {
+            check(&mut *cpu);
         }
         (*cpu).now_ns
     }

@@ -65,13 +65,12 @@ settings! {
 #[unsafe(no_mangle)]
 static HASH_SECRET: [u64; SECRET_WORDS] = [0; SECRET_WORDS];
 
-/// The secret of the hash.
+/// Word `i` of the secret of the hash.
 #[inline(always)]
-pub(super) fn hash_secret() -> &'static [u64; SECRET_WORDS] {
-    // The loader has changed the value: hidden from the compiler, which would take it for 0.
-    let secret = core::hint::black_box(&raw const HASH_SECRET);
-    // SAFETY: a valid static that nobody writes while the program is loaded.
-    unsafe { &*secret }
+pub(super) fn hash_secret(i: usize) -> u64 {
+    // SAFETY: in bounds or it does not compile to anything. Volatile, since the loader has
+    // changed the value.
+    unsafe { (&raw const HASH_SECRET[i]).read_volatile() }
 }
 
 /// The state of CPU `id`, if it has a partition.

@@ -46,7 +46,7 @@ fn count<W: Way + Copy>(table: &Table<W>, partitions: u32, bucket: u32, volume: 
                 way,
             };
             if table.load(slot).state() != State::Free {
-                *volume += flow(table.way(slot).counters());
+                *volume += flow(&table.way(slot).counters());
             }
         }
     }

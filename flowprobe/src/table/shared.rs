@@ -52,7 +52,7 @@ impl Geometry {
         self.buckets * WAYS as u32
     }
 
-    /// Octets of kernel memory: (buckets × (704 + 1216) + ring × 128) × partitions, and the
+    /// Octets of kernel memory: (buckets × (640 + 1152) + ring × 128) × partitions, and the
     /// counters.
     #[must_use]
     pub fn memory_octets(&self) -> u64 {
@@ -143,14 +143,18 @@ impl<W: Way + Copy> Table<W> {
         self.buckets.element(index + slot.bucket as usize)
     }
 
-    fn control(&self, slot: Slot) -> &AtomicU64 {
-        // SAFETY: `way` is in bounds or this panics; the word is aligned and lives as long as
-        // the mapping.
+    fn place(&self, slot: Slot) -> *mut W {
+        assert!((slot.way as usize) < WAYS);
+        // SAFETY: in bounds.
         unsafe {
-            let controls = &raw mut (*self.bucket(slot)).control;
-            assert!((slot.way as usize) < WAYS);
-            AtomicU64::from_ptr(controls.cast::<u64>().add(slot.way as usize))
+            let ways = &raw mut (*self.bucket(slot)).ways;
+            ways.cast::<W>().add(slot.way as usize)
         }
+    }
+
+    fn control(&self, slot: Slot) -> &AtomicU64 {
+        // SAFETY: the word is aligned and lives as long as the mapping.
+        unsafe { AtomicU64::from_ptr(W::control(self.place(slot))) }
     }
 
     /// The control word; what the program stored before it is visible after.
@@ -180,12 +184,8 @@ impl<W: Way + Copy> Table<W> {
     /// to decide whether to retire it, which fails if the way has changed hands.
     #[must_use]
     pub fn way(&self, slot: Slot) -> W {
-        assert!((slot.way as usize) < WAYS);
         // SAFETY: in bounds; any bits are a valid way.
-        unsafe {
-            let ways = &raw const (*self.bucket(slot)).ways;
-            ways.cast::<W>().add(slot.way as usize).read_volatile()
-        }
+        unsafe { self.place(slot).read_volatile() }
     }
 
     /// Copies the MAC addresses of a way.

@@ -261,8 +261,8 @@ impl Scan<'_, '_> {
                     slot,
                     control,
                     key: *way.key(),
-                    counters: *way.counters(),
-                    marks: *way.marks(),
+                    counters: way.counters(),
+                    marks: way.marks(),
                 });
             }
         }
@@ -364,8 +364,8 @@ where
     let way = table.way(slot);
     Flow {
         key: way.key().any(),
-        counters: *way.counters(),
-        marks: *way.marks(),
+        counters: way.counters(),
+        marks: way.marks(),
         macs: table.macs(slot),
     }
 }
