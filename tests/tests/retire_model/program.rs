@@ -23,14 +23,14 @@ enum Step {
     /// Between packets: no RCU reader.
     #[default]
     Outside,
-    /// `find`: load a control word.
-    Match { way: u8 },
+    /// `find`: load a control word. Turn 0 is the preferred way's, then all have theirs.
+    Match { turn: u8 },
     /// `find`: load the key.
-    Compare { way: u8 },
+    Compare { turn: u8, way: u8 },
     /// Count into a way that was found.
     Count { way: u8, word: u8 },
-    /// `insert`: load a control word.
-    FindFree { way: u8 },
+    /// `free`: load a control word, from the preferred way on.
+    FindFree { turn: u8 },
     /// `reserve`: load the ring's tail. For a restart of the flow in this way, or for an insert.
     Reserve { restart: Option<u8> },
     /// `victim`: any way at all.
@@ -70,7 +70,7 @@ impl Program {
     /// Whether this run may still write the fields of `way`, which userspace reads.
     pub(crate) fn may_write_way(&self, of: u8) -> bool {
         match self.step {
-            Step::Compare { way }
+            Step::Compare { way, .. }
             | Step::Count { way, .. }
             | Step::Reserve { restart: Some(way) }
             | Step::Store { way, .. } => way == of,
@@ -102,7 +102,7 @@ pub(crate) fn step(state: &State, next: &mut Next<'_>) {
         if usize::from(state.program.begun) < next.scenario.packets.len() {
             let mut after = *state;
             after.program.begun += 1;
-            after.program.step = Step::Match { way: 0 };
+            after.program.step = Step::Match { turn: 0 };
             next.push("program: a packet arrives", after);
         }
         return;
@@ -125,22 +125,25 @@ fn advance(state: &mut State, next: &mut Next<'_>) -> &'static str {
     let arrival = arrival(state, next);
     let kind = next.scenario.packets[usize::from(state.program.begun) - 1].kind;
     let fingerprint = next.scenario.fingerprint(arrival.flow);
-    let last_way = next.scenario.ways as u8 - 1;
+    let ways = next.scenario.ways as u8;
+    // By the hash: spread the flows over the ways.
+    let preferred = arrival.flow % ways;
     let (then, label) = match state.program.step {
         Step::Outside | Step::Choose => unreachable!("handled by the caller"),
-        Step::Match { way } => {
+        Step::Match { turn } => {
+            let way = if turn == 0 { preferred } else { turn - 1 };
             let found = state.control(way).tag() == Control::live_tag(fingerprint);
             let then = if found {
-                Step::Compare { way }
+                Step::Compare { turn, way }
             } else {
-                next_way(way, last_way)
+                next_turn(turn, ways)
             };
             (then, "program: load a control word to match")
         }
-        Step::Compare { way } => {
+        Step::Compare { turn, way } => {
             let fields = &state.ways[usize::from(way)].fields;
             let then = if fields.flow != arrival.flow {
-                next_way(way, last_way)
+                next_turn(turn, ways)
             } else if kind == Kind::Syn && fields.ended {
                 Step::Reserve { restart: Some(way) }
             } else {
@@ -163,12 +166,13 @@ fn advance(state: &mut State, next: &mut Next<'_>) -> &'static str {
             };
             (then, "program: count into the flow")
         }
-        Step::FindFree { way } => {
+        Step::FindFree { turn } => {
+            let way = (preferred + turn) % ways;
             let control = state.control(way);
             let then = if control.state() == Holder::Free {
                 store(next.protocol, way, control.0)
-            } else if way < last_way {
-                Step::FindFree { way: way + 1 }
+            } else if turn + 1 < ways {
+                Step::FindFree { turn: turn + 1 }
             } else {
                 Step::Reserve { restart: None }
             };
@@ -273,11 +277,11 @@ fn advance(state: &mut State, next: &mut Next<'_>) -> &'static str {
     label
 }
 
-fn next_way(way: u8, last: u8) -> Step {
-    if way < last {
-        Step::Match { way: way + 1 }
+fn next_turn(turn: u8, ways: u8) -> Step {
+    if turn < ways {
+        Step::Match { turn: turn + 1 }
     } else {
-        Step::FindFree { way: 0 }
+        Step::FindFree { turn: 0 }
     }
 }
 
@@ -306,7 +310,7 @@ fn reserve(state: &mut State, next: &mut Next<'_>, restart: Option<u8>) -> Step 
 fn refused(next: &mut Next<'_>, restart: bool) -> Step {
     if restart {
         next.reach(Reached::RestartRefused);
-        Step::FindFree { way: 0 }
+        Step::FindFree { turn: 0 }
     } else {
         next.reach(Reached::Single);
         write(next.protocol, None)
