@@ -238,7 +238,8 @@ fn parse_ipv6<F: Frame + ?Sized>(frame: &F, link: &Link) -> Result<Packet, Skip>
     };
     let end = at + total_len;
     let mut at = at + ipv6::LEN;
-    for _ in 0..MAX_EXTENSIONS {
+    // Once more than there may be headers, for what is above them.
+    for _ in 0..=MAX_EXTENSIONS {
         // RFC 8200 §4, with AH (RFC 4302 §2.2: length in units of 4 octets, less 2), Mobility,
         // HIP and Shim6, whose headers have the common form.
         match packet.protocol {

@@ -1,0 +1,112 @@
+//! Keys, made from packets and read back.
+
+use flowprobe_ebpf::{Addresses, KeyV4, KeyV6, Packet, key::Key};
+use proptest::prelude::*;
+
+/// What makes a packet's key, but for the addresses.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    ports: (u16, u16),
+    protocol: u8,
+    traffic_class: u8,
+    vlan: u16,
+    ifindex: u32,
+    epoch: u32,
+}
+
+fn rest() -> impl Strategy<Value = Rest> {
+    let ports = any::<(u16, u16)>();
+    let octets = any::<(u8, u8)>();
+    (ports, octets, 0..4096_u16, any::<(u32, u32)>()).prop_map(
+        |(ports, (protocol, traffic_class), vlan, (ifindex, epoch))| Rest {
+            ports,
+            protocol,
+            traffic_class,
+            vlan,
+            ifindex,
+            epoch,
+        },
+    )
+}
+
+/// A packet with everything beside the key set, so that it would show in one.
+fn packet(addresses: Addresses, rest: &Rest) -> Packet {
+    let [a, b] = rest.ports.0.to_be_bytes();
+    let [c, d] = rest.ports.1.to_be_bytes();
+    Packet {
+        addresses,
+        ports: u32::from_ne_bytes([a, b, c, d]),
+        protocol: rest.protocol,
+        traffic_class: rest.traffic_class,
+        vlan: rest.vlan,
+        ttl: 0xff,
+        tcp_flags: 0xff,
+        octets: 0xffff_ffff,
+        flow_label: 0xf_ffff,
+    }
+}
+
+fn key_v4(addresses: [u8; 8], rest: &Rest) -> KeyV4 {
+    let word = u64::from_ne_bytes(addresses);
+    let packet = packet(Addresses::V4(word), rest);
+    KeyV4::new(word, &packet, rest.ifindex, rest.epoch)
+}
+
+fn key_v6(addresses: [u8; 32], rest: &Rest) -> KeyV6 {
+    let (words, _) = addresses.as_chunks::<8>();
+    let words = core::array::from_fn(|i| u64::from_ne_bytes(words[i]));
+    let packet = packet(Addresses::V6(words), rest);
+    KeyV6::new(words, &packet, rest.ifindex, rest.epoch)
+}
+
+macro_rules! assert_reads_back {
+    ($key:expr, $addresses:expr, $rest:expr) => {{
+        let (key, addresses, rest) = ($key, $addresses, $rest);
+        let (source, destination) = addresses.split_at(addresses.len() / 2);
+        prop_assert_eq!(&key.source()[..], source);
+        prop_assert_eq!(&key.destination()[..], destination);
+        prop_assert_eq!(key.source_port(), rest.ports.0);
+        prop_assert_eq!(key.destination_port(), rest.ports.1);
+        prop_assert_eq!(key.protocol(), rest.protocol);
+        prop_assert_eq!(key.traffic_class(), rest.traffic_class);
+        prop_assert_eq!(key.vlan(), rest.vlan);
+        prop_assert_eq!(key.ifindex(), rest.ifindex);
+        prop_assert_eq!(key.epoch(), rest.epoch);
+    }};
+}
+
+proptest! {
+    #[test]
+    fn v4_reads_back(addresses in any::<[u8; 8]>(), rest in rest()) {
+        let key = key_v4(addresses, &rest);
+        assert_reads_back!(key, addresses, rest);
+        let padded = key.padded();
+        prop_assert_eq!(&padded[3..], &[0; 3]);
+        prop_assert_eq!(KeyV4::from_padded(&padded), key);
+    }
+
+    #[test]
+    fn v6_reads_back(addresses in any::<[u8; 32]>(), rest in rest()) {
+        let key = key_v6(addresses, &rest);
+        assert_reads_back!(key, addresses, rest);
+        prop_assert_eq!(KeyV6::from_padded(&key.padded()), key);
+    }
+
+    #[test]
+    fn v4_keys_differ_in_every_bit(addresses in any::<[u8; 8]>(), rest in rest(), bit in 0..192_usize) {
+        let key = key_v4(addresses, &rest);
+        let mut other = key;
+        other.words[bit / 64] ^= 1 << (bit % 64);
+        prop_assert!(key.same(&key));
+        prop_assert!(!key.same(&other));
+    }
+
+    #[test]
+    fn v6_keys_differ_in_every_bit(addresses in any::<[u8; 32]>(), rest in rest(), bit in 0..384_usize) {
+        let key = key_v6(addresses, &rest);
+        let mut other = key;
+        other.words[bit / 64] ^= 1 << (bit % 64);
+        prop_assert!(key.same(&key));
+        prop_assert!(!key.same(&other));
+    }
+}

@@ -1,0 +1,179 @@
+//! Sampling: rates as users write them, and the gaps that random sampling draws.
+
+use flowprobe::sampling::{Sampling, SamplingError};
+use flowprobe_ebpf::sampling::{METHOD_COUNT, METHOD_RANDOM, geometric_gap, next_random};
+
+fn random(n: u32) -> Sampling {
+    format!("random:1/{n}").parse().expect("a rate")
+}
+
+#[test]
+fn rates_read_back() {
+    for text in ["1/1", "1/2", "1/100", "random:1/2", "random:1/4294967295"] {
+        let sampling: Sampling = text.parse().expect(text);
+        assert_eq!(sampling.to_string(), text);
+    }
+    assert_eq!("random:1/1".parse(), Ok(Sampling::All));
+}
+
+#[test]
+fn bad_rates_say_why() {
+    let forms = [
+        "",
+        "1",
+        "/",
+        "1/",
+        "/100",
+        "100",
+        "1:100",
+        "1/x",
+        "x/1",
+        "1/1.5",
+        "1/-1",
+        "1/ 100",
+        "1/4294967296",
+        "random",
+        "random:",
+        "random:100",
+        "count:1/100",
+        "Random:1/100",
+        "1/2/3",
+    ];
+    for text in forms {
+        assert_eq!(text.parse::<Sampling>(), Err(SamplingError::Form), "{text}");
+    }
+    for text in ["1/0", "random:1/0"] {
+        assert_eq!(text.parse::<Sampling>(), Err(SamplingError::Zero), "{text}");
+    }
+    for text in ["2/100", "0/5", "random:3/4"] {
+        let error = text.parse::<Sampling>();
+        assert_eq!(error, Err(SamplingError::Numerator), "{text}");
+    }
+}
+
+#[test]
+fn words_say_method_and_rate() {
+    for (text, method, n) in [
+        ("1/1", 0, 1),
+        ("1/100", METHOD_COUNT, 100),
+        ("random:1/100", METHOD_RANDOM, 100),
+    ] {
+        let word = text.parse::<Sampling>().expect(text).word(9);
+        assert_eq!((word.epoch(), word.method(), word.n()), (9, method, n));
+    }
+}
+
+/// Gaps for a scale, from a fixed seed.
+fn gaps(scale: u64, count: usize, seed: u64) -> Vec<u32> {
+    let mut state = seed;
+    (0..count)
+        .map(|_| geometric_gap(next_random(&mut state), scale))
+        .collect()
+}
+
+/// How far the gaps' mean is from n − 1, in its standard errors.
+fn mean_error(gaps: &[u32], n: u32) -> f64 {
+    let n = f64::from(n);
+    let mean = gaps.iter().map(|gap| f64::from(*gap)).sum::<f64>() / gaps.len() as f64;
+    let deviation = (n * (n - 1.0)).sqrt();
+    (mean - (n - 1.0)) / (deviation / (gaps.len() as f64).sqrt())
+}
+
+/// χ² of the gaps against the geometric distribution of probability 1/n, in standard deviations
+/// from its mean. The bins are about as likely as each other, as far as whole gaps allow.
+fn misfit(gaps: &[u32], n: u32) -> f64 {
+    let keep = 1.0 - 1.0 / f64::from(n);
+    // P(gap ≥ k).
+    let tail = |k: u32| keep.powf(f64::from(k));
+    let mut edges = vec![0_u32];
+    for quantile in 1..64 {
+        let edge = ((1.0 - f64::from(quantile) / 64.0).ln() / keep.ln()).ceil() as u32;
+        if edge > edges[edges.len() - 1] {
+            edges.push(edge);
+        }
+    }
+    let mut counts = vec![0_u32; edges.len()];
+    for gap in gaps {
+        counts[edges.partition_point(|edge| edge <= gap) - 1] += 1;
+    }
+    let chi2: f64 = (0..edges.len())
+        .map(|bin| {
+            let above = edges.get(bin + 1).map_or(0.0, |edge| tail(*edge));
+            let expected = (tail(edges[bin]) - above) * gaps.len() as f64;
+            (f64::from(counts[bin]) - expected).powi(2) / expected
+        })
+        .sum();
+    let freedom = edges.len() as f64 - 1.0;
+    (chi2 - freedom) / (2.0 * freedom).sqrt()
+}
+
+const RATES: [u32; 5] = [2, 10, 100, 1000, 65536];
+const GAPS: usize = 400_000;
+
+#[test]
+fn random_gaps_are_geometric() {
+    for n in RATES {
+        let gaps = gaps(random(n).gap_scale(), GAPS, 1);
+        let (mean, misfit) = (mean_error(&gaps, n), misfit(&gaps, n));
+        assert!(mean.abs() < 5.0, "mean of 1/{n}: {mean} standard errors");
+        assert!(misfit.abs() < 6.0, "shape of 1/{n}: {misfit}");
+    }
+}
+
+/// The test above can fail: two percent off in rate is seen in the mean, and gaps that are
+/// uniform with the right mean are seen in the shape.
+#[test]
+fn biased_gaps_are_found_out() {
+    for n in RATES {
+        let scale = random(n).gap_scale();
+        let longer = gaps(scale + scale / 50, GAPS, 1);
+        assert!(mean_error(&longer, n) > 5.0, "1/{n}");
+        let mut state = 1;
+        let uniform: Vec<u32> = (0..GAPS)
+            .map(|_| (next_random(&mut state) % (2 * u64::from(n) - 1)) as u32)
+            .collect();
+        assert!(mean_error(&uniform, n).abs() < 5.0, "1/{n}");
+        assert!(misfit(&uniform, n) > 6.0, "1/{n}");
+    }
+}
+
+/// Gaps are what the exact formula gives, within the error of the logarithm.
+#[test]
+fn gaps_are_right_at_every_rate() {
+    let mut state = 3;
+    let powers = (1..32).map(|shift| 1_u32 << shift);
+    for n in powers.chain([3, 5, 99, 1_000_000, u32::MAX - 1, u32::MAX]) {
+        let scale = random(n).gap_scale();
+        let octaves = -(-1.0 / f64::from(n)).ln_1p() / std::f64::consts::LN_2;
+        let check = |u: u64| {
+            let log = 64.0 - ((u | 1) as f64).log2();
+            let exact = (log / octaves).min(f64::from(u32::MAX));
+            let gap = f64::from(geometric_gap(u, scale));
+            // The logarithm's 3·10⁻⁶ octaves, the scale's rounding, and the floor.
+            let slack = 3e-6 / octaves + exact * 1e-5 + 1.0;
+            assert!(
+                (gap - exact).abs() <= slack,
+                "{u:#x} at 1/{n}: {gap}, {exact}"
+            );
+        };
+        for u in [0, 1, 2, 1 << 32, 1 << 63, u64::MAX - 1, u64::MAX] {
+            check(u);
+        }
+        for _ in 0..10_000 {
+            check(next_random(&mut state));
+        }
+    }
+}
+
+#[test]
+fn gap_scales_at_the_ends() {
+    assert_eq!(Sampling::All.gap_scale(), 0);
+    // −log₂(1 − 1/2) is one octave.
+    assert_eq!(random(2).gap_scale(), 1 << 16);
+    assert_eq!(geometric_gap(0, random(2).gap_scale()), 64);
+    // 2¹⁶ · (n − ½) · ln 2, and the longest gap that fits.
+    let scale = random(u32::MAX).gap_scale();
+    assert_eq!(scale >> 16, 2_977_044_470);
+    assert_eq!(geometric_gap(0, scale), u32::MAX);
+    assert_eq!(geometric_gap(u64::MAX, scale), 0);
+}

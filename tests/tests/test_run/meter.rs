@@ -1,0 +1,171 @@
+//! The program in the kernel, and the half of userspace that takes flows out.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use aya::programs::{TestRun, TestRunOptions};
+use flowprobe::{
+    clock::Clock,
+    ledger::Ledger,
+    load::{Kernel, OBJECT, Options},
+    record::{FlowRecord, Volume},
+    sampling::Sampling,
+    table::{
+        Drainer, Emitter, GracePeriod, Overflow, Shared, Sweeper, Timeouts,
+        emit::{Exported, Sink},
+        held::held,
+        shared::Totals,
+    },
+};
+
+/// Nobody else runs the program: a run has ended when its system call has.
+struct NoGrace;
+
+impl GracePeriod for NoGrace {
+    fn wait(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Records(Mutex<Vec<FlowRecord>>);
+
+impl Sink for Records {
+    fn take(&self, records: Vec<FlowRecord>) {
+        self.0.lock().unwrap().extend(records);
+    }
+}
+
+/// The program, run by hand.
+pub(crate) struct Meter {
+    kernel: Kernel,
+    overflow: Arc<Overflow>,
+    exported: Arc<Exported>,
+    records: Arc<Records>,
+    drainer: Drainer,
+    sweeper: Sweeper,
+}
+
+/// One partition, a bucket of eight flows in each table, and a ring of 4,096 parts.
+pub(crate) const SMALL: Options = Options {
+    max_flows: 8,
+    partitions: 1,
+    ring_parts: 4096,
+    sampling: Sampling::All,
+};
+
+/// Index of the loopback interface, which test runs come in on.
+pub(crate) const IFINDEX: u32 = 1;
+
+/// Runs everything that follows on one CPU.
+pub(crate) fn pin_to_cpu(cpu: usize) {
+    // SAFETY: plain system calls on a zeroed set that outlives them.
+    let rc = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set)
+    };
+    assert_eq!(rc, 0, "no CPU {cpu}: this test needs it");
+}
+
+impl Meter {
+    /// Loads the program; packets run on CPU 0.
+    pub(crate) fn new(options: &Options) -> Self {
+        pin_to_cpu(0);
+        let kernel = Kernel::load(OBJECT, options).expect("the kernel takes the program");
+        let shared = Arc::clone(kernel.shared());
+        let overflow = Arc::new(Overflow::new(shared.geometry(), 1 << 20));
+        let exported = Arc::new(Exported::default());
+        let records = Arc::new(Records::default());
+        let emitter = Emitter::new(
+            Arc::new(Clock::default()),
+            Arc::clone(&exported),
+            Arc::clone(&records) as Arc<dyn Sink>,
+            options.sampling.n(),
+        );
+        let drainer = Drainer::new(
+            Arc::clone(&shared),
+            Arc::clone(&overflow),
+            emitter.another(),
+        );
+        let day = std::time::Duration::from_secs(86_400);
+        let never = Timeouts {
+            idle: day,
+            active: day,
+            linger: day,
+        };
+        let sweeper = Sweeper::new(
+            shared,
+            Arc::clone(&overflow),
+            never.into(),
+            Box::new(NoGrace),
+            emitter,
+        );
+        Self {
+            kernel,
+            overflow,
+            exported,
+            records,
+            drainer,
+            sweeper,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        self.kernel.shared()
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        self.shared().totals()
+    }
+
+    /// Runs a frame through the program.
+    pub(crate) fn run(&mut self, frame: &[u8]) {
+        self.run_many(frame, false, 1);
+    }
+
+    /// Runs a frame through either program, `repeat` times.
+    pub(crate) fn run_many(&mut self, frame: &[u8], frags: bool, repeat: u32) {
+        // The frame as the program left it.
+        let mut out = vec![0; frame.len()];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            repeat,
+            ..TestRunOptions::new()
+        };
+        let program = self.kernel.program(frags).expect("the program");
+        let result = program.test_run(options).expect("BPF_PROG_TEST_RUN");
+        const XDP_PASS: u32 = 2;
+        assert_eq!(result.return_value, XDP_PASS, "a packet's fate was changed");
+        assert_eq!(out, frame, "a packet was changed");
+    }
+
+    /// Empties the rings.
+    pub(crate) fn drain(&mut self) {
+        while self.drainer.drain() > 0 {}
+    }
+
+    /// Takes out every flow.
+    pub(crate) fn flush(&mut self) -> Vec<FlowRecord> {
+        self.drain();
+        self.sweeper.flush();
+        self.taken()
+    }
+
+    /// Records that have come out since the last time.
+    pub(crate) fn taken(&mut self) -> Vec<FlowRecord> {
+        std::mem::take(&mut self.records.0.lock().unwrap())
+    }
+
+    /// Asserts that the ledger balances, and returns what is still held.
+    #[track_caller]
+    pub(crate) fn assert_balanced(&self) -> Volume {
+        let held = held(self.shared(), &self.overflow);
+        let ledger = Ledger::new(&self.totals(), self.exported.volume(), held, Vec::new());
+        assert!(ledger.balanced, "{ledger}");
+        held
+    }
+}
