@@ -27,8 +27,8 @@ pub(super) fn json(shown: &Shown) -> Value {
 pub(super) fn print(shown: &Shown) {
     println!("\nFlows, as the IPFIX collector decoded them:\n");
     println!(
-        "{:<20} {:<20} {:<5} {:<4} {:>6} {:>9} {}",
-        "source", "destination", "proto", "in", "pkts", "octets", "ended"
+        "{:<20} {:<20} {:<5} {:<4} {:>6} {:>9} ended",
+        "source", "destination", "proto", "in", "pkts", "octets"
     );
     let mut flows: Vec<&Flow> = shown.received.flows.iter().collect();
     flows.sort_by_key(|flow| (flow.start_ms, flow.key));
