@@ -138,7 +138,7 @@ impl Meter {
                         way,
                     };
                     if self.shared.v4.load(slot).state() != State::Free {
-                        packets += self.shared.v4.way(slot).counters.packets;
+                        packets += self.shared.v4.way(slot).packets;
                     }
                 }
             }

@@ -47,8 +47,8 @@ pub struct Cpu {
     pub jiffies: u64,
     /// The clock that packets are stamped with, nanoseconds of CLOCK_MONOTONIC.
     pub now_ns: u64,
-    /// Zero.
-    pub hot_pad: u32,
+    /// Index of the first bucket of this CPU's partition, in both tables. Userspace writes it.
+    pub first_bucket: u32,
     /// Packets that sampling skips before it selects the next one.
     pub skip_left: u32,
 

@@ -11,10 +11,16 @@ use crate::table::WAYS;
 /// Words of the secret, enough for the longest key.
 pub const SECRET_WORDS: usize = 7;
 
-/// Hashes `words` under the secret whose words `secret` gives.
+/// Hashes `words` under `secret`.
+#[must_use]
+pub fn hash<const N: usize>(words: &[u64; N], secret: &[u64; SECRET_WORDS]) -> u64 {
+    hash_by(words, |i| secret[i])
+}
+
+/// Hashes `words` under the secret whose words `secret` gives: the program reads them one by one.
 #[inline(always)]
 #[must_use]
-pub fn hash<const N: usize>(words: &[u64; N], secret: impl Fn(usize) -> u64) -> u64 {
+pub fn hash_by<const N: usize>(words: &[u64; N], secret: impl Fn(usize) -> u64) -> u64 {
     const { assert!(N < SECRET_WORDS) };
     let mut sum = secret(SECRET_WORDS - 1);
     let mut i = 0;

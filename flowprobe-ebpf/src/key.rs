@@ -4,7 +4,7 @@
 //! instructions. Addresses and ports are memory images of the wire, in network byte order.
 
 use crate::{
-    hash::hash,
+    hash::{SECRET_WORDS, hash_by},
     parse::Packet,
 };
 
@@ -26,7 +26,11 @@ pub trait Key: Copy {
     /// BPF does not have.
     fn same(&self, other: &Self) -> bool;
     /// The hash that places the flow, under the secret whose words `secret` gives.
-    fn hash(&self, secret: impl Fn(usize) -> u64) -> u64;
+    fn hash_by(&self, secret: impl Fn(usize) -> u64) -> u64;
+    /// The hash that places the flow, under `secret`.
+    fn hash(&self, secret: &[u64; SECRET_WORDS]) -> u64 {
+        self.hash_by(|i| secret[i])
+    }
     /// The words, filled up with zeros.
     fn padded(&self) -> [u64; 6];
     /// The key whose padded words these are.
@@ -56,8 +60,8 @@ macro_rules! key {
             }
 
             #[inline(always)]
-            fn hash(&self, secret: impl Fn(usize) -> u64) -> u64 {
-                hash(&self.words, secret)
+            fn hash_by(&self, secret: impl Fn(usize) -> u64) -> u64 {
+                hash_by(&self.words, secret)
             }
 
             #[inline(always)]

@@ -156,26 +156,14 @@ fn tagged<F: Frame + ?Sized>(frame: &F, mut link: Link) -> Result<Link, Skip> {
 fn parse_ipv4<F: Frame + ?Sized>(frame: &F, link: &Link) -> Result<Packet, Skip> {
     let at = link.len;
     let header: [u8; ipv4::MIN_LEN] = frame.read(at).ok_or(Skip::TruncatedNetwork)?;
-    let [
-        version_ihl,
-        tos,
-        len_a,
-        len_b,
-        _,
-        _,
-        frag_a,
-        frag_b,
-        ttl,
-        protocol,
-        _,
-        _,
-        addresses @ ..,
-    ] = header;
-    if version_ihl >> 4 != 4 {
-        return Err(Skip::BadVersion);
-    }
-    let header_len = usize::from(version_ihl & 0x0f) * 4;
-    let total_len = usize::from(u16::from_be_bytes([len_a, len_b]));
+    let total_len = usize::from(u16::from_be_bytes(field(&header, ipv4::TOTAL_LEN)));
+    let [version_ihl, tos] = field(&header, ipv4::VERSION);
+    let [ttl, protocol] = field(&header, ipv4::TTL);
+    let header_len = match version_ihl {
+        ipv4::PLAIN => ipv4::MIN_LEN,
+        _ if version_ihl >> 4 != 4 => return Err(Skip::BadVersion),
+        _ => usize::from(version_ihl & 0x0f) * 4,
+    };
     if header_len < ipv4::MIN_LEN || total_len < header_len {
         return Err(Skip::BadHeaderLength);
     }
@@ -183,7 +171,7 @@ fn parse_ipv4<F: Frame + ?Sized>(frame: &F, link: &Link) -> Result<Packet, Skip>
         return Err(Skip::TruncatedNetwork);
     }
     let mut packet = Packet {
-        addresses: Addresses::V4(u64::from_ne_bytes(addresses)),
+        addresses: Addresses::V4(u64::from_ne_bytes(field(&header, ipv4::ADDRESSES))),
         ports: 0,
         protocol,
         traffic_class: tos,
@@ -194,7 +182,8 @@ fn parse_ipv4<F: Frame + ?Sized>(frame: &F, link: &Link) -> Result<Packet, Skip>
         flow_label: 0,
     };
     // Only the first fragment has ports.
-    if u16::from_ne_bytes([frag_a, frag_b]) & ipv4::FRAGMENT_OFFSET_MASK.to_be() == 0 {
+    let fragment = u16::from_ne_bytes(field(&header, ipv4::FRAGMENT));
+    if fragment & ipv4::FRAGMENT_OFFSET_MASK.to_be() == 0 {
         let end = at + total_len;
         if header_len == ipv4::MIN_LEN {
             // Without options the offset is a constant, which spares the program checks.
@@ -274,6 +263,15 @@ fn parse_ipv6<F: Frame + ?Sized>(frame: &F, link: &Link) -> Result<Packet, Skip>
         }
     }
     Err(Skip::TooManyExtensions)
+}
+
+/// The field of `N` octets at the constant offset `at` of a header that has been read.
+#[inline(always)]
+fn field<const N: usize, const LEN: usize>(header: &[u8; LEN], at: usize) -> [u8; N] {
+    match header[at..].first_chunk() {
+        Some(field) => *field,
+        None => [0; N],
+    }
 }
 
 /// Reads the start of an extension header that must lie within the packet.

@@ -30,7 +30,19 @@ pub mod ethernet {
 pub mod ipv4 {
     /// Octets of the header without options.
     pub const MIN_LEN: usize = 20;
-    /// The fragment offset, in units of 8 octets, in octets 6 and 7.
+    /// Version and header length in words, then the type of service.
+    pub const VERSION: usize = 0;
+    /// Octets of the packet, 2 octets.
+    pub const TOTAL_LEN: usize = 2;
+    /// Flags and fragment offset, 2 octets.
+    pub const FRAGMENT: usize = 6;
+    /// Time to live, then the protocol.
+    pub const TTL: usize = 8;
+    /// Source and destination address, 8 octets.
+    pub const ADDRESSES: usize = 12;
+    /// The first octet of a header without options: version 4, five words.
+    pub const PLAIN: u8 = 0x45;
+    /// The fragment offset, in units of 8 octets.
     pub const FRAGMENT_OFFSET_MASK: u16 = 0x1fff;
 }
 

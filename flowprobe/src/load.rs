@@ -98,8 +98,7 @@ impl Kernel {
         let secret = random_words::<SECRET_WORDS>().map_err(LoadError::Random)?;
         let buckets = geometry.partitions * geometry.buckets;
         let mut ebpf = EbpfLoader::new()
-            .override_global("BUCKET_MASK_V4", &(geometry.buckets - 1), true)
-            .override_global("BUCKET_MASK_V6", &(geometry.buckets - 1), true)
+            .override_global("BUCKET_MASK", &(geometry.buckets - 1), true)
             .override_global("RING_MASK", &(geometry.ring_parts - 1), true)
             .override_global("STORES_IN_ORDER", &u32::from(STORES_IN_ORDER), true)
             .override_global("HASH_SECRET", &secret, true)

@@ -15,7 +15,7 @@ use aya::programs::ProgramError;
 use serde::Serialize;
 use tokio::{
     io::unix::AsyncFd,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval},
 };
 
@@ -256,13 +256,15 @@ pub async fn run(mut settings: Settings) -> Result<Summary, RunError> {
     let mut threads =
         Threads::start(drainer, sweeper, settings.sweep_interval).map_err(RunError::Start)?;
 
+    // Before attaching: a signal that comes earlier than its handler ends the process at once.
+    let signals = Signals::new().map_err(RunError::Start)?;
     let watched = watch(&mut kernel, &interfaces, &settings)?;
     let names: Vec<_> = interfaces
         .iter()
         .map(|interface| interface.name.as_str())
         .collect();
     tracing::info!(sample = %settings.sampling, "metering {}", names.join(", "));
-    let broken = wait(&mut threads, &clock, &meter, settings.duration)
+    let broken = wait(signals, &mut threads, &clock, &meter, settings.duration)
         .await
         .map_err(RunError::Start)?;
 
@@ -402,15 +404,33 @@ fn detach(watched: Vec<Watched>) -> Vec<InterfaceSummary> {
         .collect()
 }
 
+/// What ends the run in order.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+}
+
 /// Waits for a signal, the end of `duration`, or a broken thread, whose name is returned.
 async fn wait(
+    signals: Signals,
     threads: &mut Threads,
     clock: &Clock,
     meter: &Meter,
     duration: Option<Duration>,
 ) -> io::Result<Option<&'static str>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let Signals {
+        mut interrupt,
+        mut terminate,
+    } = signals;
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let end = async {

@@ -39,6 +39,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             .iter()
             .try_for_each(|variant| ebpf::build_variant(*variant).map(drop))
     })?;
+    stage("eBPF programs of the benchmark", || {
+        ebpf::build_program("flowprobe-bench", "flowprobe-bench-bpf").map(drop)
+    })?;
     stage("build", || {
         call(&["build", "--quiet", "--package", "flowprobe"])
     })?;

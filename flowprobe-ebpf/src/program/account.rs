@@ -47,8 +47,10 @@ impl Partition {
     ) -> Result<(), Lost> {
         // SAFETY: `cpu` is the element of this CPU.
         let now_ns = unsafe { clock::now_ns(self.cpu) };
-        let hash = key.hash(maps::hash_secret);
-        let bucket = bucket_of(self.id, hash).ok_or(Lost::NoPartition)?;
+        let hash = key.hash_by(maps::hash_secret);
+        // SAFETY: as above.
+        let first = unsafe { (*self.cpu).first_bucket };
+        let bucket = bucket_of(first, hash).ok_or(Lost::NoPartition)?;
         let arrival = Arrival {
             key,
             hash,
@@ -121,7 +123,7 @@ impl Partition {
             match take(bucket, i) {
                 Some(taken) => {
                     // The key of another flow: its hash is not known here.
-                    let hash = (*bucket).ways[i].key().hash(maps::hash_secret);
+                    let hash = (*bucket).ways[i].key().hash_by(maps::hash_secret);
                     fill_from_way(place, bucket, i, hash, cause::EVICTED);
                     self.publish(position);
                     store(bucket, i, taken, arrival);

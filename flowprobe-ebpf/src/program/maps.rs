@@ -6,18 +6,18 @@
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, btf_maps::Array, macros::btf_map};
 use flowprobe_ebpf::{
     cpu::{Cpu, Stray},
-    hash::SECRET_WORDS,
+    hash::{SECRET_WORDS, bucket},
     ring::Part,
     table::{BucketV4, BucketV6},
 };
 
 const SHARED: usize = BPF_F_MMAPABLE as usize;
 
-/// One run of (`BUCKET_MASK_V4` + 1) buckets per partition.
+/// One run of (`BUCKET_MASK` + 1) buckets per partition.
 #[btf_map]
 static FLOWS_V4: Array<BucketV4, 1, SHARED> = Array::new();
 
-/// One run of (`BUCKET_MASK_V6` + 1) buckets per partition.
+/// One run of (`BUCKET_MASK` + 1) buckets per partition.
 #[btf_map]
 static FLOWS_V6: Array<BucketV6, 1, SHARED> = Array::new();
 
@@ -51,10 +51,8 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Buckets of one partition of the IPv4 table, less one.
-    BUCKET_MASK_V4: u32, bucket_mask_v4;
-    /// Buckets of one partition of the IPv6 table, less one.
-    BUCKET_MASK_V6: u32, bucket_mask_v6;
+    /// Buckets of one partition of each table, less one.
+    BUCKET_MASK: u32, bucket_mask;
     /// Parts of one ring, less one.
     RING_MASK: u32, ring_mask;
     /// Not 0 where the hardware makes stores visible in program order.
@@ -85,18 +83,16 @@ pub(super) fn stray() -> Option<*mut Stray> {
     STRAY.get_ptr_mut(0)
 }
 
-/// The bucket of a hash in the IPv4 table.
+/// The bucket of a hash in the IPv4 table, in the partition that starts at bucket `first`.
 #[inline(always)]
-pub(super) fn bucket_v4(cpu: u32, hash: u64) -> Option<*mut BucketV4> {
-    let mask = bucket_mask_v4();
-    FLOWS_V4.get_ptr_mut(cpu * (mask + 1) + flowprobe_ebpf::hash::bucket(hash, mask))
+pub(super) fn bucket_v4(first: u32, hash: u64) -> Option<*mut BucketV4> {
+    FLOWS_V4.get_ptr_mut(first + bucket(hash, bucket_mask()))
 }
 
-/// The bucket of a hash in the IPv6 table.
+/// The bucket of a hash in the IPv6 table, in the partition that starts at bucket `first`.
 #[inline(always)]
-pub(super) fn bucket_v6(cpu: u32, hash: u64) -> Option<*mut BucketV6> {
-    let mask = bucket_mask_v6();
-    FLOWS_V6.get_ptr_mut(cpu * (mask + 1) + flowprobe_ebpf::hash::bucket(hash, mask))
+pub(super) fn bucket_v6(first: u32, hash: u64) -> Option<*mut BucketV6> {
+    FLOWS_V6.get_ptr_mut(first + bucket(hash, bucket_mask()))
 }
 
 /// The place of part number `position` in the ring of a CPU.

@@ -1,6 +1,9 @@
 //! Statistics: what packets add up to does not depend on how they were divided.
 
-use flowprobe_ebpf::{Addresses, Counters, Marks, Packet};
+use flowprobe_ebpf::{
+    Addresses, Counters, KeyV4, KeyV6, Marks, Packet,
+    table::{Span, Way, WayV4, WayV6},
+};
 use proptest::{collection::vec, prelude::*};
 
 fn packets() -> impl Strategy<Value = Vec<(Packet, u64)>> {
@@ -10,7 +13,7 @@ fn packets() -> impl Strategy<Value = Vec<(Packet, u64)>> {
         packets
             .into_iter()
             .map(|(octets, (ttl, tcp_flags), later)| {
-                now += later;
+                now += later << 20; // the unit of a way's last packet
                 let packet = Packet {
                     addresses: Addresses::V4(0),
                     ports: 0,
@@ -29,13 +32,42 @@ fn packets() -> impl Strategy<Value = Vec<(Packet, u64)>> {
 }
 
 fn count(packets: &[(Packet, u64)]) -> (Counters, Marks) {
+    let counted = count_in::<WayV4>(&KeyV4::default(), packets);
+    assert_eq!(counted, count_in::<WayV6>(&KeyV6::default(), packets));
+    counted
+}
+
+/// Counts into a way in which another flow has been.
+fn count_in<W: Way + Default>(key: &W::Key, packets: &[(Packet, u64)]) -> (Counters, Marks) {
+    let mut way = W::default();
     let ((first, now), rest) = packets.split_first().expect("at least one");
-    let (mut counters, mut marks) = (Counters::first(first, *now), Marks::first(first));
+    way.fill(key, first, 77);
+    way.add(first, 78 << 20);
+    way.fill(key, first, *now);
     for (packet, now) in rest {
-        counters.add(packet, *now);
-        marks.add(packet);
+        way.add(packet, *now);
     }
-    (counters, marks)
+    (way.counters(), way.marks())
+}
+
+#[test]
+fn the_last_packet_is_never_late_and_at_most_a_unit_early() {
+    for first in [0, 1, 12_345_678_901] {
+        for after in [
+            0,
+            1,
+            (1 << 20) - 1,
+            1 << 20,
+            987_654_321,
+            30 * 86_400 * 1_000_000_000,
+        ] {
+            let mut span = Span::new(first);
+            span.extend(first + after);
+            assert_eq!(span.first_ns(), first);
+            let early = first + after - span.last_ns();
+            assert!(early < 1 << 20, "{after} after {first}: {early} early");
+        }
+    }
 }
 
 proptest! {

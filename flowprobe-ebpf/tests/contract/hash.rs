@@ -103,7 +103,7 @@ fn keys_in_sequence_spread_evenly_over_buckets_ways_and_fingerprints() {
             let bucket = bucket(hash, BUCKETS - 1);
             buckets[bucket as usize] += 1;
             fingerprints[(fingerprint(hash) % 32) as usize * 32 + (bucket % 32) as usize] += 1;
-            ways[preferred_way(hash) * 32 + (bucket % 32) as usize] += 1;
+            ways[preferred_way(fingerprint(hash)) * 32 + (bucket % 32) as usize] += 1;
         }
         for (what, counts) in [
             ("buckets", &buckets),

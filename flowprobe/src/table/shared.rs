@@ -280,11 +280,12 @@ impl Shared {
         &self.secret
     }
 
-    /// Sets the sampler of a CPU. Call it before anything is attached.
-    pub fn seed(&self, cpu: u32, word: Word, random: u64, gap_scale: u64, skip: u32) {
-        let cpu = self.cpus.element(cpu as usize);
+    /// Sets partition and sampler of a CPU. Call it before anything is attached.
+    pub fn seed(&self, id: u32, word: Word, random: u64, gap_scale: u64, skip: u32) {
+        let cpu = self.cpus.element(id as usize);
         // SAFETY: in bounds; no program runs yet.
         unsafe {
+            (&raw mut (*cpu).first_bucket).write_volatile(id * self.geometry.buckets);
             (&raw mut (*cpu).sampling).write_volatile(word.0);
             (&raw mut (*cpu).random).write_volatile(random);
             (&raw mut (*cpu).gap_scale).write_volatile(gap_scale);
