@@ -17,7 +17,7 @@ use std::{fmt, os::fd::BorrowedFd, str::FromStr};
 
 pub use self::{
     interface::{FactsError, Interface, InterfaceFacts, InterfaceStats, LookupError},
-    link::{AttachError, Link, Mode},
+    link::{AttachError, Link, Mode, refuse_foreign},
     preflight::{Finding, Warning, preflight},
     promisc::{PromiscError, Promiscuous},
 };
@@ -70,7 +70,7 @@ pub fn attach(
     programs: Programs<'_>,
     mode: XdpMode,
 ) -> Result<Attached, AttachError> {
-    link::refuse_foreign(interface)?;
+    refuse_foreign(interface)?;
     match mode {
         XdpMode::Generic => attach_generic(interface, programs),
         XdpMode::Native => attach_native(interface, programs),

@@ -47,8 +47,8 @@ pub struct Run {
     #[arg(short, long, value_name = "RATE", default_value = "1/1")]
     pub sample: Sampling,
 
-    /// Without a collector: how to print flows [default: table on a terminal,
-    /// else json]
+    /// Print flows to standard output; without a collector they are printed in any
+    /// case, as a table on a terminal and else as json
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<OutputFormat>,
 
@@ -68,8 +68,8 @@ pub struct Run {
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     pub sweep_interval: Duration,
 
-    /// Flows in each table of each CPU, one table for IPv4 and one for IPv6;
-    /// rounded up to a power of two
+    /// Flows in each table of each CPU, rounded up to a power of two; an IPv4 and an
+    /// IPv6 flow together take 224 octets on each possible CPU
     #[arg(long, value_name = "N", default_value_t = 65536,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_FLOWS)))]
     pub max_flows: u32,
@@ -176,13 +176,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_| "give a number of seconds, for example 60 or 0.5".to_owned())?;
-    // A year is beyond any use and far below what the arithmetic takes.
-    const YEAR: f64 = 31_536_000.0;
-    if seconds > 0.0 && seconds <= YEAR {
+    // 30 days: beyond any use, and below the 52 days that a flow's last packet is counted in.
+    const LONGEST: f64 = 2_592_000.0;
+    if seconds > 0.0 && seconds <= LONGEST {
         // At least a nanosecond, or a tiny number would become the 0 that is refused here.
         Ok(Duration::from_secs_f64(seconds).max(Duration::from_nanos(1)))
     } else {
-        Err("give more than 0 and at most 31536000 seconds".to_owned())
+        Err("give more than 0 and at most 2592000 seconds (30 days)".to_owned())
     }
 }
 

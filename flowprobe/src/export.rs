@@ -16,7 +16,10 @@ mod udp;
 use std::{
     io,
     net::{SocketAddr, ToSocketAddrs},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
 };
@@ -289,7 +292,13 @@ impl Exporter {
     /// Sends what is queued, then the last statistics, and ends. What a destination does not
     /// take in the time that its pacing needs and 30 s more counts as dropped.
     #[must_use]
-    pub fn finish(mut self) -> Vec<DestinationReport> {
+    pub fn finish(self) -> Vec<DestinationReport> {
+        self.finish_unless(&AtomicBool::new(false))
+    }
+
+    /// As [`Exporter::finish`], but once `given_up` is set what is left counts as dropped.
+    #[must_use]
+    pub fn finish_unless(mut self, given_up: &AtomicBool) -> Vec<DestinationReport> {
         let queued = self.outlets.iter().map(|o| o.account().queued().records);
         let paced = match self.export_rate {
             0 => 0.0,
@@ -299,7 +308,10 @@ impl Exporter {
         self.bell.finish(by);
         for thread in self.threads.drain(..) {
             // A thread that waits for a pipe that nobody reads cannot be joined.
-            while !thread.is_finished() && Instant::now() < by + Duration::from_secs(1) {
+            while !thread.is_finished()
+                && Instant::now() < by + Duration::from_secs(1)
+                && !given_up.load(Ordering::Relaxed)
+            {
                 thread::sleep(Duration::from_millis(1));
             }
             if thread.is_finished() && thread.join().is_err() {

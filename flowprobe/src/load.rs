@@ -43,9 +43,23 @@ pub struct Options {
 /// The kernel half could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// More than a map can have elements.
+    #[error(
+        "{max_flows} flows on each of {partitions} possible CPUs are more than a BPF map can hold: \
+         choose a smaller --max-flows"
+    )]
+    TooLarge {
+        /// Flows in a table of a partition.
+        max_flows: u32,
+        /// CPUs.
+        partitions: u32,
+    },
+    /// The kernel refused a map.
+    #[error("cannot create the maps: {0}; try a smaller --max-flows")]
+    Maps(aya::maps::MapError),
     /// Not an object, or none of ours.
     #[error("cannot load the BPF object: {0}; was it built by `cargo xtask build-ebpf`?")]
-    Object(#[from] aya::EbpfError),
+    Object(aya::EbpfError),
     /// The verifier or the kernel's memory limit.
     #[error("the kernel refused the program {name}: {source}")]
     Program {
@@ -96,7 +110,15 @@ impl Kernel {
     pub fn load(object: &[u8], options: &Options) -> Result<Self, LoadError> {
         let geometry = Geometry::new(options.max_flows, options.partitions, options.ring_parts);
         let secret = random_words::<SECRET_WORDS>().map_err(LoadError::Random)?;
-        let buckets = geometry.partitions * geometry.buckets;
+        let elements = |each: u32| geometry.partitions.checked_mul(each);
+        let (Some(buckets), Some(parts)) =
+            (elements(geometry.buckets), elements(geometry.ring_parts))
+        else {
+            return Err(LoadError::TooLarge {
+                max_flows: geometry.max_flows(),
+                partitions: geometry.partitions,
+            });
+        };
         let mut ebpf = EbpfLoader::new()
             .override_global("BUCKET_MASK", &(geometry.buckets - 1), true)
             .override_global("RING_MASK", &(geometry.ring_parts - 1), true)
@@ -105,8 +127,12 @@ impl Kernel {
             .map_max_entries("FLOWS_V4", buckets)
             .map_max_entries("FLOWS_V6", buckets)
             .map_max_entries("CPUS", geometry.partitions)
-            .map_max_entries("RINGS", geometry.partitions * geometry.ring_parts)
-            .load(object)?;
+            .map_max_entries("RINGS", parts)
+            .load(object)
+            .map_err(|error| match error {
+                aya::EbpfError::MapError(error) => LoadError::Maps(error),
+                error => LoadError::Object(error),
+            })?;
         for name in [PROGRAM, PROGRAM_FRAGS] {
             let program = program(&mut ebpf, name)?;
             program

@@ -11,27 +11,63 @@ use flowprobe::{
     table::Timeouts,
 };
 
-/// Exit code for bad input, as clap has it.
+/// Exit code for bad input and for machines that cannot do it: nothing was attached.
 const BAD_INPUT: u8 = 2;
+/// Exit code for what went wrong later.
+const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
-    let Command::Run(options) = Cli::parse().command;
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            eprintln!("flowprobe: {}", one_line(&error));
+            return ExitCode::from(BAD_INPUT);
+        }
+        // --help and --version.
+        Err(error) => error.exit(),
+    };
+    let Command::Run(options) = cli.command;
     match meter(*options) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("flowprobe: {error:#}");
-            match error.downcast_ref::<RunError>() {
-                Some(error) if !error.before_start() => ExitCode::FAILURE,
-                _ => ExitCode::from(BAD_INPUT),
+        Err(error) => match error.downcast_ref::<RunError>() {
+            Some(error) => {
+                eprintln!("flowprobe: {error}");
+                ExitCode::from(match error.before_start() {
+                    true => BAD_INPUT,
+                    false => FAILED,
+                })
             }
-        }
+            None => {
+                eprintln!("flowprobe: {error:#}");
+                ExitCode::from(FAILED)
+            }
+        },
     }
 }
 
+/// What is wrong with the command line, without usage and hints.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let words: Vec<_> = text
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .flat_map(str::split_whitespace)
+        .collect();
+    let line = words.join(" ");
+    let problem = line.strip_prefix("error: ").unwrap_or(&line);
+    format!("{problem}; see `flowprobe run --help`")
+}
+
 fn meter(options: Run) -> anyhow::Result<()> {
-    tracing_log::LogTracer::init().context("cannot bridge the log of libraries")?;
+    let level = tracing::Level::from(options.log);
+    // The loader's own log is hundreds of lines about relocations.
+    let loader = ["aya", "aya_obj"];
+    tracing_log::LogTracer::builder()
+        .ignore_all(loader)
+        .init()
+        .context("cannot bridge the log of libraries")?;
     let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::from(options.log))
+        .with_max_level(level)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)

@@ -1,42 +1,45 @@
 //! `flowprobe run`: the stages put together, from attaching to the last record.
 
+mod summary;
 mod threads;
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs::{self, File},
+    io,
     os::fd::AsFd as _,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use aya::programs::ProgramError;
-use serde::Serialize;
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
 
+pub use self::summary::{InterfaceSummary, Summary};
 use self::threads::{Ended, Threads};
 use crate::{
     attach::{
-        self, AttachError, Attached, FactsError, Interface, InterfaceStats, LookupError, Programs,
-        PromiscError, Promiscuous, XdpMode, preflight,
+        self, AttachError, Attached, FactsError, Interface, InterfaceStats, LookupError, Mode,
+        Programs, PromiscError, Promiscuous, XdpMode, preflight,
     },
     clock::Clock,
-    export::{ExportError, Exporter, Telemetry},
+    export::{self, DestinationReport, ExportError, Exporter, Telemetry},
     host::{self, HostError},
-    ledger::Ledger,
     load::{Kernel, LoadError, OBJECT, Options, RING_PARTS},
     record::FlowRecord,
     sampling::Sampling,
     table::{
         Drainer, Emitter, Overflow, Shared, Sweeper, Timeouts,
-        emit::{Exported, Lateness, Sink},
+        emit::{Exported, Sink},
         grace::{GracePeriod as _, Rcu},
-        held::held,
     },
     telemetry::Meter,
 };
@@ -61,7 +64,7 @@ pub struct Settings {
     /// Time of one pass over the table.
     pub sweep_interval: Duration,
     /// What becomes of the records; the interfaces are filled in here.
-    pub export: crate::export::Settings,
+    pub export: export::Settings,
     /// Where to write the summary.
     pub summary: Option<PathBuf>,
     /// When to stop.
@@ -111,6 +114,14 @@ pub enum RunError {
     /// No way to take flows out.
     #[error("this kernel offers no way to wait for running programs: {0}")]
     Grace(io::Error),
+    /// The summary's file.
+    #[error("cannot create the summary {path}: {source}")]
+    SummaryFile {
+        /// File.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The summary.
     #[error("cannot write the summary to {path}: {source}")]
     Summary {
@@ -123,7 +134,7 @@ pub enum RunError {
     #[error("cannot start: {0}")]
     Start(io::Error),
     /// A fault in flowprobe: what was counted until then is in the ledger.
-    #[error("the {0} thread broke off; the ledger says what was exported until then")]
+    #[error("the {0} broke off; the ledger says what was exported until then")]
     Broken(&'static str),
 }
 
@@ -133,49 +144,6 @@ impl RunError {
     pub fn before_start(&self) -> bool {
         !matches!(self, Self::Summary { .. } | Self::Broken(_))
     }
-}
-
-/// One interface in the summary.
-#[derive(Clone, Debug, Serialize)]
-pub struct InterfaceSummary {
-    name: String,
-    ifindex: u32,
-    mode: String,
-    frags: bool,
-    #[serde(flatten)]
-    counters: InterfaceStats,
-}
-
-/// How packets were sampled.
-#[derive(Clone, Debug, Serialize)]
-struct SamplingSummary {
-    method: &'static str,
-    n: u32,
-}
-
-/// The table.
-#[derive(Clone, Debug, Serialize)]
-struct TableSummary {
-    max_flows: u32,
-    partitions: u32,
-    memory_octets: u64,
-    inserted: u64,
-    evicted: u64,
-    single: u64,
-    overflow_peak: usize,
-}
-
-/// Everything a run has to say at its end.
-#[derive(Clone, Debug, Serialize)]
-pub struct Summary {
-    version: &'static str,
-    interfaces: Vec<InterfaceSummary>,
-    sampling: SamplingSummary,
-    /// The ledger.
-    pub ledger: Ledger,
-    end_reasons: std::collections::BTreeMap<u8, u64>,
-    lateness_ms: Lateness,
-    table: TableSummary,
 }
 
 impl Sink for Exporter {
@@ -189,110 +157,294 @@ struct Watched {
     attached: Attached,
     _promisc: Option<Promiscuous>,
     before: InterfaceStats,
+    gone: bool,
+}
+
+impl Watched {
+    /// Says it once when the interface goes away: then so does the program on it.
+    fn look(&mut self) {
+        if self.gone {
+            return;
+        }
+        if let Err(error @ FactsError::Gone(_)) = self.attached.interface.link() {
+            tracing::warn!("{error}: it is not watched any more");
+            self.gone = true;
+        }
+    }
+
+    /// Detaches; returns what the interface received meanwhile.
+    fn detach(self) -> InterfaceSummary {
+        let Attached {
+            interface,
+            mode,
+            frags,
+            ..
+        } = &self.attached;
+        let after = interface.statistics().unwrap_or_else(|error| {
+            tracing::warn!("{error}: its counters are missing from the summary");
+            self.before
+        });
+        InterfaceSummary {
+            name: interface.name.clone(),
+            ifindex: interface.index,
+            mode: mode.to_string(),
+            frags: *frags,
+            counters: after.since(&self.before),
+        }
+    }
 }
 
 /// Meters until a signal or the end of `duration`.
 ///
 /// # Errors
 /// See [`RunError`]. Nothing stays attached in any case.
-pub async fn run(mut settings: Settings) -> Result<Summary, RunError> {
-    let host = host::check(settings.promisc)?;
-    let interfaces = find(&settings.interfaces)?;
-    for interface in &interfaces {
-        for warning in preflight(&interface.facts()?, settings.xdp_mode) {
-            tracing::warn!("{warning}");
+pub async fn run(settings: Settings) -> Result<Summary, RunError> {
+    let mut metering = Metering::start(settings)?;
+    let broken = metering.wait().await;
+    metering.finish(broken).await
+}
+
+/// Everything that is at work while packets are metered.
+struct Metering {
+    sampling: Sampling,
+    duration: Option<Duration>,
+    summary: Option<(PathBuf, File)>,
+    shared: Arc<Shared>,
+    overflow: Arc<Overflow>,
+    exported: Arc<Exported>,
+    exporter: Arc<Exporter>,
+    clock: Arc<Clock>,
+    meter: Arc<Meter>,
+    grace: Rcu,
+    threads: Threads,
+    signals: Signals,
+    logs: Option<JoinHandle<()>>,
+    watched: Vec<Watched>,
+    _kernel: Kernel,
+}
+
+impl Metering {
+    /// Checks, loads, starts the threads, and last of all attaches.
+    fn start(mut settings: Settings) -> Result<Self, RunError> {
+        let host = host::check(settings.promisc)?;
+        let interfaces = find(&settings.interfaces)?;
+        for interface in &interfaces {
+            attach::refuse_foreign(interface)?;
+            for warning in preflight(&interface.facts()?, settings.xdp_mode) {
+                tracing::warn!("{warning}");
+            }
+        }
+        let summary = settings.summary.take().map(create).transpose()?;
+        let grace = Rcu::new().map_err(RunError::Grace)?;
+        if matches!(grace, Rcu::MapInMap(_)) {
+            tracing::info!("membarrier is not available (nohz_full?): waiting by map updates");
+        }
+        let options = Options {
+            max_flows: settings.max_flows,
+            partitions: host.possible_cpus.slots() as u32,
+            ring_parts: RING_PARTS,
+            sampling: settings.sampling,
+        };
+        let mut kernel = load(settings.object.take(), &options)?;
+        let shared = Arc::clone(kernel.shared());
+        let capacity = settings.max_overflow_flows;
+        let overflow = Arc::new(Overflow::new(shared.geometry(), capacity));
+        let clock = Arc::new(Clock::default());
+        let exported = Arc::new(Exported::default());
+        let meter = Arc::new(Meter::new(Arc::clone(&shared), Arc::clone(&clock)));
+        settings.export.interfaces = interfaces.iter().map(named).collect();
+        let telemetry = Arc::clone(&meter) as Arc<dyn Telemetry>;
+        let exporter = Arc::new(Exporter::start(&settings.export, telemetry)?);
+        let emitter = Emitter::new(
+            Arc::clone(&clock),
+            Arc::clone(&exported),
+            Arc::clone(&exporter) as Arc<dyn Sink>,
+            settings.sampling.n(),
+        );
+        let drainer = Drainer::new(
+            Arc::clone(&shared),
+            Arc::clone(&overflow),
+            emitter.another(),
+        );
+        let sweeper = Sweeper::new(
+            Arc::clone(&shared),
+            Arc::clone(&overflow),
+            settings.timeouts.into(),
+            Box::new(Rcu::new().map_err(RunError::Grace)?),
+            emitter,
+        );
+        let logs = forward_logs(&mut kernel);
+        // A signal that comes earlier than its handler ends the process at once.
+        let signals = Signals::new().map_err(RunError::Start)?;
+        let threads =
+            Threads::start(drainer, sweeper, settings.sweep_interval).map_err(RunError::Start)?;
+        let watched = watch(&mut kernel, &interfaces, &settings)?;
+        say_memory(&shared, capacity);
+        let names: Vec<_> = settings.interfaces.iter().map(String::as_str).collect();
+        tracing::info!(sample = %settings.sampling, "metering {}", names.join(", "));
+        Ok(Self {
+            sampling: settings.sampling,
+            duration: settings.duration,
+            summary,
+            shared,
+            overflow,
+            exported,
+            exporter,
+            clock,
+            meter,
+            grace,
+            threads,
+            signals,
+            logs,
+            watched,
+            _kernel: kernel,
+        })
+    }
+
+    /// Waits for a signal, the end of `duration`, or a broken thread, whose name is returned.
+    async fn wait(&mut self) -> Option<&'static str> {
+        let mut second = interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let duration = self.duration;
+        let end = async {
+            match duration {
+                Some(duration) => tokio::time::sleep(duration).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                () = self.signals.any() => return None,
+                () = &mut end => return None,
+                Ended(thread) = self.threads.ended() => return Some(thread),
+                _ = second.tick() => {}
+            }
+            // Slewed or set: the time of day is measured again each second.
+            self.clock.measure();
+            self.meter.look();
+            for watched in &mut self.watched {
+                watched.look();
+            }
+            if nobody_reads(&self.exporter.reports()) {
+                tracing::info!("standard output is closed, and there is no collector: ending");
+                return None;
+            }
         }
     }
-    let grace = Rcu::new().map_err(RunError::Grace)?;
-    if matches!(grace, Rcu::MapInMap(_)) {
-        tracing::info!("membarrier is not available (nohz_full?): waiting by map updates");
-    }
-    let options = Options {
-        max_flows: settings.max_flows,
-        partitions: host.possible_cpus.slots() as u32,
-        ring_parts: RING_PARTS,
-        sampling: settings.sampling,
-    };
-    let mut kernel = load(settings.object.take(), &options)?;
-    let shared = Arc::clone(kernel.shared());
-    let overflow = Arc::new(Overflow::new(
-        shared.geometry(),
-        settings.max_overflow_flows,
-    ));
-    say_memory(&shared, &settings);
 
-    settings.export.interfaces = interfaces
-        .iter()
-        .map(|interface| crate::export::Interface {
-            ifindex: interface.index,
-            name: interface.name.clone(),
-            description: String::new(),
+    /// Detaches, waits for one grace period, and takes out everything that was counted.
+    async fn finish(self, mut broken: Option<&'static str>) -> Result<Summary, RunError> {
+        let Self {
+            shared,
+            overflow,
+            exported,
+            exporter,
+            mut signals,
+            ..
+        } = self;
+        let interfaces = self.watched.into_iter().map(Watched::detach).collect();
+        if let Err(error) = self.grace.wait() {
+            // The flows stay unread: they show as held, and the ledger says so.
+            tracing::error!("no grace period after detaching: {error}");
+            broken = Some("sweeper");
+        } else {
+            let (drainer, sweeper) = self.threads.stop();
+            if let Some(mut drainer) = drainer {
+                while drainer.drain() > 0 {}
+            }
+            if let Some(mut sweeper) = sweeper {
+                sweeper.flush();
+            }
+        }
+        drop(self.logs);
+        let reports = send_rest(exporter, &mut signals).await;
+        let reports = reports.unwrap_or_else(|| {
+            broken = Some("exporter");
+            Vec::new()
+        });
+        let sampling = self.sampling;
+        let summary = Summary::new(sampling, &shared, &overflow, &exported, interfaces, reports);
+        summary.print();
+        if let Some((path, file)) = self.summary {
+            summary
+                .write(&file)
+                .map_err(|source| RunError::Summary { path, source })?;
+        }
+        match broken {
+            Some(thread) => Err(RunError::Broken(thread)),
+            None => Ok(summary),
+        }
+    }
+}
+
+/// What ends the run in order.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
         })
-        .collect();
-    let clock = Arc::new(Clock::default());
-    let exported = Arc::new(Exported::default());
-    let meter = Arc::new(Meter::new(Arc::clone(&shared), Arc::clone(&clock)));
-    let telemetry = Arc::clone(&meter) as Arc<dyn Telemetry>;
-    let exporter = Arc::new(Exporter::start(&settings.export, telemetry)?);
-    let emitter = Emitter::new(
-        Arc::clone(&clock),
-        Arc::clone(&exported),
-        Arc::clone(&exporter) as Arc<dyn Sink>,
-        settings.sampling.n(),
-    );
-    let drainer = Drainer::new(
-        Arc::clone(&shared),
-        Arc::clone(&overflow),
-        emitter.another(),
-    );
-    let sweeper = Sweeper::new(
-        Arc::clone(&shared),
-        Arc::clone(&overflow),
-        settings.timeouts.into(),
-        Box::new(Rcu::new().map_err(RunError::Grace)?),
-        emitter,
-    );
-    let logs = forward_logs(&mut kernel);
-    let mut threads =
-        Threads::start(drainer, sweeper, settings.sweep_interval).map_err(RunError::Start)?;
-
-    // Before attaching: a signal that comes earlier than its handler ends the process at once.
-    let signals = Signals::new().map_err(RunError::Start)?;
-    let watched = watch(&mut kernel, &interfaces, &settings)?;
-    let names: Vec<_> = interfaces
-        .iter()
-        .map(|interface| interface.name.as_str())
-        .collect();
-    tracing::info!(sample = %settings.sampling, "metering {}", names.join(", "));
-    let broken = wait(signals, &mut threads, &clock, &meter, settings.duration)
-        .await
-        .map_err(RunError::Start)?;
-
-    // From here on: detach, one grace period, and everything that was counted comes out.
-    let counters = detach(watched);
-    grace.wait().map_err(RunError::Grace)?;
-    let ended = threads.stop();
-    if let Some((mut drainer, mut sweeper)) = ended {
-        while drainer.drain() > 0 {}
-        sweeper.flush();
     }
-    drop(logs);
-    let reports = finish(exporter);
-    let summary = summarise(
-        &settings.sampling,
-        &shared,
-        &overflow,
-        &exported,
-        counters,
-        reports,
-    );
-    if let Some(path) = &settings.summary {
-        write_summary(path, &summary)?;
+
+    /// Waits for either.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
-    report(&summary);
-    match broken {
-        Some(thread) => Err(RunError::Broken(thread)),
-        None => Ok(summary),
+}
+
+/// Sends what is left, as long as the export rate makes it or until another signal, and says
+/// what became of all records; `None` if a thread that broke off has kept the exporter.
+async fn send_rest(
+    exporter: Arc<Exporter>,
+    signals: &mut Signals,
+) -> Option<Vec<DestinationReport>> {
+    let exporter = Arc::into_inner(exporter)?;
+    let given_up = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&given_up);
+    let sending = tokio::task::spawn_blocking(move || exporter.finish_unless(&told));
+    tokio::pin!(sending);
+    let reports = tokio::select! {
+        reports = &mut sending => reports,
+        () = signals.any() => {
+            tracing::warn!("second signal: records that were not sent yet are given up");
+            given_up.store(true, Ordering::Relaxed);
+            sending.await
+        }
+    };
+    reports.ok()
+}
+
+/// Whether all flows go to a pipe that has been closed.
+fn nobody_reads(reports: &[DestinationReport]) -> bool {
+    reports.iter().all(|report| {
+        report
+            .dropped
+            .iter()
+            .any(|(reason, _)| *reason == "broken_pipe")
+    })
+}
+
+fn create(path: PathBuf) -> Result<(PathBuf, File), RunError> {
+    match File::create(&path) {
+        Ok(file) => Ok((path, file)),
+        Err(source) => Err(RunError::SummaryFile { path, source }),
+    }
+}
+
+fn named(interface: &Interface) -> export::Interface {
+    export::Interface {
+        ifindex: interface.index,
+        name: interface.name.clone(),
+        description: String::new(),
     }
 }
 
@@ -319,7 +471,7 @@ fn load(object: Option<PathBuf>, options: &Options) -> Result<Kernel, RunError> 
     Ok(kernel)
 }
 
-fn say_memory(shared: &Shared, settings: &Settings) {
+fn say_memory(shared: &Shared, overflow: usize) {
     let geometry = shared.geometry();
     let mib = |octets: u64| octets.div_ceil(1 << 20);
     tracing::info!(
@@ -329,8 +481,8 @@ fn say_memory(shared: &Shared, settings: &Settings) {
         geometry.max_flows(),
         geometry.partitions,
         mib(geometry.memory_octets()),
-        settings.max_overflow_flows,
-        mib(settings.max_overflow_flows as u64 * Overflow::entry_octets() as u64 * 16 / 7),
+        overflow,
+        mib(overflow as u64 * Overflow::entry_octets() as u64 * 16 / 7),
     );
 }
 
@@ -363,6 +515,12 @@ fn watch(
                 .transpose()?;
             let before = interface.statistics()?;
             let attached = attach::attach(interface, programs, settings.xdp_mode)?;
+            if settings.xdp_mode == XdpMode::Generic && attached.mode == Mode::Generic {
+                tracing::warn!(
+                    interface = interface.name,
+                    "generic XDP: what GRO merged counts as one packet"
+                );
+            }
             tracing::info!(
                 interface = interface.name,
                 "attached, {}{}",
@@ -373,189 +531,15 @@ fn watch(
                 attached,
                 _promisc: promisc,
                 before,
+                gone: false,
             })
         })
         .collect()
 }
 
-/// Detaches everything; returns what each interface received meanwhile.
-fn detach(watched: Vec<Watched>) -> Vec<InterfaceSummary> {
-    watched
-        .into_iter()
-        .map(|watched| {
-            let Attached {
-                interface,
-                mode,
-                frags,
-                ..
-            } = &watched.attached;
-            let after = interface.statistics().unwrap_or_else(|error| {
-                tracing::warn!("{error}: its counters are missing from the summary");
-                watched.before
-            });
-            InterfaceSummary {
-                name: interface.name.clone(),
-                ifindex: interface.index,
-                mode: mode.to_string(),
-                frags: *frags,
-                counters: after.since(&watched.before),
-            }
-        })
-        .collect()
-}
-
-/// What ends the run in order.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-}
-
-/// Waits for a signal, the end of `duration`, or a broken thread, whose name is returned.
-async fn wait(
-    signals: Signals,
-    threads: &mut Threads,
-    clock: &Clock,
-    meter: &Meter,
-    duration: Option<Duration>,
-) -> io::Result<Option<&'static str>> {
-    let Signals {
-        mut interrupt,
-        mut terminate,
-    } = signals;
-    let mut second = interval(Duration::from_secs(1));
-    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let end = async {
-        match duration {
-            Some(duration) => tokio::time::sleep(duration).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(end);
-    loop {
-        tokio::select! {
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
-            () = &mut end => break,
-            Ended(thread) = threads.ended() => return Ok(Some(thread)),
-            // Slewed or set: the time of day is measured again each second.
-            _ = second.tick() => {
-                clock.measure();
-                meter.look();
-            }
-        }
-    }
-    // What is left to do may take as long as the export rate makes it.
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        eprintln!("flowprobe: second signal: records not yet sent are given up");
-        std::process::exit(130);
-    });
-    Ok(None)
-}
-
-/// Sends what is left, and says what became of all records.
-fn finish(exporter: Arc<Exporter>) -> Vec<crate::export::DestinationReport> {
-    match Arc::into_inner(exporter) {
-        Some(exporter) => exporter.finish(),
-        // Only a broken thread can still hold it.
-        None => Vec::new(),
-    }
-}
-
-fn summarise(
-    sampling: &Sampling,
-    shared: &Shared,
-    overflow: &Overflow,
-    exported: &Exported,
-    interfaces: Vec<InterfaceSummary>,
-    reports: Vec<crate::export::DestinationReport>,
-) -> Summary {
-    let totals = shared.totals();
-    let geometry = shared.geometry();
-    let held = held(shared, overflow);
-    Summary {
-        version: env!("CARGO_PKG_VERSION"),
-        interfaces,
-        sampling: SamplingSummary {
-            method: match sampling {
-                Sampling::All => "all",
-                Sampling::Count(_) => "count",
-                Sampling::Random(_) => "random",
-            },
-            n: sampling.n(),
-        },
-        ledger: Ledger::new(&totals, exported.volume(), held, reports),
-        end_reasons: exported
-            .by_reason()
-            .into_iter()
-            .map(|(reason, count)| (reason as u8, count))
-            .collect(),
-        lateness_ms: exported.lateness(),
-        table: TableSummary {
-            max_flows: geometry.max_flows(),
-            partitions: geometry.partitions,
-            memory_octets: geometry.memory_octets(),
-            inserted: totals.inserted,
-            evicted: totals.evicted,
-            single: totals.single,
-            overflow_peak: overflow.peak(),
-        },
-    }
-}
-
-fn write_summary(path: &PathBuf, summary: &Summary) -> Result<(), RunError> {
-    let write = || {
-        let mut file = fs::File::create(path)?;
-        serde_json::to_writer_pretty(&mut file, summary)?;
-        file.write_all(b"\n")
-    };
-    write().map_err(|source| RunError::Summary {
-        path: path.clone(),
-        source,
-    })
-}
-
-/// Prints the end of a run for people.
-fn report(summary: &Summary) {
-    eprintln!("{}", summary.ledger);
-    for interface in &summary.interfaces {
-        let counters = &interface.counters;
-        eprintln!(
-            "{} ({}): {} packets received; lost before the hook: {} missed, {} no buffer; \
-             {} errors, {} dropped by driver or stack",
-            interface.name,
-            interface.mode,
-            counters.rx_packets,
-            counters.rx_missed,
-            counters.rx_fifo_errors,
-            counters.rx_errors,
-            counters.rx_dropped,
-        );
-    }
-    let late = &summary.lateness_ms;
-    eprintln!(
-        "expiry was late by: p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
-        late.p50, late.p99, late.max
-    );
-}
-
 /// Bridges the program's own log, which only a debug build of it has, into ours.
-fn forward_logs(kernel: &mut Kernel) -> Option<tokio::task::JoinHandle<()>> {
-    if kernel.ebpf_mut().map("AYA_LOGS").is_none() {
-        return None;
-    }
+fn forward_logs(kernel: &mut Kernel) -> Option<JoinHandle<()>> {
+    kernel.ebpf_mut().map("AYA_LOGS")?;
     let logger = match aya_log::EbpfLogger::init(kernel.ebpf_mut()) {
         Ok(logger) => logger,
         Err(error) => {

@@ -239,7 +239,10 @@ impl Link {
 ///
 /// For the message and for other modes than ours; against a race in the same mode the kernel's
 /// own check in BPF_LINK_CREATE stands.
-pub(super) fn refuse_foreign(interface: &Interface) -> Result<(), AttachError> {
+///
+/// # Errors
+/// [`AttachError::Foreign`], which names the program; or the interface cannot be asked.
+pub fn refuse_foreign(interface: &Interface) -> Result<(), AttachError> {
     match foreign(interface.link()?.xdp) {
         None => Ok(()),
         Some(program) => Err(AttachError::Foreign {

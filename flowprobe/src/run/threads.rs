@@ -71,14 +71,12 @@ impl Threads {
         }
     }
 
-    /// Stops both; `None` if one of them had panicked.
-    pub(super) fn stop(self) -> Option<(Drainer, Sweeper)> {
+    /// Stops both; one that has panicked is missing.
+    pub(super) fn stop(self) -> (Option<Drainer>, Option<Sweeper>) {
         self.stop.store(true, Ordering::Release);
         self.drainer.thread().unpark();
         self.sweeper.thread().unpark();
-        let drainer = self.drainer.join();
-        let sweeper = self.sweeper.join();
-        Some((drainer.ok()?, sweeper.ok()?))
+        (self.drainer.join().ok(), self.sweeper.join().ok())
     }
 }
 

@@ -1,0 +1,138 @@
+//! What a run has to say at its end, for people and as JSON.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Write as _},
+};
+
+use serde::Serialize;
+
+use crate::{
+    attach::InterfaceStats,
+    export::DestinationReport,
+    ledger::Ledger,
+    sampling::Sampling,
+    table::{
+        Overflow, Shared,
+        emit::{Exported, Lateness},
+        held::held,
+    },
+};
+
+/// One interface in the summary.
+#[derive(Clone, Debug, Serialize)]
+pub struct InterfaceSummary {
+    pub(super) name: String,
+    pub(super) ifindex: u32,
+    pub(super) mode: String,
+    pub(super) frags: bool,
+    #[serde(flatten)]
+    pub(super) counters: InterfaceStats,
+}
+
+/// How packets were sampled.
+#[derive(Clone, Debug, Serialize)]
+struct SamplingSummary {
+    method: &'static str,
+    n: u32,
+}
+
+/// The table.
+#[derive(Clone, Debug, Serialize)]
+struct TableSummary {
+    max_flows: u32,
+    partitions: u32,
+    memory_octets: u64,
+    inserted: u64,
+    evicted: u64,
+    single: u64,
+    overflow_peak: usize,
+}
+
+/// Everything a run has to say at its end.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    version: &'static str,
+    interfaces: Vec<InterfaceSummary>,
+    sampling: SamplingSummary,
+    /// The ledger.
+    pub ledger: Ledger,
+    end_reasons: BTreeMap<u8, u64>,
+    lateness_ms: Lateness,
+    table: TableSummary,
+}
+
+impl Summary {
+    /// Draws it up, once nothing moves any more.
+    pub(super) fn new(
+        sampling: Sampling,
+        shared: &Shared,
+        overflow: &Overflow,
+        exported: &Exported,
+        interfaces: Vec<InterfaceSummary>,
+        reports: Vec<DestinationReport>,
+    ) -> Self {
+        let totals = shared.totals();
+        let geometry = shared.geometry();
+        let held = held(shared, overflow);
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            interfaces,
+            sampling: SamplingSummary {
+                method: match sampling {
+                    Sampling::All => "all",
+                    Sampling::Count(_) => "count",
+                    Sampling::Random(_) => "random",
+                },
+                n: sampling.n(),
+            },
+            ledger: Ledger::new(&totals, exported.volume(), held, reports),
+            end_reasons: exported
+                .by_reason()
+                .into_iter()
+                .map(|(reason, count)| (reason as u8, count))
+                .collect(),
+            lateness_ms: exported.lateness(),
+            table: TableSummary {
+                max_flows: geometry.max_flows(),
+                partitions: geometry.partitions,
+                memory_octets: geometry.memory_octets(),
+                inserted: totals.inserted,
+                evicted: totals.evicted,
+                single: totals.single,
+                overflow_peak: overflow.peak(),
+            },
+        }
+    }
+
+    /// Writes it as JSON.
+    pub(super) fn write(&self, mut file: &File) -> io::Result<()> {
+        serde_json::to_writer_pretty(file, self)?;
+        file.write_all(b"\n")
+    }
+
+    /// Prints the end of a run for people.
+    pub(super) fn print(&self) {
+        eprintln!("{}", self.ledger);
+        for interface in &self.interfaces {
+            let counters = &interface.counters;
+            eprintln!(
+                "{} ({}): {} packets received; lost before the hook: {} missed, {} no buffer; \
+             {} errors, {} dropped by driver or stack",
+                interface.name,
+                interface.mode,
+                counters.rx_packets,
+                counters.rx_missed,
+                counters.rx_fifo_errors,
+                counters.rx_errors,
+                counters.rx_dropped,
+            );
+        }
+        let late = &self.lateness_ms;
+        eprintln!(
+            "expiry was late by: p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+            late.p50, late.p99, late.max
+        );
+    }
+}
