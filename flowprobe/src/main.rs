@@ -3,7 +3,7 @@
 use std::{io::IsTerminal as _, process::ExitCode};
 
 use anyhow::Context as _;
-use clap::Parser as _;
+use clap::{Parser as _, error::ErrorKind};
 use flowprobe::{
     cli::{Cli, Command, Run},
     export::{self, Output},
@@ -19,6 +19,10 @@ const FAILED: u8 = 1;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        // Without any argument: all of the help, but no success.
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            error.exit()
+        }
         Err(error) if error.use_stderr() => {
             eprintln!("flowprobe: {}", one_line(&error));
             return ExitCode::from(BAD_INPUT);
