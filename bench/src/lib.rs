@@ -13,6 +13,9 @@ pub const SOURCE: usize = 26;
 /// 10.0.0.0, in host order; the number of the flow is added.
 pub const NETWORK: u32 = 10 << 24;
 
+/// 192.0.2.1, in host order, behind the source address.
+pub const DESTINATION: u32 = 0xc000_0201;
+
 /// 64 octets, UDP from 10.x.x.x port 4660 to 192.0.2.1 port 53535. The checksums are 0: nobody
 /// on the way looks at them.
 pub const FRAME: [u8; 64] = {
@@ -140,5 +143,7 @@ mod tests {
         assert_eq!(packet.protocol, 17);
         let source = FRAME[SOURCE..SOURCE + 4].try_into().unwrap();
         assert_eq!(u32::from_be_bytes(source), NETWORK);
+        let destination = FRAME[SOURCE + 4..].first_chunk().copied().unwrap();
+        assert_eq!(u32::from_be_bytes(destination), DESTINATION);
     }
 }

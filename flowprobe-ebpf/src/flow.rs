@@ -53,6 +53,14 @@ impl Counters {
         }
     }
 
+    /// Adds one packet.
+    #[inline(always)]
+    pub fn add(&mut self, packet: &Packet, now_ns: u64) {
+        self.packets += 1;
+        self.octets += u64::from(packet.octets);
+        self.last_ns = now_ns;
+    }
+
     /// Adds another part of the same flow.
     pub fn merge(&mut self, other: &Self) {
         self.packets += other.packets;
@@ -73,6 +81,19 @@ impl Marks {
             max_ttl: packet.ttl,
             pad: 0,
             flow_label: packet.flow_label,
+        }
+    }
+
+    /// Adds one packet.
+    #[inline(always)]
+    pub fn add(&mut self, packet: &Packet) {
+        self.tcp_flags |= packet.tcp_flags;
+        // Compare before storing: the TTL of a flow hardly ever changes.
+        if packet.ttl < self.min_ttl {
+            self.min_ttl = packet.ttl;
+        }
+        if packet.ttl > self.max_ttl {
+            self.max_ttl = packet.ttl;
         }
     }
 

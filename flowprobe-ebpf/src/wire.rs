@@ -30,8 +30,8 @@ pub mod ethernet {
 pub mod ipv4 {
     /// Octets of the header without options.
     pub const MIN_LEN: usize = 20;
-    /// Version and header length in words, then the type of service.
-    pub const VERSION: usize = 0;
+    /// Type of service; before it stand version and header length in words.
+    pub const TOS: usize = 1;
     /// Octets of the packet, 2 octets.
     pub const TOTAL_LEN: usize = 2;
     /// Flags and fragment offset, 2 octets.
