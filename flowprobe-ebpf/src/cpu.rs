@@ -82,6 +82,9 @@ pub struct Cpu {
     /// Zero; fills the cache line.
     pub pad: [u64; CPU_PAD],
 
+    /// A packet on its way through the program; see `uncommon` there.
+    pub scratch: [u64; 8],
+
     /// Parts that userspace has read from the ring, on a line of its own.
     pub ring_tail: u64,
     /// Zero; fills the cache line.

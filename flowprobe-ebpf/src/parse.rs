@@ -58,6 +58,11 @@ pub trait Outcome {
     type Output;
     /// The frame belongs to a flow.
     fn packet(&self, packet: &Packet) -> Self::Output;
+    /// The frame belongs to a flow, and is not of the plain kind that most are.
+    #[inline(always)]
+    fn uncommon(&self, packet: &Packet) -> Self::Output {
+        self.packet(packet)
+    }
     /// It does not.
     fn skip(&self, reason: Skip) -> Self::Output;
 }
@@ -112,7 +117,7 @@ pub fn parse_into<F: Frame + ?Sized, O: Outcome>(frame: &F, outcome: &O) -> O::O
         Some(ethertype) => parse_network(frame, ethertype, &Link::UNTAGGED),
     };
     match parsed {
-        Ok(packet) => outcome.packet(&packet),
+        Ok(packet) => outcome.uncommon(&packet),
         Err(reason) => outcome.skip(reason),
     }
 }
@@ -268,43 +273,54 @@ fn parse_ipv6<F: Frame + ?Sized>(frame: &F, link: &Link) -> Result<Packet, Skip>
     };
     let end = at + total_len;
     let mut at = at + ipv6::LEN;
-    // Once more than there may be headers, for what is above them.
-    for _ in 0..=MAX_EXTENSIONS {
-        // RFC 8200 §4, with AH (RFC 4302 §2.2: length in units of 4 octets, less 2), Mobility,
-        // HIP and Shim6, whose headers have the common form.
-        match packet.protocol {
-            protocol::HOP_BY_HOP
-            | protocol::ROUTING
-            | protocol::DESTINATION
-            | protocol::MOBILITY
-            | protocol::HIP
-            | protocol::SHIM6 => {
-                let [next, len] = extension(frame, at, end)?;
-                packet.protocol = next;
-                at += 8 + usize::from(len) * 8;
-            }
-            protocol::AH => {
-                let [next, len] = extension(frame, at, end)?;
-                packet.protocol = next;
-                at += 8 + usize::from(len) * 4;
-            }
-            protocol::FRAGMENT => {
-                let [next, _, offset_a, offset_b] = extension(frame, at, end)?;
-                packet.protocol = next;
-                at += 8;
-                let offset = u16::from_be_bytes([offset_a, offset_b]);
-                if offset & ipv6::FRAGMENT_OFFSET_MASK != 0 {
-                    return Ok(packet);
-                }
-            }
-            _ => {
-                transport(frame, at, end, &mut packet)?;
-                return Ok(packet);
-            }
+    for _ in 0..MAX_EXTENSIONS {
+        let kind = EXTENSIONS[usize::from(packet.protocol)];
+        if kind == 0 {
+            break;
         }
+        // No extension header is shorter than 8 octets, so the first four are there.
+        let [next, len, offset_a, offset_b] = extension(frame, at, end)?;
+        let fragment =
+            u16::from_ne_bytes([offset_a, offset_b]) & ipv6::FRAGMENT_OFFSET_MASK.to_be();
+        let later = packet.protocol == protocol::FRAGMENT && fragment != 0;
+        packet.protocol = next;
+        if later {
+            return Ok(packet);
+        }
+        at += 8 + usize::from(len) * usize::from(kind & UNIT_MASK);
     }
-    Err(Skip::TooManyExtensions)
+    if EXTENSIONS[usize::from(packet.protocol)] != 0 {
+        return Err(Skip::TooManyExtensions);
+    }
+    transport(frame, at, end, &mut packet)?;
+    Ok(packet)
 }
+
+/// For each next header: 0 if it is no extension header that is walked; else [`EXTENSION`] and the
+/// octets that one unit of its length field stands for, beyond the first 8.
+///
+/// A table, since a branch for each kind would multiply the ways through the program that the
+/// verifier has to follow.
+static EXTENSIONS: [u8; 256] = {
+    let mut kinds = [0; 256];
+    // RFC 8200 §4; Mobility, HIP and Shim6 have the common form.
+    kinds[protocol::HOP_BY_HOP as usize] = EXTENSION | 8;
+    kinds[protocol::ROUTING as usize] = EXTENSION | 8;
+    kinds[protocol::DESTINATION as usize] = EXTENSION | 8;
+    kinds[protocol::MOBILITY as usize] = EXTENSION | 8;
+    kinds[protocol::HIP as usize] = EXTENSION | 8;
+    kinds[protocol::SHIM6 as usize] = EXTENSION | 8;
+    // RFC 4302 §2.2: words of 4 octets, less 2.
+    kinds[protocol::AH as usize] = EXTENSION | 4;
+    // RFC 8200 §4.5: always 8 octets, and no length field.
+    kinds[protocol::FRAGMENT as usize] = EXTENSION;
+    kinds
+};
+
+/// Says that a next header is an extension header.
+const EXTENSION: u8 = 0x80;
+/// The octets of a unit in an entry of [`EXTENSIONS`].
+const UNIT_MASK: u8 = 0x0f;
 
 /// The field of `N` octets at the constant offset `at` of a header that has been read.
 #[inline(always)]

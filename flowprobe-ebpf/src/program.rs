@@ -67,6 +67,22 @@ impl Outcome for Metering<'_> {
         }
     }
 
+    /// Through memory the verifier forgets what it knows of the packet. It follows every way
+    /// through the parser, and would check all that comes next once for each of them: a million
+    /// instructions, which is as many as it takes.
+    #[inline(always)]
+    fn uncommon(&self, packet: &Packet) {
+        const { assert!(size_of::<Packet>() <= 64 && align_of::<Packet>() <= 8) };
+        // SAFETY: the scratch of this CPU is large enough and aligned, and holds what was just
+        // written.
+        let packet = unsafe {
+            let scratch = (&raw mut (*self.partition.cpu).scratch).cast::<Packet>();
+            scratch.write_volatile(*packet);
+            scratch.read_volatile()
+        };
+        self.packet(&packet);
+    }
+
     #[inline(always)]
     fn skip(&self, reason: Skip) {
         ignored(self.ctx, reason);

@@ -231,8 +231,8 @@ pub trait Way {
     /// Whether a flow that prefers this way may be in another way of the bucket. It belongs to
     /// the way and not to the flow in it, and outlasts that.
     fn displaced(&self) -> bool;
-    /// Sets [`Way::displaced`].
-    fn set_displaced(&mut self, displaced: bool);
+    /// Sets [`Way::displaced`]: not 0 for true.
+    fn set_displaced(&mut self, displaced: u8);
 }
 
 macro_rules! way {
@@ -318,8 +318,8 @@ macro_rules! way {
             }
 
             #[inline(always)]
-            fn set_displaced(&mut self, displaced: bool) {
-                self.displaced = u8::from(displaced);
+            fn set_displaced(&mut self, displaced: u8) {
+                self.displaced = displaced;
             }
         }
     };
@@ -334,13 +334,102 @@ way!(
     |way, packet| way.flow_label = packet.flow_label
 );
 
+/// Fingerprints of the flows that the program last put into each way. Userspace frees ways
+/// without changing them, so they say where a flow may be, not that it is.
+///
+/// All eight are looked at together, two in a word, by arithmetic alone: a branch for each would
+/// multiply the ways through the program that the verifier has to follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Hints(pub [u32; WAYS]);
+
+/// A word with `lane` in both halves.
+const fn both(lane: u32) -> u64 {
+    lane as u64 | (lane as u64) << 32
+}
+
+/// 1 in each half of `word` that is 0, else 0.
+#[inline(always)]
+fn zeros(word: u64) -> u64 {
+    let low = both(0x7fff_ffff);
+    let nonzero = ((word & low) + low) | word; // in the top bit of each half
+    (!nonzero >> 31) & both(1)
+}
+
+impl Hints {
+    /// The hints of ways 2·`pair` and 2·`pair` + 1.
+    #[inline(always)]
+    fn pair(&self, pair: usize) -> u64 {
+        u64::from(self.0[2 * pair]) | u64::from(self.0[2 * pair + 1]) << 32
+    }
+
+    /// Adds up what `of` says of each pair: 1 or 0 in each half, and the numbers of the ways
+    /// where it is 1. The second sum is a way where the first is 1.
+    #[inline(always)]
+    fn count(&self, of: impl Fn(u64) -> u64) -> (u32, usize) {
+        let (mut count, mut ways) = (0, 0);
+        let mut pair = 0;
+        while pair < WAYS / 2 {
+            let found = of(self.pair(pair));
+            let (low, high) = (found as u32, (found >> 32) as u32);
+            count += low + high;
+            ways += low * (2 * pair) as u32 + high * (2 * pair + 1) as u32;
+            pair += 1;
+        }
+        (count, ways as usize & (WAYS - 1))
+    }
+
+    /// The way that a flow of this fingerprint may be in. [`Hints::set`] sees to it that there
+    /// are no two, so that another way would hold it once in 2³² pairs of flows; such a flow is
+    /// not found and becomes several records, each of them right.
+    #[inline(always)]
+    #[must_use]
+    pub fn find(&self, fingerprint: u32) -> Option<usize> {
+        let wanted = both(fingerprint);
+        let (count, way) = self.count(|pair| zeros(pair ^ wanted));
+        if count != 0 { Some(way) } else { None }
+    }
+
+    /// How many ways other than `way` have last had a flow that prefers it.
+    #[inline(always)]
+    #[must_use]
+    pub fn displaced_from(&self, way: usize) -> u32 {
+        let wanted = both(way as u32);
+        let number = both(WAYS as u32 - 1);
+        let (count, _) = self.count(|pair| zeros((pair ^ wanted) & number));
+        let own = (self.0[way & (WAYS - 1)] ^ way as u32) & (WAYS as u32 - 1);
+        count - zeros(u64::from(own)) as u32
+    }
+
+    /// Says that a flow of this fingerprint is in `way`, which it prefers: nobody looks for it
+    /// here.
+    #[inline(always)]
+    pub fn set_preferred(&mut self, way: usize, fingerprint: u32) {
+        self.0[way & (WAYS - 1)] = fingerprint;
+    }
+
+    /// Says that a flow of this fingerprint is in `way`, and in no other.
+    #[inline(always)]
+    pub fn set(&mut self, way: usize, fingerprint: u32) {
+        let wanted = both(fingerprint);
+        let mut pair = 0;
+        while pair < WAYS / 2 {
+            let word = self.pair(pair);
+            let cleared = word & !(zeros(word ^ wanted) * 0xffff_ffff);
+            self.0[2 * pair] = cleared as u32;
+            self.0[2 * pair + 1] = (cleared >> 32) as u32;
+            pair += 1;
+        }
+        self.0[way & (WAYS - 1)] = fingerprint;
+    }
+}
+
 /// A bucket: what is needed to find a displaced flow, what only an insert writes, the ways.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Bucket<W> {
-    /// Fingerprints of the flows that the program last put into each way. Userspace frees ways
-    /// without changing them, so they say where a flow may be, not that it is.
-    pub hints: [u32; WAYS],
+    /// Where displaced flows may be.
+    pub hints: Hints,
     /// MAC addresses of the flows.
     pub macs: [Macs; WAYS],
     /// Flows.

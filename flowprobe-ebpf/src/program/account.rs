@@ -188,18 +188,14 @@ unsafe fn find<W: Way>(bucket: *mut Bucket<W>, key: &W::Key, hash: u64) -> Optio
         if !(*bucket).ways[preferred].displaced() {
             return None;
         }
-        let mut displaced = false;
-        let mut i = 0;
-        while i < WAYS {
-            let hint = (*bucket).hints[i];
-            if hint == fingerprint && holds(i) {
-                widen_window();
-                return Some(i);
-            }
-            displaced |= i != preferred && preferred_way(hint) == preferred;
-            i += 1;
+        if let Some(i) = (*bucket).hints.find(fingerprint)
+            && holds(i)
+        {
+            widen_window();
+            return Some(i);
         }
-        (*bucket).ways[preferred].set_displaced(displaced);
+        let displaced = (*bucket).hints.displaced_from(preferred);
+        (*bucket).ways[preferred].set_displaced(displaced as u8);
     }
     None
 }
@@ -290,11 +286,13 @@ unsafe fn store<W: Way>(
     let preferred = preferred_way(fingerprint);
     // SAFETY: the caller's.
     unsafe {
-        if i != preferred {
-            (*bucket).ways[preferred].set_displaced(true);
-        }
         (*bucket).ways[i].fill(arrival.key, arrival.packet, arrival.now_ns);
-        (*bucket).hints[i] = fingerprint;
+        if i == preferred {
+            (*bucket).hints.set_preferred(i, fingerprint);
+        } else {
+            (*bucket).hints.set(i, fingerprint);
+            (*bucket).ways[preferred].set_displaced(1);
+        }
         (*bucket).macs[i] = macs(arrival.frame);
         let place = W::control(&raw mut (*bucket).ways[i]);
         atomic::publish(place, control.next_live(fingerprint).0);
