@@ -20,7 +20,7 @@ impl Word {
     #[must_use]
     pub fn new(epoch: u32, method: u8, n: u32) -> Self {
         let epoch = u64::from(epoch & Self::MAX_EPOCH);
-        Self(epoch << 40 | u64::from(method) << 32 | u64::from(n))
+        Self((epoch << 40) | (u64::from(method) << 32) | u64::from(n))
     }
 
     /// The epoch, which is part of the flow key.
@@ -72,7 +72,7 @@ pub fn minus_log2(u: u64) -> u64 {
         u64::from(LOG_TABLE[step + 1])
     };
     let log = low + (((high - low) * u64::from(within)) >> 32);
-    (u64::from(zeros) + 1 << LOG_BITS) - log
+    ((u64::from(zeros) + 1) << LOG_BITS) - log
 }
 
 /// The scale that turns [`minus_log2`] into a gap: 2¹⁶ / −log₂(1 − 1/n).
@@ -91,8 +91,8 @@ pub fn geometric_gap(u: u64, scale: u64) -> u32 {
     // 64·2³² · 2¹⁶/… overflows 64 bits for large n, so multiply in two halves.
     let log = minus_log2(u);
     let whole = (log >> 32) * scale;
-    let part = ((log & 0xffff_ffff) * (scale >> 16) >> 16)
-        + ((log & 0xffff_ffff) * (scale & 0xffff) >> 32);
+    let fraction = log & 0xffff_ffff;
+    let part = ((fraction * (scale >> 16)) >> 16) + ((fraction * (scale & 0xffff)) >> 32);
     let gap = (whole + part) >> 16;
     if gap > u64::from(u32::MAX) {
         u32::MAX
@@ -127,7 +127,7 @@ const fn fraction_log2(x: u64) -> u32 {
     let mut log = 0;
     let mut bit = 0;
     while bit < LOG_BITS {
-        value = value * value >> 62;
+        value = (value * value) >> 62;
         log <<= 1;
         if value >= 1 << 63 {
             value >>= 1;

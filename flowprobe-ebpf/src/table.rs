@@ -236,7 +236,7 @@ pub trait Way {
 }
 
 macro_rules! way {
-    ($name:ident, $key:ident, $family:expr, |$way:ident| $label:expr, |$new:ident, $packet:ident| $set_label:expr) => {
+    ($name:ident, $key:ident, $family:expr, |$way:ident| $label:expr, |$new:ident, $packet:ident| $set_label:block) => {
         impl Way for $name {
             type Key = $key;
             const FAMILY: u32 = $family;
@@ -262,7 +262,7 @@ macro_rules! way {
                 self.min_ttl = $packet.ttl;
                 self.max_ttl = $packet.ttl;
                 let $new = self;
-                $set_label;
+                $set_label
             }
 
             #[inline(always)]
@@ -325,13 +325,13 @@ macro_rules! way {
     };
 }
 
-way!(WayV4, KeyV4, family::V4, |_way| 0, |_way, packet| ());
+way!(WayV4, KeyV4, family::V4, |_way| 0, |_way, packet| {});
 way!(
     WayV6,
     KeyV6,
     family::V6,
     |way| way.flow_label,
-    |way, packet| way.flow_label = packet.flow_label
+    |way, packet| { way.flow_label = packet.flow_label }
 );
 
 /// Fingerprints of the flows that the program last put into each way. Userspace frees ways

@@ -15,6 +15,10 @@ pub enum Sampling {
     Random(NonZeroU32),
 }
 
+/// Largest N of random sampling. A gap is cut off at 2³² − 1 packets, which at this N one in
+/// e¹⁶ (nine million) would exceed, and the rate is off by that much; at 2³² one in three would.
+pub const MAX_RANDOM_N: u32 = 1 << 28;
+
 /// Why a sampling rate does not parse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SamplingError {
@@ -24,6 +28,9 @@ pub enum SamplingError {
     /// 1/0.
     #[error("a sampling rate of 1/0 would select nothing: N must be at least 1")]
     Zero,
+    /// Random gaps are drawn as 32 bits.
+    #[error("random:1/{0} is too rare: N must be at most {MAX_RANDOM_N}, or write 1/{0}")]
+    TooRare(u32),
     /// Not 1 in n.
     #[error("only rates of one in N are supported: write 1/N")]
     Numerator,
@@ -81,6 +88,7 @@ impl FromStr for Sampling {
         Ok(match (n.get(), random) {
             (1, _) => Self::All,
             (_, false) => Self::Count(n),
+            (n, true) if n > MAX_RANDOM_N => return Err(SamplingError::TooRare(n)),
             (_, true) => Self::Random(n),
         })
     }

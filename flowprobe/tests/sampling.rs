@@ -1,15 +1,24 @@
 //! Sampling: rates as users write them, and the gaps that random sampling draws.
 
+use std::num::NonZeroU32;
+
 use flowprobe::sampling::{Sampling, SamplingError};
 use flowprobe_ebpf::sampling::{METHOD_COUNT, METHOD_RANDOM, geometric_gap, next_random};
 
+/// Also for rates that users are refused: the arithmetic holds for them too.
 fn random(n: u32) -> Sampling {
-    format!("random:1/{n}").parse().expect("a rate")
+    Sampling::Random(NonZeroU32::new(n).expect("not 0"))
 }
 
 #[test]
 fn rates_read_back() {
-    for text in ["1/1", "1/2", "1/100", "random:1/2", "random:1/4294967295"] {
+    for text in [
+        "1/1",
+        "1/2",
+        "1/4294967295",
+        "random:1/2",
+        "random:1/268435456",
+    ] {
         let sampling: Sampling = text.parse().expect(text);
         assert_eq!(sampling.to_string(), text);
     }
@@ -45,6 +54,8 @@ fn bad_rates_say_why() {
     for text in ["1/0", "random:1/0"] {
         assert_eq!(text.parse::<Sampling>(), Err(SamplingError::Zero), "{text}");
     }
+    let rare = "random:1/268435457".parse::<Sampling>();
+    assert_eq!(rare, Err(SamplingError::TooRare(268_435_457)));
     for text in ["2/100", "0/5", "random:3/4"] {
         let error = text.parse::<Sampling>();
         assert_eq!(error, Err(SamplingError::Numerator), "{text}");

@@ -1,6 +1,10 @@
 //! Where a collector is, as the user writes it.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 /// Port of IPFIX over UDP (RFC 7011 §10.1).
 const DEFAULT_PORT: u16 = 4739;
@@ -27,6 +31,12 @@ pub enum CollectorError {
     /// A character that no host name has.
     #[error("{0:?} is not a host name or address: write udp://HOST:PORT and nothing behind it")]
     HostName(String),
+    /// Numbers and dots that are no IPv4 address; a resolver would take it for a name, and ask.
+    #[error("{0:?} is not an IPv4 address: four numbers from 0 to 255, for example 10.0.0.9")]
+    Ipv4(String),
+    /// What is in brackets is no IPv6 address.
+    #[error("{0:?} is not an IPv6 address: write udp://[2001:db8::1]:4739")]
+    Ipv6(String),
     /// An IPv6 address without brackets, or brackets that do not close.
     #[error("an IPv6 address is written in brackets: udp://[2001:db8::1]:4739")]
     Brackets,
@@ -79,6 +89,16 @@ impl FromStr for Collector {
         if !host.chars().all(named) {
             return Err(CollectorError::HostName(host.to_owned()));
         }
+        if host.contains(':') && !is_ipv6(host) {
+            return Err(CollectorError::Ipv6(host.to_owned()));
+        }
+        // RFC 1123 §2.1: no host name ends in a label of digits only, so that it can be told
+        // from an address.
+        let last_label = host.trim_end_matches('.').rsplit('.').next();
+        let number = |label: &str| label.bytes().all(|c| c.is_ascii_digit());
+        if last_label.is_some_and(number) && host.parse::<Ipv4Addr>().is_err() {
+            return Err(CollectorError::Ipv4(host.to_owned()));
+        }
         let port = match port {
             None => DEFAULT_PORT,
             Some(port) => match port.parse() {
@@ -91,6 +111,13 @@ impl FromStr for Collector {
             port,
         })
     }
+}
+
+/// Whether this is an IPv6 address, with the zone that a link-local one needs or without
+/// (RFC 4007 §11).
+fn is_ipv6(host: &str) -> bool {
+    let (address, zone) = host.split_once('%').unwrap_or((host, "_"));
+    !zone.is_empty() && address.parse::<Ipv6Addr>().is_ok()
 }
 
 impl fmt::Display for Collector {
@@ -117,6 +144,7 @@ mod tests {
                 "collector.example.net",
                 2055,
             ),
+            ("udp://4.example:9995", "4.example", 9995),
             ("udp://[2001:db8::1]:9995", "2001:db8::1", 9995),
             ("udp://[fe80::1%eth0]:9995", "fe80::1%eth0", 9995),
         ] {
@@ -160,6 +188,26 @@ mod tests {
             ("udp://[::1]4739", "4739"),
         ] {
             assert_eq!(error(text), CollectorError::Port(port.to_owned()), "{text}");
+        }
+        for host in [
+            "10.0.0.999",
+            "10.0.0",
+            "1.2.3.4.5",
+            "10",
+            "010.0.0.9",
+            "4.",
+            "a.1",
+        ] {
+            assert_eq!(
+                error(&format!("udp://{host}:1")),
+                CollectorError::Ipv4(host.to_owned())
+            );
+        }
+        for host in ["2001:db8::g", "1::2::3", "fe80::1%", "10.0.0.9:1"] {
+            assert_eq!(
+                error(&format!("udp://[{host}]:1")),
+                CollectorError::Ipv6(host.to_owned())
+            );
         }
         for host in ["user@host", "host/path", "two words"] {
             assert_eq!(
