@@ -1,7 +1,8 @@
 //! What each CPU keeps for itself: the ledger's counters, the clock, the sampler, its ring.
 //!
 //! One element per possible CPU in an array map that userspace maps too. Only the program on
-//! that CPU writes it, but for [`Cpu::ring_tail`].
+//! that CPU writes it while it runs, but for [`Cpu::ring_tail`] and [`Cpu::sampling`]. Userspace
+//! sets the partition and the sampler before anything is attached.
 
 use crate::skip::{Lost, Skip};
 
@@ -63,7 +64,7 @@ pub struct Cpu {
     pub gap_scale: u64,
     /// Parts written to the ring.
     pub ring_head: u64,
-    /// Flows inserted into the tables.
+    /// Flows inserted into the tables, but for those that took the place of one that had ended.
     pub inserted: u64,
     /// Flows moved to the ring because their bucket was full.
     pub evicted: u64,

@@ -2,14 +2,14 @@
 
 /// A frame from its first link-layer octet.
 ///
-/// The parser sees packets only through this trait, so the XDP program, AF_XDP, capture files
-/// and host tests all run the same code.
+/// The parser sees packets only through this trait, so that it runs unchanged on whatever can be
+/// read: the driver's buffer, or memory of a test.
 pub trait Frame {
     /// Copies `N` octets at `offset`, or `None` if any of them is not readable.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
     /// Octets of the frame on the wire, without its frame check sequence. This may be more than
-    /// can be read (further buffers of a jumbo frame, a short capture).
+    /// can be read (further buffers of a jumbo frame).
     fn len(&self) -> usize;
 
     /// Whether the frame has no octets at all.

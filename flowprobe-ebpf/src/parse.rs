@@ -1,6 +1,6 @@
 //! From a frame to what the flow key and the statistics need of it.
 //!
-//! The one parser of flowprobe: XDP, AF_XDP, capture files and tests all call [`parse`].
+//! The one parser of flowprobe: the XDP program and host tests run the same code.
 
 use crate::{
     frame::Frame,

@@ -43,7 +43,7 @@ pub struct Part {
     pub family: u32,
     /// See [`cause`].
     pub cause: u32,
-    /// The hash of the key, so that userspace need not know how the program hashes.
+    /// The hash of the key, so that the drainer need not compute it.
     pub hash: u64,
     /// Zero.
     pub pad: u64,

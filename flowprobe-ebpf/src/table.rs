@@ -116,8 +116,7 @@ const LAST_SHIFT: u32 = 20;
 pub struct Span {
     /// First packet, nanoseconds of CLOCK_MONOTONIC.
     first_ns: u64,
-    /// Last packet, in units of 2²⁰ ns after the first: 52 days, more than the longest active
-    /// timeout.
+    /// Last packet, in units of 2²⁰ ns after the first, up to 52 days.
     last: u32,
 }
 

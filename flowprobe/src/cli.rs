@@ -65,7 +65,7 @@ pub struct Run {
     pub tcp_linger: Duration,
 
     /// Look at every flow this often, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     pub sweep_interval: Duration,
 
     /// Flows in each table of each CPU, rounded up to a power of two; an IPv4 and an
@@ -183,6 +183,15 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(Duration::from_secs_f64(seconds).max(Duration::from_nanos(1)))
     } else {
         Err("give more than 0 and at most 2592000 seconds (30 days)".to_owned())
+    }
+}
+
+/// Parses the time of a sweep, which delays every expiry.
+fn interval(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(3600);
+    match seconds(text)? {
+        interval if interval <= LONGEST => Ok(interval),
+        _ => Err("give at most 3600 seconds: flows are exported this much too late".to_owned()),
     }
 }
 

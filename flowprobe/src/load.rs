@@ -24,7 +24,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../ebpf/flowprobe.bpf.o"
 /// Parts in the ring of each CPU: 8 MiB, or 16 ms of a flood of 4 million new flows a second.
 pub const RING_PARTS: u32 = 1 << 16;
 
-/// Largest `--max-flows`: a table of 2²⁶ IPv6 flows has 9.5 GiB for each CPU.
+/// Largest `--max-flows`: a table of 2²⁶ IPv6 flows has 9 GiB for each CPU.
 pub const MAX_FLOWS: u32 = 1 << 26;
 
 /// What can be chosen about the kernel half.

@@ -51,7 +51,8 @@ impl Meter {
         }
         Metering {
             observed_packets: totals.seen.packets,
-            selected_packets: totals.seen.packets - totals.unsampled.packets,
+            // The counters are read one by one while the program counts on.
+            selected_packets: totals.seen.packets.saturating_sub(totals.unsampled.packets),
             ignored_packets: packets,
             ignored_octets: octets,
             ignored_span_ms: ignored.span_ms,

@@ -127,8 +127,8 @@ impl Sweeper {
     /// Takes out what is due in `steps` of a pass, with one grace period.
     ///
     /// # Errors
-    /// The kernel refused a grace period. The flows that were retired then stay unread: they are
-    /// read by [`Sweeper::flush`], after the program has been detached.
+    /// The kernel refused a grace period. The flows that were retired then stay unread until the
+    /// next step that is granted one, or [`Sweeper::flush`].
     pub fn sweep(&mut self, steps: Range<u32>) -> io::Result<()> {
         if steps.start == 0 {
             self.pass += 1;
