@@ -379,8 +379,9 @@ impl Hints {
     }
 
     /// The way that a flow of this fingerprint may be in. [`Hints::set`] sees to it that there
-    /// are no two, so that another way would hold it once in 2³² pairs of flows; such a flow is
-    /// not found and becomes several records, each of them right.
+    /// are no two. Once in 2³² pairs of flows there are two all the same, and a flow of fingerprint
+    /// 0 looks like the hints that were never set: such a flow may not be found, and becomes
+    /// several records, each of them right.
     #[inline(always)]
     #[must_use]
     pub fn find(&self, fingerprint: u32) -> Option<usize> {

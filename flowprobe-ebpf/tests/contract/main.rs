@@ -5,6 +5,7 @@
 mod control;
 mod flow;
 mod hash;
+mod hints;
 mod key;
 mod logarithm;
 

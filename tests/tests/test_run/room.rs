@@ -42,6 +42,32 @@ fn packet(n: u32, payload: usize) -> (IpAddr, Packet) {
     (source, ip.udp(1000, 53, payload))
 }
 
+/// One bucket that is exactly full: most flows are not in the way they prefer, and each must be
+/// found again wherever it is, also when flows have left and others have taken their ways.
+#[test]
+fn displaced_flows_are_found_again() {
+    let mut meter = Meter::new(&SMALL);
+    let mut inserted = 0;
+    for generation in 0..50 {
+        // Even numbers only: eight IPv4 flows for eight ways.
+        let flows = (0..8).map(|n| 2 * (8 * generation + n));
+        let mut sent = Counts::new();
+        for _ in 0..5 {
+            for flow in flows.clone() {
+                let (source, packet) = packet(flow, 10);
+                meter.run(&packet.frame);
+                count(&mut sent, source, 1, packet.octets);
+            }
+        }
+        inserted += 8;
+        let totals = meter.totals();
+        assert_eq!((totals.inserted, totals.evicted), (inserted, 0));
+        let records = meter.flush();
+        assert_eq!(records.len(), 8, "one record for each flow");
+        assert_eq!(counts_of(&records), sent);
+    }
+}
+
 #[test]
 fn evicted_flows_are_counted_in_full() {
     const FLOWS: u64 = 4000;
