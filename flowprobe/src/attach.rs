@@ -5,7 +5,6 @@
 //! kernel objects: dropping it, or the death of the process, undoes it. Loading the program is
 //! not done here.
 
-pub(crate) mod bpf;
 pub mod ethtool;
 pub mod interface;
 pub mod link;

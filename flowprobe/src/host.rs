@@ -5,7 +5,7 @@
 
 use std::{fmt, fs, io, str::FromStr};
 
-use crate::attach::bpf;
+use crate::bpf;
 
 /// The first kernel with XDP programs that take packets of several buffers (frags).
 pub const KERNEL_FLOOR: KernelVersion = KernelVersion {

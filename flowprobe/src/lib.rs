@@ -6,6 +6,7 @@
 //! [`run`] joins the stages; [`ledger`] says what became of every packet.
 
 pub mod attach;
+mod bpf;
 pub mod cli;
 pub mod clock;
 pub mod export;

@@ -12,10 +12,11 @@ use std::{
 };
 
 use super::{
-    LINEAR_MTU, bpf,
+    LINEAR_MTU,
     interface::{FactsError, Interface, InterfaceFacts},
     netlink::XdpPrograms,
 };
+use crate::bpf;
 
 // linux/if_link.h.
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;

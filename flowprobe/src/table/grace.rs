@@ -5,8 +5,10 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
 };
+
+use crate::bpf;
 
 /// Something that returns only after an RCU grace period.
 pub trait GracePeriod: Send {
@@ -71,86 +73,32 @@ pub struct MapInMap {
     inner: OwnedFd,
 }
 
-const BPF_MAP_CREATE: libc::c_long = 0;
-const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
-const BPF_MAP_TYPE_ARRAY: u32 = 2;
-const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
-
-/// The fields of `union bpf_attr` for BPF_MAP_CREATE up to `inner_map_fd`.
-#[repr(C)]
-struct MapCreate {
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    map_flags: u32,
-    inner_map_fd: u32,
-}
-
-/// The fields of `union bpf_attr` for BPF_MAP_UPDATE_ELEM.
-#[repr(C)]
-struct MapUpdate {
-    map_fd: u32,
-    pad: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<libc::c_long> {
-    // SAFETY: `attr` is as long as said, and what it points to outlives the call.
-    let rc = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_ref(attr),
-            size_of::<T>(),
-        )
-    };
-    if rc < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(rc)
-    }
-}
-
 impl MapInMap {
     fn new() -> io::Result<Self> {
-        let create = |map_type, inner_map_fd| {
-            let fd = bpf(
-                BPF_MAP_CREATE,
-                &MapCreate {
-                    map_type,
-                    key_size: 4,
-                    value_size: 4,
-                    max_entries: 1,
-                    map_flags: 0,
-                    inner_map_fd,
-                },
-            )?;
-            // SAFETY: a descriptor that this process has just been given.
-            Ok::<_, io::Error>(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-        };
-        let inner = create(BPF_MAP_TYPE_ARRAY, 0)?;
-        let outer = create(BPF_MAP_TYPE_ARRAY_OF_MAPS, inner.as_raw_fd() as u32)?;
+        let inner = bpf::array()?;
+        let outer = bpf::array_of_maps(inner.as_fd())?;
         let map = Self { outer, inner };
         map.update()?;
         Ok(map)
     }
 
     fn update(&self) -> io::Result<()> {
-        let key = 0_u32;
-        let value = self.inner.as_raw_fd();
-        bpf(
-            BPF_MAP_UPDATE_ELEM,
-            &MapUpdate {
-                map_fd: self.outer.as_raw_fd() as u32,
-                pad: 0,
-                key: (&raw const key) as u64,
-                value: (&raw const value) as u64,
-                flags: 0,
-            },
-        )
-        .map(drop)
+        bpf::set_map(self.outer.as_fd(), self.inner.as_fd())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn either_way_of_waiting_works_here() {
+        // As root; without, the kernel refuses maps and says so.
+        if let Err(error) = bpf::probe() {
+            panic!("this test creates BPF maps: run it as root ({error})");
+        }
+        Rcu::Membarrier.wait().expect("membarrier");
+        let map = MapInMap::new().expect("a map of maps");
+        Rcu::MapInMap(map).wait().expect("an update");
     }
 }

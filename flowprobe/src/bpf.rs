@@ -1,4 +1,4 @@
-//! The few bpf() commands that attaching needs, on the kernel's own structures.
+//! The few bpf() commands that attaching and the grace period need, on the kernel's own structures.
 //!
 //! Not a loader: objects, maps and programs are loaded with aya.
 
@@ -9,12 +9,14 @@ use std::{
 
 // linux/bpf.h: enum bpf_cmd, enum bpf_attach_type, enum bpf_map_type.
 const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_XDP: u32 = 37;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 
 // linux/bpf.h: struct bpf_prog_info, `name` follows `map_ids`; both are there since 4.15.
 const PROGRAM_INFO_LEN: usize = 80;
@@ -30,6 +32,17 @@ struct MapCreate {
     key_size: u32,
     value_size: u32,
     max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+}
+
+#[repr(C)]
+struct MapUpdate {
+    map_fd: u32,
+    zero: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 #[repr(C)]
@@ -60,6 +73,7 @@ struct LinkDetach {
 }
 
 impl Attribute for MapCreate {}
+impl Attribute for MapUpdate {}
 impl Attribute for GetById {}
 impl Attribute for GetInfo {}
 impl Attribute for LinkCreate {}
@@ -67,20 +81,51 @@ impl Attribute for LinkDetach {}
 
 /// Creates a map and lets it go, only to see whether bpf() is there for this process.
 pub(crate) fn probe() -> io::Result<()> {
+    array().map(drop)
+}
+
+/// An array map of one element of 4 octets.
+pub(crate) fn array() -> io::Result<OwnedFd> {
+    create(BPF_MAP_TYPE_ARRAY, 0)
+}
+
+/// An array of one map like `inner`.
+pub(crate) fn array_of_maps(inner: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    create(BPF_MAP_TYPE_ARRAY_OF_MAPS, number(inner))
+}
+
+fn create(map_type: u32, inner_map_fd: u32) -> io::Result<OwnedFd> {
     call_for_fd(
         BPF_MAP_CREATE,
         &mut MapCreate {
-            map_type: BPF_MAP_TYPE_ARRAY,
+            map_type,
             key_size: 4,
-            value_size: 8,
+            value_size: 4,
             max_entries: 1,
+            map_flags: 0,
+            inner_map_fd,
+        },
+    )
+}
+
+/// Puts `inner` into element 0 of `outer`.
+pub(crate) fn set_map(outer: BorrowedFd<'_>, inner: BorrowedFd<'_>) -> io::Result<()> {
+    let (key, value) = (0_u32, number(inner));
+    call(
+        BPF_MAP_UPDATE_ELEM,
+        &mut MapUpdate {
+            map_fd: number(outer),
+            zero: 0,
+            key: (&raw const key) as u64,
+            value: (&raw const value) as u64,
+            flags: 0,
         },
     )
     .map(drop)
 }
 
 /// Links an XDP program to an interface. `flags` is one of `XDP_FLAGS_*_MODE`.
-pub(super) fn link_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
+pub(crate) fn link_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
     call_for_fd(
         BPF_LINK_CREATE,
         &mut LinkCreate {
@@ -93,7 +138,7 @@ pub(super) fn link_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io:
 }
 
 /// Takes the program off the interface, whoever else holds the link.
-pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     call(
         BPF_LINK_DETACH,
         &mut LinkDetach {
@@ -106,7 +151,7 @@ pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
 /// The name of a loaded program, which the kernel cuts to 15 octets.
 ///
 /// Only CAP_SYS_ADMIN may open programs by id: expect EPERM without it.
-pub(super) fn program_name(id: u32) -> io::Result<String> {
+pub(crate) fn program_name(id: u32) -> io::Result<String> {
     let program = call_for_fd(
         BPF_PROG_GET_FD_BY_ID,
         &mut GetById {
@@ -137,7 +182,7 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
 
 fn call<A: Attribute>(command: libc::c_long, attribute: &mut A) -> io::Result<libc::c_long> {
     // SAFETY: the kernel reads and writes at most the size given, which is that of `attribute`;
-    // where it holds an address (`GetInfo::info`), that is of a live array of `info_len` octets.
+    // where it holds an address, that is of a live array of `info_len` octets or a live word.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,

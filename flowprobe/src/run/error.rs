@@ -1,0 +1,85 @@
+//! Why a run does not start, or breaks off.
+
+use std::{io, path::PathBuf};
+
+use aya::programs::ProgramError;
+
+use crate::{
+    attach::{AttachError, FactsError, LookupError, PromiscError},
+    export::ExportError,
+    host::HostError,
+    load::LoadError,
+};
+
+/// Why metering did not start, or broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The machine.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// A name.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// The same interface twice would count each packet once, but be refused by the kernel.
+    #[error("interface {0} is given twice: name each interface once")]
+    Twice(String),
+    /// An interface.
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+    /// The object file.
+    #[error("cannot read {path}: {source}")]
+    Object {
+        /// File.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The program.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A loaded program has no descriptor: cannot happen, but the type says so.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The hook.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The packet socket.
+    #[error(transparent)]
+    Promisc(#[from] PromiscError),
+    /// The collectors.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// No way to take flows out.
+    #[error("this kernel offers no way to wait for running programs: {0}")]
+    Grace(io::Error),
+    /// The summary's file.
+    #[error("cannot create the summary {path}: {source}")]
+    SummaryFile {
+        /// File.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The summary.
+    #[error("cannot write the summary to {path}: {source}")]
+    Summary {
+        /// File.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The operating system refused a thread or a signal handler.
+    #[error("cannot start: {0}")]
+    Start(io::Error),
+    /// A fault in flowprobe: what was counted until then is in the ledger.
+    #[error("the {0} broke off; the ledger says what was exported until then")]
+    Broken(&'static str),
+}
+
+impl RunError {
+    /// Whether nothing had been attached yet: bad input, or a machine that cannot do it.
+    #[must_use]
+    pub fn before_start(&self) -> bool {
+        !matches!(self, Self::Summary { .. } | Self::Broken(_))
+    }
+}
