@@ -48,19 +48,19 @@ pub struct Cpu {
     pub jiffies: u64,
     /// The clock that packets are stamped with, nanoseconds of CLOCK_MONOTONIC.
     pub now_ns: u64,
-    /// Index of the first bucket of this CPU's partition, in both tables. Userspace writes it.
+    /// Index of the first bucket of this CPU's partition, in both tables. Userspace sets it.
     pub first_bucket: u32,
-    /// Packets that sampling skips before it selects the next one.
+    /// Packets that sampling skips before it selects the next one. Userspace sets the phase.
     pub skip_left: u32,
 
     // Second line: sampling and the ring.
     /// What sampling skipped.
     pub unsampled: Tally,
-    /// How to sample; see [`crate::sampling::Word`]. Userspace writes it.
+    /// How to sample; see [`crate::sampling::Word`]. Userspace sets it.
     pub sampling: u64,
     /// State of the random number generator of random sampling. Userspace seeds it.
     pub random: u64,
-    /// Scale of random gaps; see [`crate::sampling::gap_scale`]. Userspace writes it.
+    /// Scale of random gaps; see [`crate::sampling::geometric_gap`]. Userspace sets it.
     pub gap_scale: u64,
     /// Parts written to the ring.
     pub ring_head: u64,

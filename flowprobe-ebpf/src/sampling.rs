@@ -61,7 +61,7 @@ static LOG_TABLE: [u32; LOG_STEPS + 1] = log_table();
 pub fn minus_log2(u: u64) -> u64 {
     let u = u | 1; // 0 has no logarithm; 2⁻⁶⁴ is as likely as any other value
     let zeros = u.leading_zeros();
-    // The octets behind the leading one, left-aligned: u = 2^(63−zeros) · (1 + rest/2⁶⁴).
+    // The bits behind the leading one, left-aligned: u = 2^(63−zeros) · (1 + rest/2⁶⁴).
     let rest = (u << zeros) << 1;
     let step = (rest >> 56) as usize & (LOG_STEPS - 1);
     let within = (rest >> 24) as u32; // 32 bits below the step
@@ -75,7 +75,7 @@ pub fn minus_log2(u: u64) -> u64 {
     ((u64::from(zeros) + 1) << LOG_BITS) - log
 }
 
-/// The scale that turns [`minus_log2`] into a gap: 2¹⁶ / −log₂(1 − 1/n).
+/// Fraction bits of the scale that turns [`minus_log2`] into a gap.
 #[must_use]
 pub const fn gap_scale_unit() -> u32 {
     16

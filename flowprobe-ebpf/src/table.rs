@@ -2,8 +2,9 @@
 //!
 //! One table for IPv4 and one for IPv6, each an array map that userspace has mapped too. An
 //! array has a partition per CPU, `buckets` long; a flow is in bucket `hash & (buckets − 1)` of
-//! the partition of whichever CPU received it. Userspace changes nothing but control words; see
-//! ARCHITECTURE.md for the protocol.
+//! the partition of whichever CPU received it. Only the program on that CPU writes a partition,
+//! but for the control words, which userspace changes too: from live to userspace's, and from
+//! there to free. See ARCHITECTURE.md for the protocol.
 //!
 //! A packet of a known flow touches one cache line for IPv4 and two for IPv6: that of the way
 //! which the hash prefers, with control word, key and counters. Where another flow is in that
