@@ -18,6 +18,10 @@ pub struct Drainer {
 
 /// Parts read from one ring before its places are given back and the next ring has its turn.
 const TURN: u64 = 1024;
+/// Turns of each ring in one call: 65,536 parts, as many as a ring of [`crate::load::RING_PARTS`]
+/// holds. The caller sleeps between calls, so that a single turn each would limit a ring to two
+/// million parts a second.
+const TURNS: usize = 64;
 
 impl Drainer {
     /// A drainer of all rings.
@@ -30,8 +34,22 @@ impl Drainer {
         }
     }
 
-    /// Reads what the rings hold; returns how many parts that was.
+    /// Reads what the rings hold, at most once around each; returns how many parts that was.
     pub fn drain(&mut self) -> u64 {
+        let mut read = 0;
+        for _ in 0..TURNS {
+            let turn = self.turn();
+            read += turn;
+            if turn == 0 {
+                break;
+            }
+        }
+        self.emitter.flush();
+        read
+    }
+
+    /// Gives each ring one turn; returns how many parts were read.
+    fn turn(&mut self) -> u64 {
         let mut read = 0;
         for cpu in 0..self.shared.geometry().partitions {
             let tail = self.shared.ring_tail(cpu);
@@ -45,7 +63,6 @@ impl Drainer {
             }
             read += end - tail;
         }
-        self.emitter.flush();
         read
     }
 
