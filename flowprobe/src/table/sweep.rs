@@ -32,6 +32,9 @@ pub struct Sweeper {
     emitter: Emitter,
     /// Number of the pass over the table, from 1.
     pass: u64,
+    /// CPUs that have had a flow. The others' partitions are empty, and there may be many: a
+    /// virtual machine often has hundreds of possible CPUs and a few online.
+    used: Vec<u32>,
     v4: Lane<WayV4>,
     v6: Lane<WayV6>,
     /// Flows that wait for the grace period.
@@ -112,6 +115,7 @@ impl Sweeper {
             grace,
             emitter,
             pass: 0,
+            used: Vec::new(),
             v4: Lane::default(),
             v6: Lane::default(),
             leaving: Vec::new(),
@@ -133,6 +137,10 @@ impl Sweeper {
         if steps.start == 0 {
             self.pass += 1;
         }
+        let shared = &self.shared;
+        self.used.clear();
+        self.used
+            .extend((0..shared.geometry().partitions).filter(|cpu| shared.cpu(*cpu).inserted != 0));
         let now_ns = monotonic_ns();
         for step in steps {
             self.scan(step, now_ns);
@@ -181,6 +189,7 @@ impl Sweeper {
         let mut shard = self.overflow.shard(step);
         let mut scan = Scan {
             shared: &self.shared,
+            used: &self.used,
             expiry: &self.expiry,
             now_ns,
             pass: self.pass,
@@ -237,6 +246,7 @@ impl Sweeper {
 /// One step's look at the table.
 struct Scan<'a, 'b> {
     shared: &'a Shared,
+    used: &'a [u32],
     expiry: &'a Expiry,
     now_ns: u64,
     pass: u64,
@@ -251,9 +261,8 @@ impl Scan<'_, '_> {
         W: Way + Copy,
         W::Key: AnyKey,
     {
-        let partitions = self.shared.geometry().partitions;
         lane.live.clear();
-        for slot in slots(partitions, bucket) {
+        for slot in slots(self.used.iter().copied(), bucket) {
             let control = table.load(slot);
             if control.state() == State::Live {
                 let way = table.way(slot);
@@ -266,7 +275,7 @@ impl Scan<'_, '_> {
                 });
             }
         }
-        if partitions > 1 {
+        if self.used.len() > 1 {
             // Brings the parts of one flow together. Two flows of one bucket that share a
             // fingerprint (one pair in 2³²) may stay in several parts, each of them right.
             lane.live
@@ -345,9 +354,9 @@ where
     }
 }
 
-/// All ways of a bucket on all CPUs.
-fn slots(partitions: u32, bucket: u32) -> impl Iterator<Item = Slot> {
-    (0..partitions).flat_map(move |partition| {
+/// All ways of a bucket in these partitions.
+fn slots(partitions: impl Iterator<Item = u32>, bucket: u32) -> impl Iterator<Item = Slot> {
+    partitions.flat_map(move |partition| {
         (0..WAYS as u32).map(move |way| Slot {
             partition,
             bucket,
@@ -390,7 +399,7 @@ fn gather<W>(
     W::Key: AnyKey,
 {
     let mut flows: Vec<Flow> = Vec::new();
-    for slot in slots(shared.geometry().partitions, bucket) {
+    for slot in slots(0..shared.geometry().partitions, bucket) {
         let control = table.load(slot);
         let control = match control.state() {
             State::Live => match table.retire(slot, control) {
