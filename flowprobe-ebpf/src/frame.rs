@@ -12,6 +12,13 @@ pub trait Frame {
     /// can be read (further buffers of a jumbo frame).
     fn len(&self) -> usize;
 
+    /// Whether the frame has at least `octets` octets on the wire. An implementation may answer
+    /// without knowing its whole length.
+    #[inline(always)]
+    fn reaches(&self, octets: usize) -> bool {
+        octets <= self.len()
+    }
+
     /// Whether the frame has no octets at all.
     fn is_empty(&self) -> bool {
         self.len() == 0

@@ -20,8 +20,7 @@ use program::observe;
 #[xdp]
 #[inline(always)] // a call of its own costs 6 ns a packet
 fn flowprobe(ctx: XdpContext) -> u32 {
-    let octets = ctx.data_end() - ctx.data();
-    observe(&ctx, octets); // a monitor never changes a packet's fate
+    observe::<false>(&ctx); // a monitor never changes a packet's fate
     xdp_action::XDP_PASS
 }
 
@@ -29,9 +28,7 @@ fn flowprobe(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 #[inline(always)]
 fn flowprobe_frags(ctx: XdpContext) -> u32 {
-    // SAFETY: the context is the one the kernel passed in.
-    let octets = unsafe { aya_ebpf::helpers::generated::bpf_xdp_get_buff_len(ctx.ctx) };
-    observe(&ctx, octets as usize);
+    observe::<true>(&ctx);
     xdp_action::XDP_PASS
 }
 

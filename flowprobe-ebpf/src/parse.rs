@@ -145,6 +145,11 @@ impl<F: Frame + ?Sized> Frame for Start<'_, F> {
     fn len(&self) -> usize {
         self.frame.len()
     }
+
+    #[inline(always)]
+    fn reaches(&self, octets: usize) -> bool {
+        self.frame.reaches(octets)
+    }
 }
 
 /// Parses what the link layer carries.
@@ -219,7 +224,7 @@ fn parse_ipv4<F: Frame + ?Sized>(
     if header_len < ipv4::MIN_LEN || total_len < header_len {
         return Err(Skip::BadHeaderLength);
     }
-    if at + total_len > frame.len() {
+    if !frame.reaches(at + total_len) {
         return Err(Skip::TruncatedNetwork);
     }
     let mut packet = Packet {
@@ -257,7 +262,7 @@ fn parse_ipv6<F: Frame + ?Sized>(frame: &F, link: &Link) -> Result<Packet, Skip>
     };
     let addresses = [word(0)?, word(1)?, word(2)?, word(3)?];
     let total_len = ipv6::LEN + usize::from(u16::from_be_bytes([len_a, len_b]));
-    if at + total_len > frame.len() {
+    if !frame.reaches(at + total_len) {
         return Err(Skip::TruncatedNetwork);
     }
     let mut packet = Packet {

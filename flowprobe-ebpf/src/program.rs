@@ -8,47 +8,58 @@ mod maps;
 mod sample;
 
 use aya_ebpf::{helpers::bpf_get_smp_processor_id, programs::XdpContext};
-use flowprobe_ebpf::{Addresses, KeyV4, KeyV6, Lost, Outcome, Packet, Skip, parse_into};
+use flowprobe_ebpf::{Addresses, KeyV4, KeyV6, Lost, Outcome, Packet, Skip, cpu::Cpu, parse_into};
 
 use self::{account::Partition, frame::XdpFrame};
 
-/// Meters one packet of `octets` octets on the wire.
+/// Meters one packet. `FRAGS` says whether it may lie in several buffers.
 #[inline(always)]
-pub(crate) fn observe(ctx: &XdpContext, octets: usize) {
+pub(crate) fn observe<const FRAGS: bool>(ctx: &XdpContext) {
+    let frame = XdpFrame::<FRAGS>::new(ctx);
     // SAFETY: a helper without arguments.
     let id = unsafe { bpf_get_smp_processor_id() };
     let Some(cpu) = maps::cpu(id) else {
-        return stray(octets as u64);
+        frame.measure();
+        return stray(frame.octets());
     };
     // SAFETY: `cpu` points to a map element that only this CPU writes, and softirqs do not
     // nest. Userspace writes `ring_tail` and `sampling`, which are read volatile where used.
     unsafe {
-        (*cpu).seen.count(octets as u64);
+        (*cpu).seen.count(frame.readable());
         let Some(epoch) = sample::select(cpu) else {
-            return (*cpu).unsampled.count(octets as u64);
+            frame.measure();
+            see_rest(cpu, &frame);
+            return (*cpu).unsampled.count(frame.octets());
         };
-        let frame = XdpFrame::new(ctx, octets);
         let metering = Metering {
             ctx,
             partition: Partition { id, cpu },
             frame: &frame,
             epoch,
-            octets: octets as u64,
         };
         parse_into(&frame, &metering);
     }
 }
 
-/// A selected packet that is being parsed.
-struct Metering<'a> {
-    ctx: &'a XdpContext,
-    partition: Partition,
-    frame: &'a XdpFrame,
-    epoch: u32,
-    octets: u64,
+/// Adds to `seen` what a frame has beyond its first buffer, once that is known.
+///
+/// # Safety
+/// `cpu` points to the element of this CPU.
+#[inline(always)]
+unsafe fn see_rest<const FRAGS: bool>(cpu: *mut Cpu, frame: &XdpFrame<FRAGS>) {
+    // SAFETY: the caller's.
+    unsafe { (*cpu).seen.octets += frame.octets() - frame.readable() };
 }
 
-impl Outcome for Metering<'_> {
+/// A selected packet that is being parsed.
+struct Metering<'a, const FRAGS: bool> {
+    ctx: &'a XdpContext,
+    partition: Partition,
+    frame: &'a XdpFrame<'a, FRAGS>,
+    epoch: u32,
+}
+
+impl<const FRAGS: bool> Outcome for Metering<'_, FRAGS> {
     type Output = ();
 
     #[inline(always)]
@@ -57,12 +68,14 @@ impl Outcome for Metering<'_> {
         unsafe {
             let ifindex = (*self.ctx.ctx).ingress_ifindex;
             let cpu = self.partition.cpu;
+            let octets = self.frame.octets();
+            see_rest(cpu, self.frame);
             match self.account(packet, ifindex) {
                 Ok(()) => {
-                    (*cpu).accounted.count(self.octets);
+                    (*cpu).accounted.count(octets);
                     (*cpu).accounted_ip_octets += u64::from(packet.octets);
                 }
-                Err(reason) => (*cpu).lost[reason as usize].count(self.octets),
+                Err(reason) => (*cpu).lost[reason as usize].count(octets),
             }
         }
     }
@@ -86,12 +99,17 @@ impl Outcome for Metering<'_> {
     #[inline(always)]
     fn skip(&self, reason: Skip) {
         ignored(self.ctx, reason);
+        self.frame.measure();
         // SAFETY: the element of this CPU.
-        unsafe { (*self.partition.cpu).ignored[reason as usize].count(self.octets) };
+        unsafe {
+            let cpu = self.partition.cpu;
+            see_rest(cpu, self.frame);
+            (*cpu).ignored[reason as usize].count(self.frame.octets());
+        }
     }
 }
 
-impl Metering<'_> {
+impl<const FRAGS: bool> Metering<'_, FRAGS> {
     #[inline(always)]
     fn account(&self, packet: &Packet, ifindex: u32) -> Result<(), Lost> {
         match packet.addresses {

@@ -68,8 +68,8 @@ pub struct Run {
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     pub sweep_interval: Duration,
 
-    /// Flows in each table of each CPU, rounded up to a power of two; an IPv4 and an
-    /// IPv6 flow together take 224 octets on each possible CPU
+    /// Flows in each table of each CPU, rounded up to a power of two, at least 8; an
+    /// IPv4 and an IPv6 flow together take 224 octets on each possible CPU
     #[arg(long, value_name = "N", default_value_t = 65536,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_FLOWS)))]
     pub max_flows: u32,

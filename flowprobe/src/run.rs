@@ -164,7 +164,6 @@ impl Metering {
                 tracing::warn!("{warning}");
             }
         }
-        let summary = settings.summary.take().map(create).transpose()?;
         let grace = Rcu::new().map_err(RunError::Grace)?;
         if matches!(grace, Rcu::MapInMap(_)) {
             tracing::info!("membarrier is not available (nohz_full?): waiting by map updates");
@@ -208,6 +207,7 @@ impl Metering {
         let signals = Signals::new().map_err(RunError::Start)?;
         let threads =
             Threads::start(drainer, sweeper, settings.sweep_interval).map_err(RunError::Start)?;
+        let summary = settings.summary.take().map(create).transpose()?;
         let watched = watch(&mut kernel, &interfaces, &settings)?;
         say_memory(&shared, capacity);
         let names: Vec<_> = settings.interfaces.iter().map(String::as_str).collect();

@@ -16,7 +16,7 @@ use flowprobe_ebpf::{
     wire::{ethernet, tcp},
 };
 
-use super::{atomic, clock, frame::XdpFrame, maps};
+use super::{atomic, clock, maps};
 
 /// The part of tables and rings that one CPU writes.
 pub(super) struct Partition {
@@ -27,11 +27,11 @@ pub(super) struct Partition {
 }
 
 /// A packet on its way into the table.
-struct Arrival<'a, K> {
+struct Arrival<'a, K, F> {
     key: &'a K,
     hash: u64,
     packet: &'a Packet,
-    frame: &'a XdpFrame,
+    frame: &'a F,
     now_ns: u64,
 }
 
@@ -43,7 +43,7 @@ impl Partition {
         bucket_of: impl Fn(u32, u64) -> Option<*mut Bucket<W>>,
         key: &W::Key,
         packet: &Packet,
-        frame: &XdpFrame,
+        frame: &impl Frame,
     ) -> Result<(), Lost> {
         // SAFETY: `cpu` is the element of this CPU.
         let now_ns = unsafe { clock::now_ns(self.cpu) };
@@ -82,7 +82,7 @@ impl Partition {
         &self,
         bucket: *mut Bucket<W>,
         i: usize,
-        arrival: &Arrival<W::Key>,
+        arrival: &Arrival<W::Key, impl Frame>,
     ) -> Result<(), Lost> {
         // SAFETY: the caller's.
         unsafe {
@@ -109,7 +109,7 @@ impl Partition {
     unsafe fn insert<W: Way>(
         &self,
         bucket: *mut Bucket<W>,
-        arrival: &Arrival<W::Key>,
+        arrival: &Arrival<W::Key, impl Frame>,
     ) -> Result<(), Lost> {
         // SAFETY: the caller's.
         unsafe {
@@ -280,7 +280,7 @@ unsafe fn store<W: Way>(
     bucket: *mut Bucket<W>,
     i: usize,
     control: Control,
-    arrival: &Arrival<W::Key>,
+    arrival: &Arrival<W::Key, impl Frame>,
 ) {
     let fingerprint = fingerprint(arrival.hash);
     let preferred = preferred_way(fingerprint);
@@ -329,7 +329,7 @@ unsafe fn fill_from_way<W: Way>(
 /// # Safety
 /// `place` is reserved.
 #[inline(always)]
-unsafe fn fill_from_packet<W: Way>(place: *mut Part, arrival: &Arrival<W::Key>) {
+unsafe fn fill_from_packet<W: Way>(place: *mut Part, arrival: &Arrival<W::Key, impl Frame>) {
     // SAFETY: the caller's.
     unsafe {
         (*place).key = arrival.key.padded();
@@ -344,7 +344,7 @@ unsafe fn fill_from_packet<W: Way>(place: *mut Part, arrival: &Arrival<W::Key>) 
 
 /// Both MAC addresses. They are read only here, for the first packet of a flow.
 #[inline(always)]
-fn macs(frame: &XdpFrame) -> Macs {
+fn macs(frame: &impl Frame) -> Macs {
     Macs {
         octets: frame.read(ethernet::ADDRESSES).unwrap_or_default(),
     }

@@ -1,32 +1,71 @@
 //! A packet in the driver's buffer, read within the bounds that the verifier checks.
 
-use aya_ebpf::programs::XdpContext;
+use core::cell::Cell;
+
+use aya_ebpf::{helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
 use flowprobe_ebpf::Frame;
 
-/// The frame of an XDP context.
-pub(super) struct XdpFrame {
+/// The frame of an XDP context; `FRAGS` says whether it may lie in several buffers.
+///
+/// Only the first buffer is read: headers lie in it. How long a frame of several buffers is, only
+/// a helper knows, whose call costs 5 ns, so it is asked when the answer matters.
+pub(super) struct XdpFrame<'a, const FRAGS: bool> {
+    ctx: &'a XdpContext,
     data: usize,
     end: usize,
-    octets: usize,
+    readable: usize,
+    /// Octets on the wire as far as they are known.
+    octets: Cell<usize>,
 }
 
 /// Largest offset that is read. The verifier wants a constant bound on variable offsets, and all
 /// headers that the parser walks lie below it.
 const MAX_OFFSET: usize = 0x3fff;
 
-impl XdpFrame {
-    /// The frame of `ctx`, which has `octets` octets on the wire.
+impl<'a, const FRAGS: bool> XdpFrame<'a, FRAGS> {
+    /// The frame of `ctx`.
     #[inline(always)]
-    pub(super) fn new(ctx: &XdpContext, octets: usize) -> Self {
+    pub(super) fn new(ctx: &'a XdpContext) -> Self {
+        // Read anew: a compiler that sees the length come from `end` derives from the parser's
+        // checks of the length that those of `end` are not needed, which the verifier does not.
+        // SAFETY: the context is the one that the kernel passed in.
+        let readable = unsafe {
+            (&raw const (*ctx.ctx).data_end).read_volatile()
+                - (&raw const (*ctx.ctx).data).read_volatile()
+        };
         Self {
+            ctx,
             data: ctx.data(),
             end: ctx.data_end(),
-            octets,
+            readable: readable as usize,
+            octets: Cell::new(readable as usize),
+        }
+    }
+
+    /// Octets in the first buffer.
+    #[inline(always)]
+    pub(super) fn readable(&self) -> u64 {
+        self.readable as u64
+    }
+
+    /// Octets on the wire, as far as they had to be known.
+    #[inline(always)]
+    pub(super) fn octets(&self) -> u64 {
+        self.octets.get() as u64
+    }
+
+    /// Sees to it that the octets on the wire are known.
+    #[inline(always)]
+    pub(super) fn measure(&self) {
+        if FRAGS {
+            // SAFETY: the context is the one that the kernel passed in.
+            let octets = unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) };
+            self.octets.set(octets as usize);
         }
     }
 }
 
-impl Frame for XdpFrame {
+impl<const FRAGS: bool> Frame for XdpFrame<'_, FRAGS> {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         if offset > MAX_OFFSET {
@@ -42,6 +81,12 @@ impl Frame for XdpFrame {
 
     #[inline(always)]
     fn len(&self) -> usize {
-        self.octets
+        self.measure();
+        self.octets.get()
+    }
+
+    #[inline(always)]
+    fn reaches(&self, octets: usize) -> bool {
+        octets <= self.octets.get() || FRAGS && octets <= self.len()
     }
 }
