@@ -33,7 +33,7 @@ const DOUBLINGS: u32 = 4;
 const WARM_UP: u32 = 1 << 16;
 
 /// Pause of the drainer when the rings are empty: much shorter than a ring takes to fill.
-const DRAIN_PAUSE: Duration = Duration::from_micros(100);
+const DRAIN_PAUSE: Duration = Duration::from_micros(500);
 
 /// What is measured at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
