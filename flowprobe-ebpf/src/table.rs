@@ -334,14 +334,24 @@ way!(
     |way, packet| { way.flow_label = packet.flow_label }
 );
 
-/// Fingerprints of the flows that the program last put into each way. Userspace frees ways
-/// without changing them, so they say where a flow may be, not that it is.
-///
-/// All eight are looked at together, two in a word, by arithmetic alone: a branch for each would
-/// multiply the ways through the program that the verifier has to follow.
+/// What belongs to a flow but is not needed to count a packet of it, 16 octets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C, align(8))]
-pub struct Hints(pub [u32; WAYS]);
+#[repr(C)]
+pub struct Aside {
+    /// Fingerprint of the flow that the program last put into the way. Userspace frees ways
+    /// without changing it, so it says where a flow may be, not that it is.
+    pub hint: u32,
+    /// MAC addresses of the flow.
+    pub macs: Macs,
+}
+
+/// The [`Aside`]s of a bucket: a new flow touches one cache line of them.
+///
+/// All eight hints are looked at together, two in a word, by arithmetic alone: a branch for each
+/// would multiply the ways through the program that the verifier has to follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Asides(pub [Aside; WAYS]);
 
 /// A word with `lane` in both halves.
 const fn both(lane: u32) -> u64 {
@@ -356,11 +366,11 @@ fn zeros(word: u64) -> u64 {
     (!nonzero >> 31) & both(1)
 }
 
-impl Hints {
+impl Asides {
     /// The hints of ways 2·`pair` and 2·`pair` + 1.
     #[inline(always)]
     fn pair(&self, pair: usize) -> u64 {
-        u64::from(self.0[2 * pair]) | u64::from(self.0[2 * pair + 1]) << 32
+        u64::from(self.0[2 * pair].hint) | u64::from(self.0[2 * pair + 1].hint) << 32
     }
 
     /// Adds up what `of` says of each pair: 1 or 0 in each half, and the numbers of the ways
@@ -379,7 +389,7 @@ impl Hints {
         (count, ways as usize & (WAYS - 1))
     }
 
-    /// The way that a flow of this fingerprint may be in. [`Hints::set`] sees to it that there
+    /// The way that a flow of this fingerprint may be in. [`Asides::set`] sees to it that there
     /// are no two. Once in 2³² pairs of flows there are two all the same, and a flow of fingerprint
     /// 0 looks like the hints that were never set: such a flow may not be found, and becomes
     /// several records, each of them right.
@@ -398,7 +408,7 @@ impl Hints {
         let wanted = both(way as u32);
         let number = both(WAYS as u32 - 1);
         let (count, _) = self.count(|pair| zeros((pair ^ wanted) & number));
-        let own = (self.0[way & (WAYS - 1)] ^ way as u32) & (WAYS as u32 - 1);
+        let own = (self.0[way & (WAYS - 1)].hint ^ way as u32) & (WAYS as u32 - 1);
         count - zeros(u64::from(own)) as u32
     }
 
@@ -406,7 +416,7 @@ impl Hints {
     /// here.
     #[inline(always)]
     pub fn set_preferred(&mut self, way: usize, fingerprint: u32) {
-        self.0[way & (WAYS - 1)] = fingerprint;
+        self.0[way & (WAYS - 1)].hint = fingerprint;
     }
 
     /// Says that a flow of this fingerprint is in `way`, and in no other.
@@ -417,11 +427,11 @@ impl Hints {
         while pair < WAYS / 2 {
             let word = self.pair(pair);
             let cleared = word & !(zeros(word ^ wanted) * 0xffff_ffff);
-            self.0[2 * pair] = cleared as u32;
-            self.0[2 * pair + 1] = (cleared >> 32) as u32;
+            self.0[2 * pair].hint = cleared as u32;
+            self.0[2 * pair + 1].hint = (cleared >> 32) as u32;
             pair += 1;
         }
-        self.0[way & (WAYS - 1)] = fingerprint;
+        self.0[way & (WAYS - 1)].hint = fingerprint;
     }
 }
 
@@ -429,10 +439,8 @@ impl Hints {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Bucket<W> {
-    /// Where displaced flows may be.
-    pub hints: Hints,
-    /// MAC addresses of the flows.
-    pub macs: [Macs; WAYS],
+    /// Where displaced flows may be, and MAC addresses.
+    pub asides: Asides,
     /// Flows.
     pub ways: [W; WAYS],
 }

@@ -188,13 +188,13 @@ unsafe fn find<W: Way>(bucket: *mut Bucket<W>, key: &W::Key, hash: u64) -> Optio
         if !(*bucket).ways[preferred].displaced() {
             return None;
         }
-        if let Some(i) = (*bucket).hints.find(fingerprint)
+        if let Some(i) = (*bucket).asides.find(fingerprint)
             && holds(i)
         {
             widen_window();
             return Some(i);
         }
-        let displaced = (*bucket).hints.displaced_from(preferred);
+        let displaced = (*bucket).asides.displaced_from(preferred);
         (*bucket).ways[preferred].set_displaced(displaced as u8);
     }
     None
@@ -288,12 +288,12 @@ unsafe fn store<W: Way>(
     unsafe {
         (*bucket).ways[i].fill(arrival.key, arrival.packet, arrival.now_ns);
         if i == preferred {
-            (*bucket).hints.set_preferred(i, fingerprint);
+            (*bucket).asides.set_preferred(i, fingerprint);
         } else {
-            (*bucket).hints.set(i, fingerprint);
+            (*bucket).asides.set(i, fingerprint);
             (*bucket).ways[preferred].set_displaced(1);
         }
-        (*bucket).macs[i] = macs(arrival.frame);
+        (*bucket).asides.0[i].macs = macs(arrival.frame);
         let place = W::control(&raw mut (*bucket).ways[i]);
         atomic::publish(place, control.next_live(fingerprint).0);
     }
@@ -317,7 +317,7 @@ unsafe fn fill_from_way<W: Way>(
         (*place).key = way.key().padded();
         (*place).counters = way.counters();
         (*place).marks = way.marks();
-        (*place).macs = (*bucket).macs[i];
+        (*place).macs = (*bucket).asides.0[i].macs;
         (*place).family = W::FAMILY;
         (*place).cause = cause;
         (*place).hash = hash;

@@ -18,7 +18,7 @@ use flowprobe_ebpf::{
     hash::SECRET_WORDS,
     ring::Part,
     sampling::Word,
-    table::{Bucket, BucketV4, BucketV6, Control, State, WAYS, Way, WayV4, WayV6},
+    table::{Aside, Bucket, BucketV4, BucketV6, Control, State, WAYS, Way, WayV4, WayV6},
 };
 
 use crate::load::LoadError;
@@ -194,8 +194,9 @@ impl<W: Way + Copy> Table<W> {
         assert!((slot.way as usize) < WAYS);
         // SAFETY: in bounds; any bits are valid.
         unsafe {
-            let macs = &raw const (*self.bucket(slot)).macs;
-            macs.cast::<Macs>().add(slot.way as usize).read_volatile()
+            let asides = &raw const (*self.bucket(slot)).asides;
+            let aside = asides.cast::<Aside>().add(slot.way as usize);
+            (&raw const (*aside).macs).read_volatile()
         }
     }
 }
