@@ -61,8 +61,8 @@ pub(crate) struct Settings {
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) cell: Cell,
-    /// Nanoseconds per packet, dispatcher included, one for each round.
-    pub(crate) samples: Vec<f64>,
+    /// Nanoseconds per packet, dispatcher included.
+    pub(crate) samples: Samples,
     pub(crate) max_flows: Option<u32>,
     /// Packets in timed runs that moved a flow to the ring, of all packets there.
     pub(crate) evicted_share: Option<f64>,
@@ -74,7 +74,7 @@ pub(crate) struct Row {
 /// A cell of all programs.
 pub(crate) struct Measured {
     /// Samples of the empty program.
-    pub(crate) empty: Vec<f64>,
+    pub(crate) empty: Samples,
     /// In the order of the subjects.
     pub(crate) rows: Vec<Row>,
 }
@@ -94,7 +94,7 @@ pub(crate) fn measure(
         let (program, sent) = found.with_context(|| format!("{name}, {cell}"))?;
         rows.push(Row {
             cell,
-            samples: Vec::new(),
+            samples: Samples::default(),
             max_flows: program.max_flows(),
             evicted_share: None,
             keys: None,
@@ -148,10 +148,10 @@ fn steady(
     flows: u32,
     rows: &mut [Row],
     settings: &Settings,
-) -> Result<Vec<f64>> {
+) -> Result<Samples> {
     let packets = settings.packets.max(flows);
     let warm_up = WARM_UP.max(flows);
-    let mut empty = Vec::new();
+    let mut empty = Samples::default();
     let mut evicted = vec![0; running.len()];
     let programs: Vec<_> = running.iter().map(|(program, _)| program).collect();
     drained(&programs, settings, || {
@@ -184,8 +184,8 @@ fn fresh(
     subjects: &[Subject],
     rows: &mut [Row],
     settings: &Settings,
-) -> Result<Vec<f64>> {
-    let mut empty = Vec::new();
+) -> Result<Samples> {
+    let mut empty = Samples::default();
     for _ in 0..settings.rounds {
         empty.push(dispatcher.run(None, NEW_FLOWS, FIRST_ORDER, NEW_FLOWS)?);
         for (subject, row) in subjects.iter().zip(&mut *rows) {
@@ -253,23 +253,57 @@ impl Row {
         self.fault = self.fault.take().or(verdict.fault);
     }
 
-    /// The fastest round.
+    /// The fastest rounds.
     pub(crate) fn min(&self) -> Option<f64> {
-        min(&self.samples)
+        self.samples.of(min)
     }
 
-    /// The round in the middle.
+    /// The rounds in the middle.
     pub(crate) fn median(&self) -> Option<f64> {
-        median(&self.samples)
+        self.samples.of(median)
     }
 }
 
-/// The smallest sample.
-pub(crate) fn min(samples: &[f64]) -> Option<f64> {
-    samples.iter().copied().min_by(f64::total_cmp)
+/// Times of one program in one cell: the slices of each round.
+///
+/// Other guests of the host slow a program down for some milliseconds or seconds. Rounds are
+/// therefore compared slice by slice: the same packets in the same place of the run. What is said
+/// of a program is the mean over its slices, so that no part of a run is favoured: neither the
+/// start, when a table is empty, nor the end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Samples {
+    rounds: Vec<Vec<f64>>,
 }
 
-/// The median sample; the mean of two where their number is even.
+impl Samples {
+    /// Adds a round.
+    pub(crate) fn push(&mut self, slices: Vec<f64>) {
+        self.rounds.push(slices);
+    }
+
+    /// Adds the rounds of another cell, in which the program has the same to do.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.rounds.extend(other.rounds);
+    }
+
+    /// The mean over the slices of what `choose` makes of each slice's rounds.
+    pub(crate) fn of(&self, choose: fn(&[f64]) -> Option<f64>) -> Option<f64> {
+        let slices = self.rounds.iter().map(Vec::len).min()?;
+        let mut sum = 0.0;
+        for slice in 0..slices {
+            let rounds: Vec<_> = self.rounds.iter().map(|round| round[slice]).collect();
+            sum += choose(&rounds)?;
+        }
+        (slices != 0).then(|| sum / slices as f64)
+    }
+}
+
+/// The smallest of some times.
+pub(crate) fn min(times: &[f64]) -> Option<f64> {
+    times.iter().copied().min_by(f64::total_cmp)
+}
+
+/// The median of some times; the mean of two where their number is even.
 pub(crate) fn median(samples: &[f64]) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -327,6 +361,16 @@ mod tests {
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
         assert_eq!(median(&[]), None);
         assert_eq!(min(&[3.0, 1.0, 2.0]), Some(1.0));
+    }
+
+    #[test]
+    fn slices_are_compared_with_themselves() {
+        let mut samples = Samples::default();
+        assert_eq!(samples.of(min), None);
+        samples.push(vec![1.0, 20.0]);
+        samples.push(vec![5.0, 10.0]);
+        assert_eq!(samples.of(min), Some(5.5));
+        assert_eq!(samples.of(median), Some(9.0));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    measure::{Cell, Measured, Row, median, min},
+    measure::{Cell, Measured, Row, Samples, median, min},
     subject::Subject,
 };
 
@@ -13,7 +13,7 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Report {
     /// Samples of the empty program in all cells: the number of flows is nothing to it.
-    empty: Vec<f64>,
+    empty: Samples,
     programs: Vec<(String, Vec<Row>)>,
 }
 
@@ -30,7 +30,7 @@ impl Report {
     pub(crate) fn new(subjects: &[Subject]) -> Self {
         let programs = subjects.iter().map(|s| (s.name.clone(), Vec::new()));
         Self {
-            empty: Vec::new(),
+            empty: Samples::default(),
             programs: programs.collect(),
         }
     }
@@ -58,10 +58,10 @@ impl Report {
             "unit": "ns per packet, dispatcher included: subtract `empty` for the program alone",
             "rounds": rounds,
             "kernel": kernel(),
-            "empty": number(min(&self.empty)),
+            "empty": number(self.empty.of(min)),
             "programs": self.table(|row| number(row.counted(Row::min))),
             "median": {
-                "empty": number(median(&self.empty)),
+                "empty": number(self.empty.of(median)),
                 "programs": self.table(|row| number(row.counted(Row::median))),
             },
             "max_flows": self.table(|row| json!(row.max_flows)),
@@ -88,7 +88,7 @@ impl Report {
     /// Lines for people.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
-        let empty = (min(&self.empty), median(&self.empty));
+        let empty = (self.empty.of(min), self.empty.of(median));
         let _ = writeln!(
             text,
             "{:<24} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10} {:>8} {:>9}",
@@ -181,8 +181,8 @@ impl Report {
         self.net(row.counted(Row::min), min)
     }
 
-    fn net(&self, gross: Option<f64>, of: impl Fn(&[f64]) -> Option<f64>) -> Option<f64> {
-        Some(gross? - of(&self.empty)?)
+    fn net(&self, gross: Option<f64>, of: fn(&[f64]) -> Option<f64>) -> Option<f64> {
+        Some(gross? - self.empty.of(of)?)
     }
 }
 

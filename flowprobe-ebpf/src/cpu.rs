@@ -83,14 +83,17 @@ pub struct Cpu {
     /// Zero; fills the cache line.
     pub pad: [u64; CPU_PAD],
 
-    /// A packet on its way through the program; see `uncommon` there.
-    pub scratch: [u64; 8],
+    /// A packet on its way through the program; see `uncommon` and `Arrival` there.
+    pub scratch: [u64; SCRATCH_WORDS],
 
     /// Parts that userspace has read from the ring, on a line of its own.
     pub ring_tail: u64,
     /// Zero; fills the cache line.
     pub tail_pad: [u64; 7],
 }
+
+/// Words of [`Cpu::scratch`].
+pub const SCRATCH_WORDS: usize = 16;
 
 /// Words to fill the last of the cold lines.
 const CPU_PAD: usize = 8 - (2 * (Lost::COUNT + Skip::COUNT) + 3) % 8;

@@ -7,37 +7,42 @@ mod frame;
 mod maps;
 mod sample;
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use aya_ebpf::{helpers::bpf_get_smp_processor_id, programs::XdpContext};
 use flowprobe_ebpf::{Addresses, KeyV4, KeyV6, Lost, Outcome, Packet, Skip, cpu::Cpu, parse_into};
 
-use self::{account::Partition, frame::XdpFrame};
+use self::{account::account, frame::XdpFrame};
 
 /// Meters one packet. `FRAGS` says whether it may lie in several buffers.
 #[inline(always)]
 pub(crate) fn observe<const FRAGS: bool>(ctx: &XdpContext) {
-    let frame = XdpFrame::<FRAGS>::new(ctx);
     // SAFETY: a helper without arguments.
     let id = unsafe { bpf_get_smp_processor_id() };
     let Some(cpu) = maps::cpu(id) else {
+        let frame = XdpFrame::<FRAGS>::new(ctx);
         frame.measure();
         return stray(frame.octets());
     };
     // SAFETY: `cpu` points to a map element that only this CPU writes, and softirqs do not
     // nest. Userspace writes `ring_tail` and `sampling`, which are read volatile where used.
     unsafe {
-        (*cpu).seen.count(frame.readable());
+        (*cpu).seen.count(frame::readable(ctx));
         let Some(epoch) = sample::select(cpu) else {
+            let frame = XdpFrame::<FRAGS>::new(ctx);
             frame.measure();
             see_rest(cpu, &frame);
             return (*cpu).unsampled.count(frame.octets());
         };
+        // Helpers before the frame is read: what a register holds does not outlive a call.
+        clock::set(cpu);
         let metering = Metering {
             ctx,
-            partition: Partition { id, cpu },
-            frame: &frame,
+            cpu,
+            frame: &XdpFrame::<FRAGS>::new(ctx),
             epoch,
         };
-        parse_into(&frame, &metering);
+        parse_into(metering.frame, &metering);
     }
 }
 
@@ -54,7 +59,7 @@ unsafe fn see_rest<const FRAGS: bool>(cpu: *mut Cpu, frame: &XdpFrame<FRAGS>) {
 /// A selected packet that is being parsed.
 struct Metering<'a, const FRAGS: bool> {
     ctx: &'a XdpContext,
-    partition: Partition,
+    cpu: *mut Cpu,
     frame: &'a XdpFrame<'a, FRAGS>,
     epoch: u32,
 }
@@ -64,20 +69,7 @@ impl<const FRAGS: bool> Outcome for Metering<'_, FRAGS> {
 
     #[inline(always)]
     fn packet(&self, packet: &Packet) {
-        // SAFETY: the program's context, and the element of this CPU.
-        unsafe {
-            let ifindex = (*self.ctx.ctx).ingress_ifindex;
-            let cpu = self.partition.cpu;
-            let octets = self.frame.octets();
-            see_rest(cpu, self.frame);
-            match self.account(packet, ifindex) {
-                Ok(()) => {
-                    (*cpu).accounted.count(octets);
-                    (*cpu).accounted_ip_octets += u64::from(packet.octets);
-                }
-                Err(reason) => (*cpu).lost[reason as usize].count(octets),
-            }
-        }
+        self.count::<false>(packet);
     }
 
     /// Through memory the verifier forgets what it knows of the packet. It follows every way
@@ -85,15 +77,13 @@ impl<const FRAGS: bool> Outcome for Metering<'_, FRAGS> {
     /// instructions, which is as many as it takes.
     #[inline(always)]
     fn uncommon(&self, packet: &Packet) {
-        const { assert!(size_of::<Packet>() <= 64 && align_of::<Packet>() <= 8) };
-        // SAFETY: the scratch of this CPU is large enough and aligned, and holds what was just
-        // written.
-        let packet = unsafe {
-            let scratch = (&raw mut (*self.partition.cpu).scratch).cast::<Packet>();
-            scratch.write_volatile(*packet);
-            scratch.read_volatile()
-        };
-        self.packet(&packet);
+        let kept = account::scratch(self.cpu);
+        // SAFETY: the scratch memory of this CPU, and what was just written there.
+        unsafe {
+            kept.write(*packet);
+            compiler_fence(Ordering::SeqCst);
+            self.count::<true>(&*kept);
+        }
     }
 
     #[inline(always)]
@@ -102,7 +92,7 @@ impl<const FRAGS: bool> Outcome for Metering<'_, FRAGS> {
         self.frame.measure();
         // SAFETY: the element of this CPU.
         unsafe {
-            let cpu = self.partition.cpu;
+            let cpu = self.cpu;
             see_rest(cpu, self.frame);
             (*cpu).ignored[reason as usize].count(self.frame.octets());
         }
@@ -110,18 +100,37 @@ impl<const FRAGS: bool> Outcome for Metering<'_, FRAGS> {
 }
 
 impl<const FRAGS: bool> Metering<'_, FRAGS> {
+    /// Counts a packet that belongs to a flow. `KEPT` says that it is in the scratch memory.
     #[inline(always)]
-    fn account(&self, packet: &Packet, ifindex: u32) -> Result<(), Lost> {
-        match packet.addresses {
-            Addresses::V4(addresses) => {
-                let key = KeyV4::new(addresses, packet, ifindex, self.epoch);
-                self.partition
-                    .account(maps::bucket_v4, &key, packet, self.frame)
+    fn count<const KEPT: bool>(&self, packet: &Packet) {
+        // SAFETY: the program's context, and the element of this CPU.
+        unsafe {
+            let ifindex = (*self.ctx.ctx).ingress_ifindex;
+            let octets = self.frame.octets();
+            see_rest(self.cpu, self.frame);
+            match self.account::<KEPT>(packet, ifindex) {
+                Ok(()) => {
+                    (*self.cpu).accounted.count(octets);
+                    (*self.cpu).accounted_ip_octets += u64::from(packet.octets);
+                }
+                Err(reason) => (*self.cpu).lost[reason as usize].count(octets),
             }
-            Addresses::V6(addresses) => {
-                let key = KeyV6::new(addresses, packet, ifindex, self.epoch);
-                self.partition
-                    .account(maps::bucket_v6, &key, packet, self.frame)
+        }
+    }
+
+    #[inline(always)]
+    fn account<const KEPT: bool>(&self, packet: &Packet, ifindex: u32) -> Result<(), Lost> {
+        // SAFETY: the element of this CPU, whose clock has been set.
+        unsafe {
+            match packet.addresses {
+                Addresses::V4(addresses) => {
+                    let key = KeyV4::new(addresses, packet, ifindex, self.epoch);
+                    account::<KEPT, _>(self.ctx, self.cpu, maps::bucket_v4, &key, packet)
+                }
+                Addresses::V6(addresses) => {
+                    let key = KeyV6::new(addresses, packet, ifindex, self.epoch);
+                    account::<KEPT, _>(self.ctx, self.cpu, maps::bucket_v6, &key, packet)
+                }
             }
         }
     }

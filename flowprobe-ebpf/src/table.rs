@@ -15,6 +15,7 @@ use crate::{
     key::{Key, KeyV4, KeyV6},
     parse::Packet,
     ring::family,
+    wire::tcp,
 };
 
 /// Flows in a bucket.
@@ -218,6 +219,8 @@ pub trait Way {
     fn holds(&self, key: &Self::Key) -> bool;
     /// Stores a new flow, all but the control word. Nothing is ever added to what stood there.
     fn fill(&mut self, key: &Self::Key, packet: &Packet, now_ns: u64);
+    /// Whether the packet begins a new connection where the one of this way has ended.
+    fn restarted_by(&self, packet: &Packet) -> bool;
     /// Adds a packet.
     fn add(&mut self, packet: &Packet, now_ns: u64);
     /// The key.
@@ -263,6 +266,11 @@ macro_rules! way {
                 self.max_ttl = $packet.ttl;
                 let $new = self;
                 $set_label
+            }
+
+            #[inline(always)]
+            fn restarted_by(&self, packet: &Packet) -> bool {
+                packet.tcp_flags & tcp::SYN != 0 && self.tcp_flags & (tcp::FIN | tcp::RST) != 0
             }
 
             #[inline(always)]

@@ -4,76 +4,201 @@
 //! "The retire protocol". In short: only this CPU writes ways of its partition; a way that
 //! userspace has taken (`User`) is neither matched nor reused; a new flow is stored in full
 //! before its control word says so; a flow is moved to the ring only after a place there is sure.
+//!
+//! A known flow in the way that its hash prefers is counted inline. All else is a function of its
+//! own, so that what it needs takes no registers from the packets that nearly all are.
 
+use aya_ebpf::{bindings::xdp_md, helpers::bpf_get_smp_processor_id, programs::XdpContext};
 use flowprobe_ebpf::{
-    Counters, Frame, Lost, Marks, Packet,
-    cpu::Cpu,
+    Counters, Frame as _, Lost, Marks, Packet,
+    cpu::{Cpu, SCRATCH_WORDS},
     flow::Macs,
     hash::{fingerprint, preferred_way},
     key::Key,
     ring::{Part, cause},
     table::{Bucket, Control, State, WAYS, Way},
-    wire::{ethernet, tcp},
+    wire::ethernet,
 };
 
-use super::{atomic, clock, maps};
+use super::{atomic, frame::XdpFrame, maps};
 
-/// The part of tables and rings that one CPU writes.
-pub(super) struct Partition {
-    /// Its CPU.
-    pub(super) id: u32,
-    /// State of that CPU.
-    pub(super) cpu: *mut Cpu,
-}
-
-/// A packet on its way into the table.
-struct Arrival<'a, K, F> {
-    key: &'a K,
+/// A packet on its way into the table, in the scratch memory of its CPU.
+#[repr(C)]
+struct Arrival<K> {
+    packet: Packet,
     hash: u64,
-    packet: &'a Packet,
-    frame: &'a F,
-    now_ns: u64,
+    key: K,
 }
 
-impl Partition {
-    /// Counts `packet` into the flow `key`.
-    #[inline(always)]
-    pub(super) fn account<W: Way>(
-        &self,
-        bucket_of: impl Fn(u32, u64) -> Option<*mut Bucket<W>>,
-        key: &W::Key,
-        packet: &Packet,
-        frame: &impl Frame,
-    ) -> Result<(), Lost> {
-        // SAFETY: `cpu` is the element of this CPU.
-        let now_ns = unsafe { clock::now_ns(self.cpu) };
-        let hash = key.hash_by(maps::hash_secret);
-        // SAFETY: as above.
-        let first = unsafe { (*self.cpu).first_bucket };
-        let bucket = bucket_of(first, hash).ok_or(Lost::NoPartition)?;
-        let arrival = Arrival {
+/// The place of the packet in the scratch memory.
+#[inline(always)]
+pub(super) fn scratch(cpu: *mut Cpu) -> *mut Packet {
+    const { assert!(size_of::<Packet>() <= 8 * SCRATCH_WORDS && align_of::<Packet>() <= 8) };
+    // SAFETY: only the address is taken.
+    unsafe { (&raw mut (*cpu).scratch).cast() }
+}
+
+/// Counts `packet` into the flow `key`. `KEPT` says that it is in the scratch memory.
+///
+/// # Safety
+/// `cpu` points to the element of this CPU, and its clock has been set for this packet.
+#[inline(always)]
+pub(super) unsafe fn account<const KEPT: bool, W: Way>(
+    ctx: &XdpContext,
+    cpu: *mut Cpu,
+    bucket_of: impl Fn(u32, u64) -> Option<*mut Bucket<W>>,
+    key: &W::Key,
+    packet: &Packet,
+) -> Result<(), Lost> {
+    let hash = key.hash_by(maps::hash_secret);
+    // SAFETY: the caller's. `bucket` points to a whole element of the table, in the partition of
+    // this CPU. A way found live is not touched by userspace before this run has ended.
+    unsafe {
+        let bucket = bucket_of((*cpu).first_bucket, hash).ok_or(Lost::NoPartition)?;
+        if add(
+            bucket,
+            preferred_way(fingerprint(hash)),
             key,
             hash,
             packet,
-            frame,
-            now_ns,
-        };
-        // SAFETY: `bucket` points to a whole element of the table, in the partition of this CPU.
-        // A way found live is not touched by userspace before this run of the program has ended.
-        unsafe {
-            let Some(i) = find(bucket, key, hash) else {
-                return self.insert(bucket, &arrival);
-            };
-            let way = &mut (*bucket).ways[i];
-            if packet.tcp_flags & tcp::SYN != 0 && way.marks().ended() {
-                return self.restart(bucket, i, &arrival);
-            }
-            way.add(packet, now_ns);
+            cpu,
+        ) {
+            return Ok(());
         }
-        Ok(())
+        const { assert!(size_of::<Arrival<W::Key>>() <= 8 * SCRATCH_WORDS) };
+        let arrival = (&raw mut (*cpu).scratch).cast::<Arrival<W::Key>>();
+        if !KEPT {
+            (*arrival).packet = *packet;
+        }
+        (*arrival).hash = hash;
+        (*arrival).key = *key;
+        settle(ctx.ctx, cpu, bucket)
     }
+}
 
-    /// A SYN after FIN or RST: the flow in way `i` is over, its place is the new flow's.
+/// Adds the packet to the flow in way `i`, if that is its flow and the packet begins no other.
+///
+/// # Safety
+/// As [`account`]; `bucket` is a bucket of this partition.
+#[inline(always)]
+unsafe fn add<W: Way>(
+    bucket: *mut Bucket<W>,
+    i: usize,
+    key: &W::Key,
+    hash: u64,
+    packet: &Packet,
+    cpu: *mut Cpu,
+) -> bool {
+    // SAFETY: the caller's.
+    unsafe {
+        if !holds(bucket, i, key, hash) {
+            return false;
+        }
+        let way = &mut (*bucket).ways[i];
+        if way.restarted_by(packet) {
+            return false;
+        }
+        widen_window();
+        way.add(packet, (*cpu).now_ns);
+    }
+    true
+}
+
+/// Counts the packet in the scratch memory, whose flow is not in the way that its hash prefers, or
+/// begins anew there.
+///
+/// # Safety
+/// As [`add`].
+#[inline(never)]
+unsafe fn settle<W: Way>(
+    ctx: *mut xdp_md,
+    cpu: *mut Cpu,
+    bucket: *mut Bucket<W>,
+) -> Result<(), Lost> {
+    // SAFETY: the caller's.
+    unsafe {
+        let arrival = arrival::<W>(cpu);
+        let preferred = preferred_way(fingerprint(arrival.hash));
+        // A new flow writes this line too. Read here, it comes along with that of the way.
+        (&raw const (*bucket).asides.0[preferred].hint).read_volatile();
+        let found = if holds(bucket, preferred, &arrival.key, arrival.hash) {
+            preferred
+        } else if (*bucket).ways[preferred].displaced() {
+            displaced(bucket, cpu)
+        } else {
+            WAYS
+        };
+        if found < WAYS {
+            if add(
+                bucket,
+                found,
+                &arrival.key,
+                arrival.hash,
+                &arrival.packet,
+                cpu,
+            ) || restart(ctx, cpu, bucket, found)
+            {
+                return Ok(());
+            }
+        }
+        let Some((i, control)) = free(bucket, arrival.hash) else {
+            return evict(ctx, cpu, bucket);
+        };
+        Partition { ctx, cpu }.store(bucket, i, control, arrival);
+        (*cpu).inserted += 1;
+    }
+    Ok(())
+}
+
+/// See [`Partition::restart`].
+///
+/// # Safety
+/// As there.
+#[inline(never)]
+unsafe fn restart<W: Way>(
+    ctx: *mut xdp_md,
+    cpu: *mut Cpu,
+    bucket: *mut Bucket<W>,
+    i: usize,
+) -> bool {
+    // SAFETY: the caller's, and `i` is masked for the verifier.
+    unsafe { Partition { ctx, cpu }.restart(bucket, i & (WAYS - 1), arrival::<W>(cpu)) }
+}
+
+/// See [`Partition::evict`].
+///
+/// # Safety
+/// As there.
+#[inline(never)]
+unsafe fn evict<W: Way>(
+    ctx: *mut xdp_md,
+    cpu: *mut Cpu,
+    bucket: *mut Bucket<W>,
+) -> Result<(), Lost> {
+    // SAFETY: the caller's.
+    unsafe { Partition { ctx, cpu }.evict(bucket, arrival::<W>(cpu)) }
+}
+
+/// The packet that [`account`] has put into the scratch memory.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+unsafe fn arrival<'a, W: Way>(cpu: *mut Cpu) -> &'a Arrival<W::Key> {
+    // SAFETY: the caller's; large enough, as asserted where it is written.
+    unsafe { &*(&raw const (*cpu).scratch).cast() }
+}
+
+/// The part of tables and rings that one CPU writes, and the packet that it writes there.
+struct Partition {
+    ctx: *mut xdp_md,
+    /// State of that CPU.
+    cpu: *mut Cpu,
+}
+
+impl Partition {
+    /// A SYN after FIN or RST: the flow in way `i` is over, its place is the new flow's. False if
+    /// userspace has taken it meanwhile; the packet is not counted then.
     ///
     /// # Safety
     /// `bucket` is a bucket of this partition, and way `i` was live when this program run began.
@@ -82,42 +207,37 @@ impl Partition {
         &self,
         bucket: *mut Bucket<W>,
         i: usize,
-        arrival: &Arrival<W::Key, impl Frame>,
-    ) -> Result<(), Lost> {
+        arrival: &Arrival<W::Key>,
+    ) -> bool {
         // SAFETY: the caller's.
         unsafe {
             let Some((place, position)) = self.reserve() else {
                 // Rather one flow that ended twice than a packet in none.
-                (*bucket).ways[i].add(arrival.packet, arrival.now_ns);
-                return Ok(());
+                (*bucket).ways[i].add(&arrival.packet, (*self.cpu).now_ns);
+                return true;
             };
             let Some(taken) = take(bucket, i) else {
-                return self.insert(bucket, arrival);
+                return false;
             };
             fill_from_way(place, bucket, i, arrival.hash, cause::RESTARTED);
             self.publish(position);
-            store(bucket, i, taken, arrival);
+            self.store(bucket, i, taken, arrival);
         }
-        Ok(())
+        true
     }
 
-    /// Puts a new flow into a free way, or into that of a flow that goes to the ring.
+    /// Makes room for a new flow in a full bucket: another flow goes to the ring.
     ///
     /// # Safety
     /// `bucket` is a bucket of this partition.
     #[inline(always)]
-    unsafe fn insert<W: Way>(
+    unsafe fn evict<W: Way>(
         &self,
         bucket: *mut Bucket<W>,
-        arrival: &Arrival<W::Key, impl Frame>,
+        arrival: &Arrival<W::Key>,
     ) -> Result<(), Lost> {
         // SAFETY: the caller's.
         unsafe {
-            if let Some((i, control)) = free(bucket, arrival.hash) {
-                store(bucket, i, control, arrival);
-                (*self.cpu).inserted += 1;
-                return Ok(());
-            }
             let (place, position) = self.reserve().ok_or(Lost::RingFull)?;
             let i = victim(bucket, arrival.hash);
             match take(bucket, i) {
@@ -126,12 +246,12 @@ impl Partition {
                     let hash = (*bucket).ways[i].key().hash_by(maps::hash_secret);
                     fill_from_way(place, bucket, i, hash, cause::EVICTED);
                     self.publish(position);
-                    store(bucket, i, taken, arrival);
+                    self.store(bucket, i, taken, arrival);
                     (*self.cpu).inserted += 1;
                     (*self.cpu).evicted += 1;
                 }
                 None => {
-                    fill_from_packet::<W>(place, arrival);
+                    self.fill_from_packet::<W>(place, arrival);
                     self.publish(position);
                     (*self.cpu).single += 1;
                 }
@@ -154,7 +274,9 @@ impl Partition {
         if head.wrapping_sub(tail) > u64::from(maps::ring_mask()) {
             return None;
         }
-        Some((maps::ring_part(self.id, head)?, head))
+        // SAFETY: a helper without arguments.
+        let id = unsafe { bpf_get_smp_processor_id() };
+        Some((maps::ring_part(id, head)?, head))
     }
 
     /// Hands the part at `position` to userspace.
@@ -166,44 +288,96 @@ impl Partition {
         // SAFETY: points into a map element.
         unsafe { atomic::publish(&raw mut (*self.cpu).ring_head, position + 1) };
     }
+
+    /// Stores a new flow into a way that is the program's, then says so.
+    ///
+    /// # Safety
+    /// As [`Partition::insert`]; the way is free or taken, and `control` is what stands there.
+    #[inline(always)]
+    unsafe fn store<W: Way>(
+        &self,
+        bucket: *mut Bucket<W>,
+        i: usize,
+        control: Control,
+        arrival: &Arrival<W::Key>,
+    ) {
+        let fingerprint = fingerprint(arrival.hash);
+        let preferred = preferred_way(fingerprint);
+        // SAFETY: the caller's.
+        unsafe {
+            (*bucket).ways[i].fill(&arrival.key, &arrival.packet, (*self.cpu).now_ns);
+            if i == preferred {
+                (*bucket).asides.set_preferred(i, fingerprint);
+            } else {
+                (*bucket).asides.set(i, fingerprint);
+                (*bucket).ways[preferred].set_displaced(1);
+            }
+            (*bucket).asides.0[i].macs = macs(self.ctx);
+            let place = W::control(&raw mut (*bucket).ways[i]);
+            atomic::publish(place, control.next_live(fingerprint).0);
+        }
+    }
+
+    /// Writes a single packet into the ring.
+    ///
+    /// # Safety
+    /// `place` is reserved.
+    #[inline(always)]
+    unsafe fn fill_from_packet<W: Way>(&self, place: *mut Part, arrival: &Arrival<W::Key>) {
+        // SAFETY: the caller's.
+        unsafe {
+            (*place).key = arrival.key.padded();
+            (*place).counters = Counters::first(&arrival.packet, (*self.cpu).now_ns);
+            (*place).marks = Marks::first(&arrival.packet);
+            (*place).macs = macs(self.ctx);
+            (*place).family = W::FAMILY;
+            (*place).cause = cause::SINGLE;
+            (*place).hash = arrival.hash;
+        }
+    }
 }
 
-/// The way that holds the flow `key`, if one does.
+/// Whether way `i` holds the flow `key`, live.
 ///
 /// # Safety
-/// `bucket` points to a whole element of the table.
+/// `bucket` points to a whole element of the table, and `i` is a way.
 #[inline(always)]
-unsafe fn find<W: Way>(bucket: *mut Bucket<W>, key: &W::Key, hash: u64) -> Option<usize> {
-    let fingerprint = fingerprint(hash);
-    let tag = Control::live_tag(fingerprint);
-    // SAFETY: the caller's, and `i` is a way.
-    let holds = |i| unsafe { control(bucket, i).tag() == tag && (*bucket).ways[i].holds(key) };
-    let preferred = preferred_way(fingerprint);
-    if holds(preferred) {
-        widen_window();
-        return Some(preferred);
-    }
-    // SAFETY: as above; only this CPU writes the flag and the hints.
+unsafe fn holds<W: Way>(bucket: *mut Bucket<W>, i: usize, key: &W::Key, hash: u64) -> bool {
+    // SAFETY: the caller's.
     unsafe {
-        if !(*bucket).ways[preferred].displaced() {
-            return None;
-        }
+        control(bucket, i).tag() == Control::live_tag(fingerprint(hash))
+            && (*bucket).ways[i].holds(key)
+    }
+}
+
+/// The way that holds the flow of the packet, where that is not the way that its hash prefers;
+/// [`WAYS`] if there is none.
+///
+/// # Safety
+/// As [`holds`].
+#[inline(never)]
+unsafe fn displaced<W: Way>(bucket: *mut Bucket<W>, cpu: *mut Cpu) -> usize {
+    // SAFETY: the caller's.
+    let arrival = unsafe { arrival::<W>(cpu) };
+    let fingerprint = fingerprint(arrival.hash);
+    let preferred = preferred_way(fingerprint);
+    // SAFETY: the caller's; only this CPU writes the flag and the hints.
+    unsafe {
         if let Some(i) = (*bucket).asides.find(fingerprint)
-            && holds(i)
+            && holds(bucket, i, &arrival.key, arrival.hash)
         {
-            widen_window();
-            return Some(i);
+            return i;
         }
         let displaced = (*bucket).asides.displaced_from(preferred);
         (*bucket).ways[preferred].set_displaced(displaced as u8);
     }
-    None
+    WAYS
 }
 
 /// The control word of way `i`, read anew.
 ///
 /// # Safety
-/// As [`find`].
+/// As [`holds`].
 #[inline(always)]
 unsafe fn control<W: Way>(bucket: *mut Bucket<W>, i: usize) -> Control {
     // SAFETY: the caller's.
@@ -213,7 +387,7 @@ unsafe fn control<W: Way>(bucket: *mut Bucket<W>, i: usize) -> Control {
 /// A free way, the one that the hash prefers before all others.
 ///
 /// # Safety
-/// As [`find`].
+/// As [`holds`].
 #[inline(always)]
 unsafe fn free<W: Way>(bucket: *mut Bucket<W>, hash: u64) -> Option<(usize, Control)> {
     let start = preferred_way(fingerprint(hash));
@@ -233,7 +407,7 @@ unsafe fn free<W: Way>(bucket: *mut Bucket<W>, hash: u64) -> Option<(usize, Cont
 /// Takes a live way for the program; `None` if it is not live (any more).
 ///
 /// # Safety
-/// As [`find`].
+/// As [`holds`].
 #[inline(always)]
 unsafe fn take<W: Way>(bucket: *mut Bucket<W>, i: usize) -> Option<Control> {
     // SAFETY: the caller's.
@@ -252,7 +426,7 @@ unsafe fn take<W: Way>(bucket: *mut Bucket<W>, i: usize) -> Option<Control> {
 /// that has been silent longer. Near to least-recently-used for two cache lines instead of eight.
 ///
 /// # Safety
-/// As [`find`].
+/// As [`holds`].
 #[inline(always)]
 unsafe fn victim<W: Way>(bucket: *mut Bucket<W>, hash: u64) -> usize {
     let a = preferred_way(fingerprint(hash));
@@ -271,38 +445,10 @@ unsafe fn victim<W: Way>(bucket: *mut Bucket<W>, hash: u64) -> usize {
     }
 }
 
-/// Stores a new flow into a way that is the program's, then says so.
-///
-/// # Safety
-/// As [`find`]; the way is free or taken, and `control` is what stands there.
-#[inline(always)]
-unsafe fn store<W: Way>(
-    bucket: *mut Bucket<W>,
-    i: usize,
-    control: Control,
-    arrival: &Arrival<W::Key, impl Frame>,
-) {
-    let fingerprint = fingerprint(arrival.hash);
-    let preferred = preferred_way(fingerprint);
-    // SAFETY: the caller's.
-    unsafe {
-        (*bucket).ways[i].fill(arrival.key, arrival.packet, arrival.now_ns);
-        if i == preferred {
-            (*bucket).asides.set_preferred(i, fingerprint);
-        } else {
-            (*bucket).asides.set(i, fingerprint);
-            (*bucket).ways[preferred].set_displaced(1);
-        }
-        (*bucket).asides.0[i].macs = macs(arrival.frame);
-        let place = W::control(&raw mut (*bucket).ways[i]);
-        atomic::publish(place, control.next_live(fingerprint).0);
-    }
-}
-
 /// Copies the flow of a taken way into the ring.
 ///
 /// # Safety
-/// As [`find`]; `place` is reserved.
+/// As [`holds`]; `place` is reserved.
 #[inline(always)]
 unsafe fn fill_from_way<W: Way>(
     place: *mut Part,
@@ -324,27 +470,11 @@ unsafe fn fill_from_way<W: Way>(
     }
 }
 
-/// Writes a single packet into the ring.
-///
-/// # Safety
-/// `place` is reserved.
+/// Both MAC addresses of the frame.
 #[inline(always)]
-unsafe fn fill_from_packet<W: Way>(place: *mut Part, arrival: &Arrival<W::Key, impl Frame>) {
-    // SAFETY: the caller's.
-    unsafe {
-        (*place).key = arrival.key.padded();
-        (*place).counters = Counters::first(arrival.packet, arrival.now_ns);
-        (*place).marks = Marks::first(arrival.packet);
-        (*place).macs = macs(arrival.frame);
-        (*place).family = W::FAMILY;
-        (*place).cause = cause::SINGLE;
-        (*place).hash = arrival.hash;
-    }
-}
-
-/// Both MAC addresses. They are read only here, for the first packet of a flow.
-#[inline(always)]
-fn macs(frame: &impl Frame) -> Macs {
+fn macs(ctx: *mut xdp_md) -> Macs {
+    let ctx = XdpContext::new(ctx);
+    let frame = XdpFrame::<false>::new(&ctx);
     Macs {
         octets: frame.read(ethernet::ADDRESSES).unwrap_or_default(),
     }

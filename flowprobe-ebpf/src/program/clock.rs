@@ -3,7 +3,8 @@
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_jiffies64};
 use flowprobe_ebpf::cpu::{CLOCK_PACKETS, Cpu};
 
-/// Nanoseconds of CLOCK_MONOTONIC, at most a tick or [`CLOCK_PACKETS`] accounted packets old.
+/// Sets the CPU's clock for the packet at hand: nanoseconds of CLOCK_MONOTONIC, at most a tick or
+/// [`CLOCK_PACKETS`] accounted packets old.
 ///
 /// Reading the clock for each packet would cost more than all the rest. The verifier turns
 /// `bpf_jiffies64` into one load, so the clock is read again only when the tick has changed.
@@ -11,7 +12,7 @@ use flowprobe_ebpf::cpu::{CLOCK_PACKETS, Cpu};
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(always)]
-pub(super) unsafe fn now_ns(cpu: *mut Cpu) -> u64 {
+pub(super) unsafe fn set(cpu: *mut Cpu) {
     // SAFETY: the caller's, and helpers without arguments.
     unsafe {
         let jiffies = bpf_jiffies64();
@@ -22,7 +23,6 @@ pub(super) unsafe fn now_ns(cpu: *mut Cpu) -> u64 {
         } else {
             check(&mut *cpu);
         }
-        (*cpu).now_ns
     }
 }
 

@@ -22,23 +22,31 @@ pub(super) struct XdpFrame<'a, const FRAGS: bool> {
 /// headers that the parser walks lie below it.
 const MAX_OFFSET: usize = 0x3fff;
 
+/// Octets in the first buffer of a frame.
+///
+/// Read anew: a compiler that sees the length come from `end` derives from the parser's checks of
+/// the length that those of `end` are not needed, which the verifier does not.
+#[inline(always)]
+pub(super) fn readable(ctx: &XdpContext) -> u64 {
+    // SAFETY: the context is the one that the kernel passed in.
+    let octets = unsafe {
+        (&raw const (*ctx.ctx).data_end).read_volatile()
+            - (&raw const (*ctx.ctx).data).read_volatile()
+    };
+    u64::from(octets)
+}
+
 impl<'a, const FRAGS: bool> XdpFrame<'a, FRAGS> {
     /// The frame of `ctx`.
     #[inline(always)]
     pub(super) fn new(ctx: &'a XdpContext) -> Self {
-        // Read anew: a compiler that sees the length come from `end` derives from the parser's
-        // checks of the length that those of `end` are not needed, which the verifier does not.
-        // SAFETY: the context is the one that the kernel passed in.
-        let readable = unsafe {
-            (&raw const (*ctx.ctx).data_end).read_volatile()
-                - (&raw const (*ctx.ctx).data).read_volatile()
-        };
+        let readable = readable(ctx) as usize;
         Self {
             ctx,
             data: ctx.data(),
             end: ctx.data_end(),
-            readable: readable as usize,
-            octets: Cell::new(readable as usize),
+            readable,
+            octets: Cell::new(readable),
         }
     }
 
