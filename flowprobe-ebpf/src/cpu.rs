@@ -76,6 +76,8 @@ pub struct Cpu {
     pub ignored: [Tally; Skip::COUNT],
     /// Packets that went through the ring by themselves.
     pub single: u64,
+    /// Later fragments whose first one was not known: accounted in the flow with ports 0.
+    pub fragment_orphans: u64,
     /// Largest age of the clock seen, nanoseconds (test builds with `check-clock` only).
     pub clock_error_max_ns: u64,
     /// Sum of the ages of the clock, nanoseconds (test builds with `check-clock` only).
@@ -83,7 +85,7 @@ pub struct Cpu {
     /// Zero; fills the cache line.
     pub pad: [u64; CPU_PAD],
 
-    /// A packet on its way through the program; see `uncommon` and `Arrival` there.
+    /// A packet on its way through the program; see `Scratch` there.
     pub scratch: [u64; SCRATCH_WORDS],
 
     /// Parts that userspace has read from the ring, on a line of its own.
@@ -93,10 +95,10 @@ pub struct Cpu {
 }
 
 /// Words of [`Cpu::scratch`].
-pub const SCRATCH_WORDS: usize = 16;
+pub const SCRATCH_WORDS: usize = 40;
 
 /// Words to fill the last of the cold lines.
-const CPU_PAD: usize = 8 - (2 * (Lost::COUNT + Skip::COUNT) + 3) % 8;
+const CPU_PAD: usize = 8 - (2 * (Lost::COUNT + Skip::COUNT) + 4) % 8;
 
 /// Packets between two readings of the clock within one tick, a power of two. A VM's jiffies
 /// stall where the CPU that keeps them is descheduled.

@@ -26,10 +26,41 @@ pub struct Marks {
     pub min_ttl: u8,
     /// Largest TTL or hop limit (IE 53).
     pub max_ttl: u8,
-    /// Zero.
-    pub pad: u8,
+    /// See [`bits`].
+    pub bits: u8,
     /// IPv6 flow label of the first packet (IE 31); 0 for IPv4.
     pub flow_label: u32,
+    /// All options or extension headers seen, OR-ed (IE 208, IE 64).
+    pub options: u32,
+    /// Priority of the inner VLAN tag of the first packet (IE 246).
+    pub inner_priority: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Bits of [`Marks::bits`].
+pub mod bits {
+    /// Priority of the outer VLAN tag of the first packet (IE 244).
+    pub const PRIORITY: u8 = 0x07;
+    /// The first packet had SYN: the beginning of the connection was seen.
+    pub const BEGAN_WITH_SYN: u8 = 0x08;
+    /// Options were seen.
+    pub const OPTIONS: u8 = 0x10;
+    /// More Fragments and Don't Fragment, OR-ed (IE 197).
+    pub const FRAGMENT_FLAGS: u8 = 0x60;
+    /// Belongs to the way and not to the flow in it; see [`crate::table::Way::displaced`].
+    pub const DISPLACED: u8 = 0x80;
+    /// What is the first packet's, and not OR-ed over all.
+    pub const FIRST: u8 = PRIORITY | BEGAN_WITH_SYN;
+}
+
+/// The [`bits`] of a flow whose first packet is `packet`.
+#[inline(always)]
+#[must_use]
+pub fn first_bits(packet: &Packet) -> u8 {
+    // SYN is the bit below.
+    const { assert!(bits::BEGAN_WITH_SYN == tcp::SYN << 2) };
+    packet.fragment_flags | packet.priorities & bits::PRIORITY | (packet.tcp_flags & tcp::SYN) << 2
 }
 
 /// Destination and source MAC address of a flow's first packet, as on the wire (IE 80, 56).
@@ -79,8 +110,11 @@ impl Marks {
             tcp_flags: packet.tcp_flags,
             min_ttl: packet.ttl,
             max_ttl: packet.ttl,
-            pad: 0,
+            bits: first_bits(packet),
             flow_label: packet.flow_label,
+            options: packet.options,
+            inner_priority: packet.priorities >> 4,
+            pad: [0; 3],
         }
     }
 
@@ -88,6 +122,8 @@ impl Marks {
     #[inline(always)]
     pub fn add(&mut self, packet: &Packet) {
         self.tcp_flags |= packet.tcp_flags;
+        self.bits |= packet.fragment_flags;
+        self.options |= packet.options;
         // Compare before storing: the TTL of a flow hardly ever changes.
         if packet.ttl < self.min_ttl {
             self.min_ttl = packet.ttl;
@@ -97,11 +133,27 @@ impl Marks {
         }
     }
 
-    /// Adds another part of the same flow; the label stays that of `self`.
+    /// Adds another part of the same flow. What is the first packet's stays that of `self`; see
+    /// [`Marks::begin_with`].
     pub fn merge(&mut self, other: &Self) {
         self.tcp_flags |= other.tcp_flags;
+        self.bits |= other.bits & bits::FRAGMENT_FLAGS;
+        self.options |= other.options;
         self.min_ttl = self.min_ttl.min(other.min_ttl);
         self.max_ttl = self.max_ttl.max(other.max_ttl);
+    }
+
+    /// Takes over what is the first packet's from a part that began earlier.
+    pub fn begin_with(&mut self, earlier: &Self) {
+        self.flow_label = earlier.flow_label;
+        self.inner_priority = earlier.inner_priority;
+        self.bits = self.bits & !bits::FIRST | earlier.bits & bits::FIRST;
+    }
+
+    /// Whether the first packet had SYN: the beginning of the connection was seen.
+    #[must_use]
+    pub fn began_with_syn(&self) -> bool {
+        self.bits & bits::BEGAN_WITH_SYN != 0
     }
 
     /// Whether a FIN or RST was seen: the flow has ended but for stragglers.
@@ -112,5 +164,5 @@ impl Marks {
     }
 }
 
-const _: () = assert!(size_of::<Counters>() == 32 && size_of::<Marks>() == 8);
+const _: () = assert!(size_of::<Counters>() == 32 && size_of::<Marks>() == 16);
 const _: () = assert!(size_of::<Macs>() == 12);

@@ -6,10 +6,10 @@
 //! the bits for bucket and fingerprint. Three multiplications side by side and two in a row for
 //! IPv4: BPF has no 128-bit product, which faster keyed hashes need.
 
-use crate::table::WAYS;
+use crate::{key::MAX_WORDS, table::WAYS};
 
 /// Words of the secret, enough for the longest key.
-pub const SECRET_WORDS: usize = 7;
+pub const SECRET_WORDS: usize = MAX_WORDS + 1;
 
 /// Hashes `words` under `secret`.
 #[must_use]
@@ -54,6 +54,14 @@ pub fn fingerprint(hash: u64) -> u32 {
 #[must_use]
 pub fn bucket(hash: u64, mask: u32) -> u32 {
     hash as u32 & mask
+}
+
+/// The bits of a hash that choose the bucket in the wide table, which has fewer: those whose
+/// buckets in the others lie side by side.
+#[inline(always)]
+#[must_use]
+pub fn wide_bucket(hash: u64, mask: u32, shift: u32) -> u32 {
+    bucket(hash, mask) >> shift
 }
 
 /// The way that a flow of this fingerprint is put into if it is free.

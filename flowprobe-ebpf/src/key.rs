@@ -2,11 +2,16 @@
 //!
 //! A key is kept as 64-bit words, so that the program compares it in three (IPv4) or six (IPv6)
 //! instructions. Addresses and ports are memory images of the wire, in network byte order.
+//! Packets with several VLAN tags, with MPLS labels or out of a tunnel have a wide key, of either
+//! version.
 
 use crate::{
     hash::{SECRET_WORDS, hash_by},
-    parse::Packet,
+    parse::{AROUND_WORDS, Addresses, Around, Packet},
 };
+
+/// Words of the longest key.
+pub const MAX_WORDS: usize = 6 + AROUND_WORDS;
 
 /// The last two words of both keys: ports, protocol, traffic class and VLAN; interface and epoch.
 #[inline(always)]
@@ -31,14 +36,14 @@ pub trait Key: Copy {
     fn hash(&self, secret: &[u64; SECRET_WORDS]) -> u64 {
         self.hash_by(|i| secret[i])
     }
-    /// The words, filled up with zeros.
-    fn padded(&self) -> [u64; 6];
-    /// The key whose padded words these are.
-    fn from_padded(words: &[u64; 6]) -> Self;
+    /// Writes the words to the start of `to`; the rest stays what it is.
+    fn write(&self, to: &mut [u64; MAX_WORDS]);
+    /// The key whose words these begin with.
+    fn read(from: &[u64; MAX_WORDS]) -> Self;
 }
 
 macro_rules! key {
-    ($(#[$doc:meta])* $name:ident, $words:literal, $address:literal) => {
+    ($(#[$doc:meta])* $name:ident, $words:expr, $transport:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
         #[repr(C)]
@@ -65,46 +70,22 @@ macro_rules! key {
             }
 
             #[inline(always)]
-            fn padded(&self) -> [u64; 6] {
-                let mut padded = [0; 6];
+            fn write(&self, to: &mut [u64; MAX_WORDS]) {
                 let mut i = 0;
                 while i < $words {
-                    padded[i] = self.words[i];
+                    to[i] = self.words[i];
                     i += 1;
                 }
-                padded
             }
 
-            fn from_padded(words: &[u64; 6]) -> Self {
-                Self { words: core::array::from_fn(|i| words[i]) }
+            fn read(from: &[u64; MAX_WORDS]) -> Self {
+                Self { words: core::array::from_fn(|i| from[i]) }
             }
         }
 
         impl $name {
-            /// Octets of one address.
-            pub const ADDRESS_LEN: usize = $address;
-            const TRANSPORT: usize = $words - 2;
-            const PLACE: usize = $words - 1;
-
-            /// Source address, in network order.
-            #[must_use]
-            pub fn source(&self) -> [u8; $address] {
-                self.address(0)
-            }
-
-            /// Destination address, in network order.
-            #[must_use]
-            pub fn destination(&self) -> [u8; $address] {
-                self.address($address)
-            }
-
-            #[inline(always)]
-            fn address(&self, start: usize) -> [u8; $address] {
-                core::array::from_fn(|i| {
-                    let at = start + i;
-                    self.words[at / 8].to_ne_bytes()[at % 8]
-                })
-            }
+            const TRANSPORT: usize = $transport;
+            const PLACE: usize = $transport + 1;
 
             /// Source port, 0 where the protocol has none.
             #[must_use]
@@ -159,14 +140,91 @@ key!(
     /// Key of an IPv4 flow.
     KeyV4,
     3,
-    4
+    1
 );
 key!(
     /// Key of an IPv6 flow.
     KeyV6,
     6,
-    16
+    4
 );
+key!(
+    /// Key of a flow of either version with several VLAN tags, MPLS labels or a tunnel around it.
+    KeyWide,
+    MAX_WORDS,
+    4
+);
+
+/// An octet string of `N` octets at `start` of the memory image of `words`.
+#[inline(always)]
+fn octets<const N: usize>(words: &[u64], start: usize) -> [u8; N] {
+    core::array::from_fn(|i| {
+        let at = start + i;
+        words[at / 8].to_ne_bytes()[at % 8]
+    })
+}
+
+macro_rules! addresses {
+    ($name:ident, $len:literal) => {
+        impl $name {
+            /// Octets of one address.
+            pub const ADDRESS_LEN: usize = $len;
+
+            /// Source address, in network order.
+            #[must_use]
+            pub fn source(&self) -> [u8; $len] {
+                octets(&self.words, 0)
+            }
+
+            /// Destination address, in network order.
+            #[must_use]
+            pub fn destination(&self) -> [u8; $len] {
+                octets(&self.words, $len)
+            }
+        }
+    };
+}
+
+addresses!(KeyV4, 4);
+addresses!(KeyV6, 16);
+
+impl KeyWide {
+    /// The key of a packet and what is around it.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(packet: &Packet, around: &Around, ifindex: u32, epoch: u32) -> Self {
+        let ([a, b, c, d], version) = match packet.addresses {
+            Addresses::V4(both) => ([both, 0, 0, 0], 4),
+            Addresses::V6(words) => (words, 6),
+        };
+        let [transport, place] = tail(packet, ifindex, epoch);
+        let mut around = *around;
+        around.version = version;
+        let [e, f, g, h, i, j, k, l, m] = around.words();
+        Self {
+            words: [a, b, c, d, transport, place, e, f, g, h, i, j, k, l, m],
+        }
+    }
+
+    /// What is around the packets.
+    #[must_use]
+    pub fn around(&self) -> Around {
+        let [_, _, _, _, _, _, around @ ..] = self.words;
+        Around::from_words(around)
+    }
+
+    /// Source and destination address, in network order, where the packets are IPv4.
+    #[must_use]
+    pub fn v4(&self) -> Option<[[u8; 4]; 2]> {
+        (self.around().version == 4).then(|| [octets(&self.words, 0), octets(&self.words, 4)])
+    }
+
+    /// Source and destination address, in network order, where the packets are IPv6.
+    #[must_use]
+    pub fn v6(&self) -> Option<[[u8; 16]; 2]> {
+        (self.around().version == 6).then(|| [octets(&self.words, 0), octets(&self.words, 16)])
+    }
+}
 
 impl KeyV4 {
     /// The key of a packet with the address words `addresses`.

@@ -10,6 +10,7 @@ extern crate std;
 
 pub mod cpu;
 pub mod flow;
+pub mod fragments;
 pub mod frame;
 pub mod hash;
 pub mod key;
@@ -22,6 +23,6 @@ pub mod wire;
 
 pub use flow::{Counters, Marks};
 pub use frame::Frame;
-pub use key::{KeyV4, KeyV6};
-pub use parse::{Addresses, Outcome, Packet, parse, parse_into};
+pub use key::{KeyV4, KeyV6, KeyWide};
+pub use parse::{Addresses, Around, Fragment, Packet, Parsed, Tunnels, parse};
 pub use skip::{Lost, Skip};

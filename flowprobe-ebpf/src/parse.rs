@@ -1,18 +1,23 @@
 //! From a frame to what the flow key and the statistics need of it.
 //!
-//! The one parser of flowprobe: the XDP program and host tests run the same code.
+//! The one parser of flowprobe: the XDP program, captures and host tests run the same code.
+//!
+//! [`plain`] takes the frames that nearly all are, with constant offsets. [`parse_at`] walks all
+//! others, layer by layer: [`link`](mod@link), [`network`], and where that is asked for [`tunnel`].
+
+pub mod link;
+pub mod network;
+pub mod tunnel;
 
 use crate::{
     frame::Frame,
     skip::Skip,
-    wire::{ethernet, ethertype, ipv4, ipv6, protocol, tcp},
+    wire::{ethernet, ethertype, ipv4, protocol, tcp},
 };
 
-/// VLAN tags that are walked; a frame with more is [`Skip::TooManyTags`].
-pub const MAX_TAGS: usize = 2;
-
-/// IPv6 extension headers that are walked; a packet with more is [`Skip::TooManyExtensions`].
-pub const MAX_EXTENSIONS: usize = 8;
+pub use link::{MAX_LABELS, MAX_TAGS};
+pub use network::{Fragment, MAX_EXTENSIONS, MAX_OPTIONS};
+pub use tunnel::Tunnels;
 
 /// Source and destination address as on the wire, as words of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,300 +37,248 @@ pub struct Packet {
     /// without ports and for later fragments; ICMP puts type and code where the destination
     /// port is.
     pub ports: u32,
-    /// IP protocol, behind all IPv6 extension headers.
-    pub protocol: u8,
-    /// IPv4 type of service or IPv6 traffic class.
-    pub traffic_class: u8,
-    /// Outer VLAN identifier, 0 without a tag.
-    pub vlan: u16,
-    /// TTL or hop limit.
-    pub ttl: u8,
-    /// TCP control bits, 0 for other protocols.
-    pub tcp_flags: u8,
     /// Octets of the IP packet by its own length field: Ethernet padding never counts.
     pub octets: u32,
     /// IPv6 flow label, 0 for IPv4.
     pub flow_label: u32,
+    /// Options of IPv4 as ipv4Options (IE 208) has them, or extension headers of IPv6 as
+    /// ipv6ExtensionHeaders (IE 64) does; 0 if there are none.
+    pub options: u32,
+    /// Outer VLAN identifier, 0 without a tag.
+    pub vlan: u16,
+    /// IP protocol, behind all IPv6 extension headers.
+    pub protocol: u8,
+    /// IPv4 type of service or IPv6 traffic class.
+    pub traffic_class: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// TCP control bits, 0 for other protocols.
+    pub tcp_flags: u8,
+    /// Don't Fragment and More Fragments, as fragmentFlags (IE 197) has them.
+    pub fragment_flags: u8,
+    /// Priority of the outer VLAN tag, and of the next one in the upper half.
+    pub priorities: u8,
 }
 
-/// What becomes of a parsed frame.
+impl Packet {
+    /// Nothing.
+    pub const EMPTY: Self = Self {
+        addresses: Addresses::V4(0),
+        ports: 0,
+        octets: 0,
+        flow_label: 0,
+        options: 0,
+        vlan: 0,
+        protocol: 0,
+        traffic_class: 0,
+        ttl: 0,
+        tcp_flags: 0,
+        fragment_flags: 0,
+        priorities: 0,
+    };
+}
+
+/// What stands around the IP packet beyond a single VLAN tag, all 0 for most frames.
 ///
-/// The program accounts in here rather than after [`parse`] has returned: so the compiler makes
-/// one copy for the frames that nearly all are, in which offsets, VLAN and label are constants,
-/// and one for all others. That saves a sixth of the instructions.
-pub trait Outcome {
-    /// What comes of it.
-    type Output;
-    /// The frame belongs to a flow.
-    fn packet(&self, packet: &Packet) -> Self::Output;
-    /// The frame belongs to a flow, and is not of the plain kind that most are.
-    #[inline(always)]
-    fn uncommon(&self, packet: &Packet) -> Self::Output {
-        self.packet(packet)
-    }
-    /// It does not.
-    fn skip(&self, reason: Skip) -> Self::Output;
+/// These are words of the key of such flows, so there is no padding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Around {
+    /// Identifiers of the VLAN tags inside the outer one, outermost first; 0 where there is none.
+    pub inner_vlans: [u16; MAX_TAGS - 1],
+    /// VLAN tags in all.
+    pub tags: u8,
+    /// MPLS labels in all.
+    pub labels: u8,
+    /// MPLS labels, top first: label (20 bits), traffic class (3), bottom of stack (1), as in
+    /// mplsTopLabelStackSection (IE 70).
+    pub label_stack: [u32; MAX_LABELS],
+    /// Identifier of the tunnel that was opened: VNI, VSID, key or TEID.
+    pub tunnel_id: u32,
+    /// Which kind of tunnel; see [`tunnel::kind`]. 0 if none was opened.
+    pub tunnel: u8,
+    /// 4 or 6: version of the IP header outside the tunnel, 0 if none was opened.
+    pub outer_version: u8,
+    /// Protocol in the IP header outside the tunnel.
+    pub outer_protocol: u8,
+    /// 4 or 6: version of the packet that is counted. Set in keys, 0 before.
+    pub version: u8,
+    /// Addresses outside the tunnel as on the wire: one word for IPv4, four for IPv6.
+    pub outer: [u64; 4],
 }
 
-/// The outcome that is returned.
-struct Return;
+/// 64-bit words of [`Around`].
+pub const AROUND_WORDS: usize = 9;
 
-impl Outcome for Return {
-    type Output = Result<Packet, Skip>;
+const _: () = assert!(size_of::<Around>() == 8 * AROUND_WORDS && align_of::<Around>() == 8);
 
-    fn packet(&self, packet: &Packet) -> Self::Output {
-        Ok(*packet)
+impl Around {
+    /// Nothing.
+    pub const EMPTY: Self = Self {
+        inner_vlans: [0; MAX_TAGS - 1],
+        tags: 0,
+        labels: 0,
+        label_stack: [0; MAX_LABELS],
+        tunnel_id: 0,
+        tunnel: 0,
+        outer_version: 0,
+        outer_protocol: 0,
+        version: 0,
+        outer: [0; 4],
+    };
+
+    /// Whether the key needs more than the outer VLAN.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_wide(&self) -> bool {
+        self.tags > 1 || self.labels != 0 || self.tunnel != 0
     }
 
-    fn skip(&self, reason: Skip) -> Self::Output {
-        Err(reason)
+    /// The words of the key.
+    #[inline(always)]
+    #[must_use]
+    pub fn words(&self) -> [u64; AROUND_WORDS] {
+        // SAFETY: as large, integers only, and no padding.
+        unsafe { core::mem::transmute(*self) }
     }
+
+    /// What [`Around::words`] gave.
+    #[must_use]
+    pub fn from_words(words: [u64; AROUND_WORDS]) -> Self {
+        // SAFETY: as above; any bits are valid integers.
+        unsafe { core::mem::transmute(words) }
+    }
+}
+
+/// A frame that belongs to a flow, parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// The packet that is counted.
+    pub packet: Packet,
+    /// What is around it.
+    pub around: Around,
+    /// Whether it is a fragment of a larger packet.
+    pub fragment: Fragment,
+}
+
+impl Parsed {
+    /// Nothing.
+    pub const EMPTY: Self = Self {
+        packet: Packet::EMPTY,
+        around: Around::EMPTY,
+        fragment: Fragment::NONE,
+    };
 }
 
 /// Parses an Ethernet frame.
 ///
 /// # Errors
 /// The reason why the frame belongs to no flow.
-pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Packet, Skip> {
-    parse_into(frame, &Return)
+pub fn parse<F: Frame + ?Sized>(frame: &F, tunnels: &Tunnels) -> Result<Parsed, Skip> {
+    let mut parsed = Parsed::EMPTY;
+    if let Some(packet) = plain(frame) {
+        parsed.packet = packet;
+        return Ok(parsed);
+    }
+    parse_ethernet(frame, tunnels, &mut parsed)?;
+    Ok(parsed)
 }
 
-/// Parses an Ethernet frame and hands over what is in it.
+/// Parses an Ethernet frame layer by layer, into `parsed`, which is empty.
+///
+/// # Errors
+/// The reason why the frame belongs to no flow.
 #[inline(always)]
-pub fn parse_into<F: Frame + ?Sized, O: Outcome>(frame: &F, outcome: &O) -> O::Output {
-    // The frames that nearly all are: IPv4 without tag and options, and long enough for ports.
-    // Read at once and with constant offsets, they spare the program most of its checks. The
-    // same functions parse them as all others.
-    if let Some(octets) = frame.read(0) {
-        let start = Start { octets, frame };
-        let plain = [
-            ethertype::IPV4.to_be_bytes()[0],
-            ethertype::IPV4.to_be_bytes()[1],
-            ipv4::PLAIN,
-        ];
-        if field(&octets, ethernet::TYPE) == plain {
-            return match parse_ipv4(&start, &Link::UNTAGGED, ipv4::MIN_LEN) {
-                Ok(packet) => outcome.packet(&packet),
-                Err(reason) => outcome.skip(reason),
-            };
-        }
+pub fn parse_ethernet<F: Frame + ?Sized>(
+    frame: &F,
+    tunnels: &Tunnels,
+    parsed: &mut Parsed,
+) -> Result<(), Skip> {
+    let ethertype = frame.read(ethernet::TYPE).ok_or(Skip::TruncatedLink)?;
+    let ethertype = u16::from_be_bytes(ethertype);
+    parse_at(frame, tunnels, ethertype, ethernet::LEN, parsed)
+}
+
+/// Parses what `ethertype` names and begins at `offset`, into `parsed`, which is empty. For links
+/// other than Ethernet too.
+///
+/// # Errors
+/// The reason why the frame belongs to no flow.
+#[inline(always)]
+pub fn parse_at<F: Frame + ?Sized>(
+    frame: &F,
+    tunnels: &Tunnels,
+    ethertype: u16,
+    offset: usize,
+    parsed: &mut Parsed,
+) -> Result<(), Skip> {
+    let start = link::walk(frame, ethertype, offset, parsed)?;
+    let (payload, fragment) = network::parse(frame, start, usize::MAX, &mut parsed.packet)?;
+    parsed.fragment = fragment;
+    if tunnels.inner && !fragment.is_fragment() {
+        tunnel::open(frame, tunnels, &payload, parsed);
     }
-    let parsed = match frame.read(ethernet::TYPE).map(u16::from_be_bytes) {
-        None => Err(Skip::TruncatedLink),
-        Some(ethertype @ (ethertype::VLAN | ethertype::SERVICE_VLAN)) => tagged(frame, ethertype)
-            .and_then(|(ethertype, link)| parse_network(frame, ethertype, &link)),
-        Some(ethertype) => parse_network(frame, ethertype, &Link::UNTAGGED),
-    };
-    match parsed {
-        Ok(packet) => outcome.uncommon(&packet),
-        Err(reason) => outcome.skip(reason),
-    }
+    Ok(())
 }
 
 /// Octets of Ethernet header, IPv4 header and ports.
-const START_LEN: usize = ethernet::LEN + ipv4::MIN_LEN + 4;
+const PLAIN_LEN: usize = ethernet::LEN + ipv4::MIN_LEN + 4;
 
-/// A frame of which the first octets have been read.
-struct Start<'a, F: ?Sized> {
-    octets: [u8; START_LEN],
-    frame: &'a F,
-}
-
-impl<F: Frame + ?Sized> Frame for Start<'_, F> {
-    #[inline(always)]
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        if offset + N <= START_LEN {
-            Some(field(&self.octets, offset))
-        } else {
-            self.frame.read(offset)
-        }
-    }
-
-    #[inline(always)]
-    fn len(&self) -> usize {
-        self.frame.len()
-    }
-
-    #[inline(always)]
-    fn reaches(&self, octets: usize) -> bool {
-        self.frame.reaches(octets)
-    }
-}
-
-/// Parses what the link layer carries.
-#[inline(always)]
-fn parse_network<F: Frame + ?Sized>(
-    frame: &F,
-    ethertype: u16,
-    link: &Link,
-) -> Result<Packet, Skip> {
-    match ethertype {
-        ethertype::IPV4 => {
-            let [version_ihl] = frame.read(link.len).ok_or(Skip::TruncatedNetwork)?;
-            if version_ihl >> 4 != 4 {
-                return Err(Skip::BadVersion);
-            }
-            parse_ipv4(frame, link, usize::from(version_ihl & 0x0f) * 4)
-        }
-        ethertype::IPV6 => parse_ipv6(frame, link),
-        _ => Err(Skip::NotIp),
-    }
-}
-
-/// The link layer: in which VLAN the frame is, and where the network layer starts.
-struct Link {
-    vlan: u16,
-    len: usize,
-}
-
-impl Link {
-    /// An Ethernet header without tags.
-    const UNTAGGED: Self = Self {
-        vlan: 0,
-        len: ethernet::LEN,
-    };
-}
-
-/// Walks the tags behind the Ethernet header, whose type is `ethertype`; returns the type of what
-/// the last one holds.
-#[inline(always)]
-fn tagged<F: Frame + ?Sized>(frame: &F, mut ethertype: u16) -> Result<(u16, Link), Skip> {
-    let mut link = Link::UNTAGGED;
-    for depth in 0..=MAX_TAGS {
-        if !matches!(ethertype, ethertype::VLAN | ethertype::SERVICE_VLAN) {
-            break;
-        }
-        if depth == MAX_TAGS {
-            return Err(Skip::TooManyTags);
-        }
-        // The tag control information, then the EtherType of what the tag holds.
-        let [a, b, c, d] = frame.read(link.len).ok_or(Skip::TruncatedLink)?;
-        if depth == 0 {
-            link.vlan = u16::from_be_bytes([a, b]) & ethernet::VLAN_ID_MASK;
-        }
-        ethertype = u16::from_be_bytes([c, d]);
-        link.len += ethernet::TAG_LEN;
-    }
-    Ok((ethertype, link))
-}
-
-/// Parses an IPv4 packet whose header claims `header_len` octets.
-#[inline(always)]
-fn parse_ipv4<F: Frame + ?Sized>(
-    frame: &F,
-    link: &Link,
-    header_len: usize,
-) -> Result<Packet, Skip> {
-    let at = link.len;
-    let header: [u8; ipv4::MIN_LEN] = frame.read(at).ok_or(Skip::TruncatedNetwork)?;
-    let total_len = usize::from(u16::from_be_bytes(field(&header, ipv4::TOTAL_LEN)));
-    let [tos] = field(&header, ipv4::TOS);
-    let [ttl, protocol] = field(&header, ipv4::TTL);
-    if header_len < ipv4::MIN_LEN || total_len < header_len {
-        return Err(Skip::BadHeaderLength);
-    }
-    if !frame.reaches(at + total_len) {
-        return Err(Skip::TruncatedNetwork);
-    }
-    let mut packet = Packet {
-        addresses: Addresses::V4(u64::from_ne_bytes(field(&header, ipv4::ADDRESSES))),
-        ports: 0,
-        protocol,
-        traffic_class: tos,
-        vlan: link.vlan,
-        ttl,
-        tcp_flags: 0,
-        octets: total_len as u32,
-        flow_label: 0,
-    };
-    // Only the first fragment has ports.
-    let fragment = u16::from_ne_bytes(field(&header, ipv4::FRAGMENT));
-    if fragment & ipv4::FRAGMENT_OFFSET_MASK.to_be() == 0 {
-        transport(frame, at + header_len, at + total_len, &mut packet)?;
-    }
-    Ok(packet)
-}
-
-#[inline(always)]
-fn parse_ipv6<F: Frame + ?Sized>(frame: &F, link: &Link) -> Result<Packet, Skip> {
-    let at = link.len;
-    let [a, b, c, d, len_a, len_b, next, hop_limit] =
-        frame.read::<8>(at).ok_or(Skip::TruncatedNetwork)?;
-    if a >> 4 != 6 {
-        return Err(Skip::BadVersion);
-    }
-    let word = |i: usize| {
-        frame
-            .read(at + ipv6::ADDRESSES + i * 8)
-            .map(u64::from_ne_bytes)
-            .ok_or(Skip::TruncatedNetwork)
-    };
-    let addresses = [word(0)?, word(1)?, word(2)?, word(3)?];
-    let total_len = ipv6::LEN + usize::from(u16::from_be_bytes([len_a, len_b]));
-    if !frame.reaches(at + total_len) {
-        return Err(Skip::TruncatedNetwork);
-    }
-    let mut packet = Packet {
-        addresses: Addresses::V6(addresses),
-        ports: 0,
-        protocol: next,
-        traffic_class: (a << 4) | (b >> 4),
-        vlan: link.vlan,
-        ttl: hop_limit,
-        tcp_flags: 0,
-        octets: total_len as u32,
-        flow_label: u32::from_be_bytes([0, b & 0x0f, c, d]),
-    };
-    let end = at + total_len;
-    let mut at = at + ipv6::LEN;
-    for _ in 0..MAX_EXTENSIONS {
-        let kind = EXTENSIONS[usize::from(packet.protocol)];
-        if kind == 0 {
-            break;
-        }
-        // No extension header is shorter than 8 octets, so the first four are there.
-        let [next, len, offset_a, offset_b] = extension(frame, at, end)?;
-        let fragment =
-            u16::from_ne_bytes([offset_a, offset_b]) & ipv6::FRAGMENT_OFFSET_MASK.to_be();
-        let later = packet.protocol == protocol::FRAGMENT && fragment != 0;
-        packet.protocol = next;
-        if later {
-            return Ok(packet);
-        }
-        at += 8 + usize::from(len) * usize::from(kind & UNIT_MASK);
-    }
-    if EXTENSIONS[usize::from(packet.protocol)] != 0 {
-        return Err(Skip::TooManyExtensions);
-    }
-    transport(frame, at, end, &mut packet)?;
-    Ok(packet)
-}
-
-/// For each next header: 0 if it is no extension header that is walked; else [`EXTENSION`] and the
-/// octets that one unit of its length field stands for, beyond the first 8.
+/// The packet of a plain frame, as nearly all are: IPv4 without tag, options and fragments, whole,
+/// with TCP or UDP in it. `None` for any other frame, whether or not something is wrong with it;
+/// [`parse_ethernet`] says what.
 ///
-/// A table, since a branch for each kind would multiply the ways through the program that the
-/// verifier has to follow.
-static EXTENSIONS: [u8; 256] = {
-    let mut kinds = [0; 256];
-    // RFC 8200 §4; Mobility, HIP and Shim6 have the common form.
-    kinds[protocol::HOP_BY_HOP as usize] = EXTENSION | 8;
-    kinds[protocol::ROUTING as usize] = EXTENSION | 8;
-    kinds[protocol::DESTINATION as usize] = EXTENSION | 8;
-    kinds[protocol::MOBILITY as usize] = EXTENSION | 8;
-    kinds[protocol::HIP as usize] = EXTENSION | 8;
-    kinds[protocol::SHIM6 as usize] = EXTENSION | 8;
-    // RFC 4302 §2.2: words of 4 octets, less 2.
-    kinds[protocol::AH as usize] = EXTENSION | 4;
-    // RFC 8200 §4.5: always 8 octets, and no length field.
-    kinds[protocol::FRAGMENT as usize] = EXTENSION;
-    kinds
-};
-
-/// Says that a next header is an extension header.
-const EXTENSION: u8 = 0x80;
-/// The octets of a unit in an entry of [`EXTENSIONS`].
-const UNIT_MASK: u8 = 0x0f;
+/// It is read in few and large pieces at constant offsets: this is most of what a packet costs.
+#[inline(always)]
+pub fn plain<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
+    let octets: [u8; PLAIN_LEN] = frame.read(0)?;
+    // EtherType, version and header length, type of service.
+    let kind = u32::from_be_bytes(field(&octets, ethernet::TYPE));
+    // Total length, identification, flags and offset, TTL, protocol.
+    let rest = u64::from_be_bytes(field(&octets, ethernet::LEN + ipv4::TOTAL_LEN));
+    let protocol = rest as u8;
+    let ip_octets = (rest >> 48) as usize;
+    let fragment = (rest >> 16) as u16;
+    let kind_is_plain = kind >> 8 == u32::from(ethertype::IPV4) << 8 | u32::from(ipv4::PLAIN);
+    let fragment_mask = ipv4::FRAGMENT_OFFSET_MASK | ipv4::MORE_FRAGMENTS;
+    if !kind_is_plain || fragment & fragment_mask != 0 {
+        return None;
+    }
+    let tcp_flags = if protocol == protocol::UDP {
+        if ip_octets < ipv4::MIN_LEN + 4 {
+            return None;
+        }
+        0
+    } else if protocol == protocol::TCP {
+        if ip_octets < ipv4::MIN_LEN + tcp::FLAGS + 1 {
+            return None;
+        }
+        let [flags] = frame.read(ethernet::LEN + ipv4::MIN_LEN + tcp::FLAGS)?;
+        flags
+    } else {
+        return None;
+    };
+    if !frame.reaches(ethernet::LEN + ip_octets) {
+        return None;
+    }
+    Some(Packet {
+        addresses: Addresses::V4(u64::from_ne_bytes(field(
+            &octets,
+            ethernet::LEN + ipv4::ADDRESSES,
+        ))),
+        ports: u32::from_ne_bytes(field(&octets, ethernet::LEN + ipv4::MIN_LEN)),
+        octets: ip_octets as u32,
+        flow_label: 0,
+        options: 0,
+        vlan: 0,
+        protocol,
+        traffic_class: kind as u8,
+        ttl: (rest >> 8) as u8,
+        tcp_flags,
+        fragment_flags: (fragment >> 8) as u8 & ipv4::FRAGMENT_FLAGS,
+        priorities: 0,
+    })
+}
 
 /// The field of `N` octets at the constant offset `at` of a header that has been read.
 #[inline(always)]
@@ -334,47 +287,4 @@ fn field<const N: usize, const LEN: usize>(header: &[u8; LEN], at: usize) -> [u8
         Some(field) => *field,
         None => [0; N],
     }
-}
-
-/// Reads the start of an extension header that must lie within the packet.
-#[inline(always)]
-fn extension<F: Frame + ?Sized, const N: usize>(
-    frame: &F,
-    at: usize,
-    end: usize,
-) -> Result<[u8; N], Skip> {
-    if at + N > end {
-        return Err(Skip::TruncatedTransport);
-    }
-    frame.read(at).ok_or(Skip::TruncatedTransport)
-}
-
-/// Ports, ICMP type and code, TCP flags: read within the IP packet, never from padding.
-#[inline(always)]
-fn transport<F: Frame + ?Sized>(
-    frame: &F,
-    at: usize,
-    end: usize,
-    packet: &mut Packet,
-) -> Result<(), Skip> {
-    // The two protocols of nearly all packets first.
-    if packet.protocol == protocol::TCP || packet.protocol == protocol::UDP {
-        packet.ports = extension(frame, at, end).map(u32::from_ne_bytes)?;
-        if packet.protocol == protocol::TCP {
-            let [flags] = extension(frame, at + tcp::FLAGS, end)?;
-            packet.tcp_flags = flags;
-        }
-        return Ok(());
-    }
-    match packet.protocol {
-        protocol::SCTP | protocol::UDP_LITE | protocol::DCCP => {
-            packet.ports = extension(frame, at, end).map(u32::from_ne_bytes)?;
-        }
-        protocol::ICMP | protocol::ICMPV6 => {
-            let [kind, code] = extension(frame, at, end)?;
-            packet.ports = u32::from_ne_bytes([0, 0, kind, code]);
-        }
-        _ => {}
-    }
-    Ok(())
 }

@@ -9,10 +9,18 @@ mod sample;
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use aya_ebpf::{helpers::bpf_get_smp_processor_id, programs::XdpContext};
-use flowprobe_ebpf::{Addresses, KeyV4, KeyV6, Lost, Outcome, Packet, Skip, cpu::Cpu, parse_into};
+use aya_ebpf::{bindings::xdp_md, helpers::bpf_get_smp_processor_id, programs::XdpContext};
+use flowprobe_ebpf::{
+    Addresses, Fragment, KeyV4, KeyV6, KeyWide, Lost, Parsed, Skip,
+    cpu::Cpu,
+    fragments,
+    parse::{network::has_ports, parse_ethernet, plain},
+};
 
-use self::{account::account, frame::XdpFrame};
+use self::{
+    account::{Scratch, account, scratch},
+    frame::XdpFrame,
+};
 
 /// Meters one packet. `FRAGS` says whether it may lie in several buffers.
 #[inline(always)]
@@ -20,29 +28,193 @@ pub(crate) fn observe<const FRAGS: bool>(ctx: &XdpContext) {
     // SAFETY: a helper without arguments.
     let id = unsafe { bpf_get_smp_processor_id() };
     let Some(cpu) = maps::cpu(id) else {
-        let frame = XdpFrame::<FRAGS>::new(ctx);
-        frame.measure();
-        return stray(frame.octets());
+        return stray(frame::octets::<FRAGS>(ctx));
     };
     // SAFETY: `cpu` points to a map element that only this CPU writes, and softirqs do not
     // nest. Userspace writes `ring_tail` and `sampling`, which are read volatile where used.
     unsafe {
         (*cpu).seen.count(frame::readable(ctx));
         let Some(epoch) = sample::select(cpu) else {
-            let frame = XdpFrame::<FRAGS>::new(ctx);
-            frame.measure();
-            see_rest(cpu, &frame);
-            return (*cpu).unsampled.count(frame.octets());
+            let octets = frame::octets::<FRAGS>(ctx);
+            see_rest::<FRAGS>(ctx, cpu, octets);
+            return (*cpu).unsampled.count(octets);
         };
         // Helpers before the frame is read: what a register holds does not outlive a call.
         clock::set(cpu);
-        let metering = Metering {
-            ctx,
-            cpu,
-            frame: &XdpFrame::<FRAGS>::new(ctx),
-            epoch,
+        let frame = XdpFrame::<FRAGS>::new(ctx, scratch(cpu));
+        let Some(packet) = plain(&frame) else {
+            return dissect_and_count::<FRAGS>(ctx, cpu, epoch);
         };
-        parse_into(metering.frame, &metering);
+        let octets = frame.octets();
+        see_rest::<FRAGS>(ctx, cpu, octets);
+        if let Addresses::V4(addresses) = packet.addresses {
+            let ifindex = (*ctx.ctx).ingress_ifindex;
+            let key = KeyV4::new(addresses, &packet, ifindex, epoch);
+            let result = account::<false, _>(ctx.ctx, cpu, maps::bucket_v4, &key, &packet);
+            conclude(cpu, result, octets, packet.octets);
+        }
+    }
+}
+
+/// Meters a packet that is not plain.
+///
+/// # Safety
+/// `cpu` points to the element of this CPU.
+#[inline(always)]
+unsafe fn dissect_and_count<const FRAGS: bool>(ctx: &XdpContext, cpu: *mut Cpu, epoch: u32) {
+    // SAFETY: the caller's; the scratch memory is this CPU's, and holds what `dissect` has put
+    // there.
+    unsafe {
+        let skip = dissect::<FRAGS>(ctx.ctx, cpu);
+        compiler_fence(Ordering::SeqCst);
+        let scratch = scratch(cpu);
+        let octets = (*scratch).octets;
+        see_rest::<FRAGS>(ctx, cpu, octets);
+        if (skip as usize) < Skip::COUNT {
+            return (*cpu).ignored[skip as usize].count(octets);
+        }
+        let parsed = &(*scratch).parsed;
+        if parsed.around.is_wide() {
+            count_wide(ctx.ctx, cpu, epoch);
+        } else if let Addresses::V4(_) = parsed.packet.addresses {
+            count_v4(ctx.ctx, cpu, epoch);
+        } else {
+            count_v6(ctx.ctx, cpu, epoch);
+        }
+    }
+}
+
+/// What [`dissect`] returns for a frame that belongs to a flow.
+const PARSED: u32 = u32::MAX;
+
+/// Parses a frame layer by layer into the scratch memory. Returns the reason why it belongs to no
+/// flow, or [`PARSED`].
+///
+/// # Safety
+/// `cpu` points to the element of this CPU.
+#[inline(never)]
+unsafe fn dissect<const FRAGS: bool>(ctx: *mut xdp_md, cpu: *mut Cpu) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    // SAFETY: the caller's.
+    unsafe {
+        let scratch = scratch(cpu);
+        let frame = XdpFrame::<FRAGS>::new(&ctx, scratch);
+        let parsed = &mut (*scratch).parsed;
+        *parsed = Parsed::EMPTY;
+        match parse_ethernet(&frame, &maps::tunnels(), parsed) {
+            Ok(()) => {
+                (*scratch).octets = frame.octets();
+                if parsed.fragment.is_fragment() && has_ports_or_later(parsed) {
+                    follow(ctx.ctx, cpu);
+                }
+                PARSED
+            }
+            Err(reason) => {
+                ignored(&ctx, reason);
+                (*scratch).octets = frame::octets::<FRAGS>(&ctx);
+                reason as u32
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn has_ports_or_later(parsed: &Parsed) -> bool {
+    parsed.fragment.part == Fragment::LATER || has_ports(parsed.packet.protocol)
+}
+
+/// Remembers the ports of a first fragment, and gives them to later ones.
+///
+/// # Safety
+/// `cpu` points to the element of this CPU, whose scratch memory holds a fragment.
+#[inline(never)]
+unsafe fn follow(ctx: *mut xdp_md, cpu: *mut Cpu) {
+    // SAFETY: the caller's, and helpers without arguments.
+    unsafe {
+        let id = bpf_get_smp_processor_id();
+        let now_ns = (*cpu).now_ns;
+        let Parsed {
+            packet, fragment, ..
+        } = &mut (*scratch(cpu)).parsed;
+        let tag = fragments::tag(packet, fragment, (*ctx).ingress_ifindex, maps::hash_secret);
+        let Some(set) = maps::fragment_set(id, tag) else {
+            return;
+        };
+        if fragment.part == Fragment::FIRST {
+            (*set).insert(tag, packet, now_ns);
+        } else if !(*set).complete(tag, packet, now_ns) {
+            (*cpu).fragment_orphans += 1;
+        }
+    }
+}
+
+/// Counts the IPv4 packet in the scratch memory.
+///
+/// # Safety
+/// `cpu` points to the element of this CPU.
+#[inline(never)]
+unsafe fn count_v4(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) {
+    // SAFETY: the caller's.
+    unsafe {
+        let Scratch { parsed, octets, .. } = &*scratch(cpu);
+        let packet = &parsed.packet;
+        if let Addresses::V4(addresses) = packet.addresses {
+            let key = KeyV4::new(addresses, packet, (*ctx).ingress_ifindex, epoch);
+            let result = account::<true, _>(ctx, cpu, maps::bucket_v4, &key, packet);
+            conclude(cpu, result, *octets, packet.octets);
+        }
+    }
+}
+
+/// Counts the IPv6 packet in the scratch memory.
+///
+/// # Safety
+/// `cpu` points to the element of this CPU.
+#[inline(never)]
+unsafe fn count_v6(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) {
+    // SAFETY: the caller's.
+    unsafe {
+        let Scratch { parsed, octets, .. } = &*scratch(cpu);
+        let packet = &parsed.packet;
+        if let Addresses::V6(addresses) = packet.addresses {
+            let key = KeyV6::new(addresses, packet, (*ctx).ingress_ifindex, epoch);
+            let result = account::<true, _>(ctx, cpu, maps::bucket_v6, &key, packet);
+            conclude(cpu, result, *octets, packet.octets);
+        }
+    }
+}
+
+/// Counts the packet in the scratch memory, around which there is more than a VLAN tag.
+///
+/// # Safety
+/// `cpu` points to the element of this CPU.
+#[inline(never)]
+unsafe fn count_wide(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) {
+    // SAFETY: the caller's.
+    unsafe {
+        let Scratch { parsed, octets, .. } = &*scratch(cpu);
+        let packet = &parsed.packet;
+        let key = KeyWide::new(packet, &parsed.around, (*ctx).ingress_ifindex, epoch);
+        let result = account::<true, _>(ctx, cpu, maps::bucket_wide, &key, packet);
+        conclude(cpu, result, *octets, packet.octets);
+    }
+}
+
+/// Counts a packet that belongs to a flow in the ledger.
+///
+/// # Safety
+/// `cpu` points to the element of this CPU.
+#[inline(always)]
+unsafe fn conclude(cpu: *mut Cpu, result: Result<(), Lost>, octets: u64, ip_octets: u32) {
+    // SAFETY: the caller's.
+    unsafe {
+        match result {
+            Ok(()) => {
+                (*cpu).accounted.count(octets);
+                (*cpu).accounted_ip_octets += u64::from(ip_octets);
+            }
+            Err(reason) => (*cpu).lost[reason as usize].count(octets),
+        }
     }
 }
 
@@ -51,88 +223,10 @@ pub(crate) fn observe<const FRAGS: bool>(ctx: &XdpContext) {
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(always)]
-unsafe fn see_rest<const FRAGS: bool>(cpu: *mut Cpu, frame: &XdpFrame<FRAGS>) {
-    // SAFETY: the caller's.
-    unsafe { (*cpu).seen.octets += frame.octets() - frame.readable() };
-}
-
-/// A selected packet that is being parsed.
-struct Metering<'a, const FRAGS: bool> {
-    ctx: &'a XdpContext,
-    cpu: *mut Cpu,
-    frame: &'a XdpFrame<'a, FRAGS>,
-    epoch: u32,
-}
-
-impl<const FRAGS: bool> Outcome for Metering<'_, FRAGS> {
-    type Output = ();
-
-    #[inline(always)]
-    fn packet(&self, packet: &Packet) {
-        self.count::<false>(packet);
-    }
-
-    /// Through memory the verifier forgets what it knows of the packet. It follows every way
-    /// through the parser, and would check all that comes next once for each of them: a million
-    /// instructions, which is as many as it takes.
-    #[inline(always)]
-    fn uncommon(&self, packet: &Packet) {
-        let kept = account::scratch(self.cpu);
-        // SAFETY: the scratch memory of this CPU, and what was just written there.
-        unsafe {
-            kept.write(*packet);
-            compiler_fence(Ordering::SeqCst);
-            self.count::<true>(&*kept);
-        }
-    }
-
-    #[inline(always)]
-    fn skip(&self, reason: Skip) {
-        ignored(self.ctx, reason);
-        self.frame.measure();
-        // SAFETY: the element of this CPU.
-        unsafe {
-            let cpu = self.cpu;
-            see_rest(cpu, self.frame);
-            (*cpu).ignored[reason as usize].count(self.frame.octets());
-        }
-    }
-}
-
-impl<const FRAGS: bool> Metering<'_, FRAGS> {
-    /// Counts a packet that belongs to a flow. `KEPT` says that it is in the scratch memory.
-    #[inline(always)]
-    fn count<const KEPT: bool>(&self, packet: &Packet) {
-        // SAFETY: the program's context, and the element of this CPU.
-        unsafe {
-            let ifindex = (*self.ctx.ctx).ingress_ifindex;
-            let octets = self.frame.octets();
-            see_rest(self.cpu, self.frame);
-            match self.account::<KEPT>(packet, ifindex) {
-                Ok(()) => {
-                    (*self.cpu).accounted.count(octets);
-                    (*self.cpu).accounted_ip_octets += u64::from(packet.octets);
-                }
-                Err(reason) => (*self.cpu).lost[reason as usize].count(octets),
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn account<const KEPT: bool>(&self, packet: &Packet, ifindex: u32) -> Result<(), Lost> {
-        // SAFETY: the element of this CPU, whose clock has been set.
-        unsafe {
-            match packet.addresses {
-                Addresses::V4(addresses) => {
-                    let key = KeyV4::new(addresses, packet, ifindex, self.epoch);
-                    account::<KEPT, _>(self.ctx, self.cpu, maps::bucket_v4, &key, packet)
-                }
-                Addresses::V6(addresses) => {
-                    let key = KeyV6::new(addresses, packet, ifindex, self.epoch);
-                    account::<KEPT, _>(self.ctx, self.cpu, maps::bucket_v6, &key, packet)
-                }
-            }
-        }
+unsafe fn see_rest<const FRAGS: bool>(ctx: &XdpContext, cpu: *mut Cpu, octets: u64) {
+    if FRAGS {
+        // SAFETY: the caller's.
+        unsafe { (*cpu).seen.octets += octets - frame::readable(ctx) };
     }
 }
 

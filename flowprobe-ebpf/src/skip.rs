@@ -25,12 +25,34 @@ macro_rules! reasons {
 reasons! {
     /// Why the parser found no flow in a frame. The value is the index of its counter.
     Skip {
-        /// Shorter than an Ethernet header and its tags.
+        /// Shorter than its link layer: Ethernet header, tags, LLC, PPPoE, MPLS.
         TruncatedLink = "truncated_link",
-        /// Neither IPv4 nor IPv6 above the link layer.
-        NotIp = "not_ip",
         /// More VLAN tags than [`crate::parse::MAX_TAGS`].
         TooManyTags = "too_many_tags",
+        /// More MPLS labels than [`crate::parse::MAX_LABELS`].
+        TooManyLabels = "too_many_labels",
+        /// No IP behind the MPLS labels: a pseudowire or the like.
+        MplsPayload = "mpls_payload",
+        /// PPPoE discovery, or a PPP session's own control protocols.
+        PppControl = "ppp_control",
+        /// LLC without SNAP, or SNAP of another organisation: spanning tree, IS-IS.
+        Llc = "llc",
+        /// ARP or RARP.
+        Arp = "arp",
+        /// LLDP.
+        Lldp = "lldp",
+        /// A slow protocol: LACP, Ethernet OAM.
+        SlowProtocol = "slow_protocol",
+        /// 802.1X.
+        Eapol = "eapol",
+        /// 802.1AE: encrypted, so nothing can be said of what is inside.
+        Macsec = "macsec",
+        /// PTP over Ethernet.
+        Ptp = "ptp",
+        /// 802.1ag.
+        Cfm = "cfm",
+        /// Any other EtherType.
+        OtherEthertype = "other_ethertype",
         /// The version field of the IP header contradicts the EtherType.
         BadVersion = "bad_version",
         /// An IPv4 header length below 20 octets or above the total length.

@@ -1,8 +1,9 @@
 //! The flow table in shared memory: ways, their control words, buckets.
 //!
-//! One table for IPv4 and one for IPv6, each an array map that userspace has mapped too. An
-//! array has a partition per CPU, `buckets` long; a flow is in bucket `hash & (buckets − 1)` of
-//! the partition of whichever CPU received it. Only the program on that CPU writes a partition,
+//! One table for IPv4, one for IPv6 and one for flows with a wide key, each an array map that
+//! userspace has mapped too. An array has a partition per CPU, `buckets` long; a flow is in bucket
+//! `hash & (buckets − 1)` of the partition of whichever CPU received it (the wide table has fewer
+//! buckets, see [`WIDE_SHIFT`]). Only the program on that CPU writes a partition,
 //! but for the control words, which userspace changes too: from live to userspace's, and from
 //! there to free. See ARCHITECTURE.md for the protocol.
 //!
@@ -11,8 +12,8 @@
 //! way, the bucket's hints say which other way to look at.
 
 use crate::{
-    flow::{Counters, Macs, Marks},
-    key::{Key, KeyV4, KeyV6},
+    flow::{Counters, Macs, Marks, bits, first_bits},
+    key::{Key, KeyV4, KeyV6, KeyWide},
     parse::Packet,
     ring::family,
     wire::tcp,
@@ -20,6 +21,10 @@ use crate::{
 
 /// Flows in a bucket.
 pub const WAYS: usize = 8;
+
+/// The wide table has 2 to this power times fewer buckets than the others: few links have several
+/// tags, labels or tunnels around their packets, and what finds no room lives on in userspace.
+pub const WIDE_SHIFT: u32 = 2;
 
 /// Who may touch a way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,12 +175,12 @@ pub struct WayV4 {
     pub span: Span,
     /// All TCP control bits seen.
     pub tcp_flags: u8,
+    /// See [`crate::flow::bits`].
+    pub bits: u8,
     /// Smallest TTL.
     pub min_ttl: u8,
     /// Largest TTL.
     pub max_ttl: u8,
-    /// See [`Way::displaced`].
-    pub displaced: u8,
 }
 
 /// One IPv6 flow: two cache lines.
@@ -194,16 +199,46 @@ pub struct WayV6 {
     pub span: Span,
     /// All TCP control bits seen.
     pub tcp_flags: u8,
+    /// See [`crate::flow::bits`].
+    pub bits: u8,
     /// Smallest hop limit.
     pub min_ttl: u8,
     /// Largest hop limit.
     pub max_ttl: u8,
-    /// See [`Way::displaced`].
-    pub displaced: u8,
     /// Flow label of the first packet.
     pub flow_label: u32,
     /// Zero.
     pub pad: [u32; 9],
+}
+
+/// One flow with a wide key: three cache lines.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct WayWide {
+    /// See [`Control`].
+    pub control: u64,
+    /// Key.
+    pub key: KeyWide,
+    /// IP-layer octets.
+    pub octets: u64,
+    /// Packets.
+    pub packets: u64,
+    /// First and last packet.
+    pub span: Span,
+    /// All TCP control bits seen.
+    pub tcp_flags: u8,
+    /// See [`crate::flow::bits`].
+    pub bits: u8,
+    /// Smallest TTL or hop limit.
+    pub min_ttl: u8,
+    /// Largest TTL or hop limit.
+    pub max_ttl: u8,
+    /// Flow label of the first packet.
+    pub flow_label: u32,
+    /// Priority of the inner VLAN tag of the first packet.
+    pub inner_priority: u32,
+    /// Zero.
+    pub pad: [u32; 6],
 }
 
 /// What the two kinds of way have in common.
@@ -211,7 +246,7 @@ pub trait Way {
     /// The key it holds.
     type Key: Key;
     /// See [`family`].
-    const FAMILY: u32;
+    const FAMILY: u16;
 
     /// The control word's place.
     fn control(way: *mut Self) -> *mut u64;
@@ -229,20 +264,20 @@ pub trait Way {
     fn span(&self) -> Span;
     /// Counts and times.
     fn counters(&self) -> Counters;
-    /// Flags, TTLs, label.
+    /// Flags, TTLs, label. The options are the bucket's: see [`Bucket::marks`].
     fn marks(&self) -> Marks;
+    /// Its [`bits`].
+    fn bits(&mut self) -> &mut u8;
     /// Whether a flow that prefers this way may be in another way of the bucket. It belongs to
     /// the way and not to the flow in it, and outlasts that.
     fn displaced(&self) -> bool;
-    /// Sets [`Way::displaced`]: not 0 for true.
-    fn set_displaced(&mut self, displaced: u8);
 }
 
 macro_rules! way {
-    ($name:ident, $key:ident, $family:expr, |$way:ident| $label:expr, |$new:ident, $packet:ident| $set_label:block) => {
+    ($name:ident, $key:ident, $family:expr, |$way:ident| $label:expr, $inner_priority:expr, |$new:ident, $packet:ident| $set_label:block) => {
         impl Way for $name {
             type Key = $key;
-            const FAMILY: u32 = $family;
+            const FAMILY: u16 = $family;
 
             #[inline(always)]
             fn control(way: *mut Self) -> *mut u64 {
@@ -262,6 +297,7 @@ macro_rules! way {
                 self.packets = 1;
                 self.span = Span::new(now_ns);
                 self.tcp_flags = $packet.tcp_flags;
+                self.bits = self.bits & bits::DISPLACED | first_bits($packet);
                 self.min_ttl = $packet.ttl;
                 self.max_ttl = $packet.ttl;
                 let $new = self;
@@ -279,6 +315,7 @@ macro_rules! way {
                 self.packets += 1;
                 self.span.extend(now_ns);
                 self.tcp_flags |= packet.tcp_flags;
+                self.bits |= packet.fragment_flags;
                 // Compare before storing: the TTL of a flow hardly ever changes.
                 if packet.ttl < self.min_ttl {
                     self.min_ttl = packet.ttl;
@@ -315,31 +352,46 @@ macro_rules! way {
                     tcp_flags: self.tcp_flags,
                     min_ttl: self.min_ttl,
                     max_ttl: self.max_ttl,
-                    pad: 0,
+                    bits: self.bits & !bits::DISPLACED,
                     flow_label: $label,
+                    options: 0,
+                    inner_priority: $inner_priority,
+                    pad: [0; 3],
                 }
             }
 
             #[inline(always)]
-            fn displaced(&self) -> bool {
-                self.displaced != 0
+            fn bits(&mut self) -> &mut u8 {
+                &mut self.bits
             }
 
             #[inline(always)]
-            fn set_displaced(&mut self, displaced: u8) {
-                self.displaced = displaced;
+            fn displaced(&self) -> bool {
+                self.bits & bits::DISPLACED != 0
             }
         }
     };
 }
 
-way!(WayV4, KeyV4, family::V4, |_way| 0, |_way, packet| {});
+way!(WayV4, KeyV4, family::V4, |_way| 0, 0, |_way, packet| {});
 way!(
     WayV6,
     KeyV6,
     family::V6,
     |way| way.flow_label,
+    0,
     |way, packet| { way.flow_label = packet.flow_label }
+);
+way!(
+    WayWide,
+    KeyWide,
+    family::WIDE,
+    |way| way.flow_label,
+    way.inner_priority as u8,
+    |way, packet| {
+        way.flow_label = packet.flow_label;
+        way.inner_priority = u32::from(packet.priorities >> 4);
+    }
 );
 
 /// What belongs to a flow but is not needed to count a packet of it, 16 octets.
@@ -443,23 +495,63 @@ impl Asides {
     }
 }
 
-/// A bucket: what is needed to find a displaced flow, what only an insert writes, the ways.
+/// A bucket: what is needed to find a displaced flow, what few packets need, the ways.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Bucket<W> {
     /// Where displaced flows may be, and MAC addresses.
     pub asides: Asides,
+    /// Options that the flows have shown, OR-ed; they count where the way has [`bits::OPTIONS`].
+    pub options: [u32; WAYS],
+    /// Zero.
+    pub pad: [u64; 4],
     /// Flows.
     pub ways: [W; WAYS],
 }
 
-/// A bucket of the IPv4 table, 640 octets.
+impl<W: Way> Bucket<W> {
+    /// Notes the options of a packet, if it has any, for the flow in way `i`: few have, so others
+    /// do not touch the line where they are kept.
+    #[inline(always)]
+    pub fn note_options(&mut self, i: usize, packet: &Packet) {
+        let i = i & (WAYS - 1);
+        if packet.options == 0 {
+            return;
+        }
+        let way_bits = self.ways[i].bits();
+        if *way_bits & bits::OPTIONS == 0 {
+            *way_bits |= bits::OPTIONS;
+            self.options[i] = packet.options;
+        } else {
+            self.options[i] |= packet.options;
+        }
+    }
+
+    /// Flags, TTLs, label and options of the flow in way `i`.
+    #[inline(always)]
+    #[must_use]
+    pub fn marks(&self, i: usize) -> Marks {
+        let i = i & (WAYS - 1);
+        let mut marks = self.ways[i].marks();
+        if marks.bits & bits::OPTIONS != 0 {
+            marks.options = self.options[i];
+        }
+        marks
+    }
+}
+
+/// A bucket of the IPv4 table, 704 octets.
 pub type BucketV4 = Bucket<WayV4>;
-/// A bucket of the IPv6 table, 1,152 octets.
+/// A bucket of the IPv6 table, 1,216 octets.
 pub type BucketV6 = Bucket<WayV6>;
+/// A bucket of the table of wide keys, 1,728 octets.
+pub type BucketWide = Bucket<WayWide>;
 
 const _: () = assert!(size_of::<WayV4>() == 64 && size_of::<WayV6>() == 128);
-const _: () = assert!(size_of::<BucketV4>() == 10 * 64 && size_of::<BucketV6>() == 18 * 64);
-const _: () = assert!(core::mem::offset_of!(BucketV4, ways) == 128);
+const _: () = assert!(size_of::<WayWide>() == 192);
+const _: () = assert!(size_of::<BucketV4>() == 11 * 64 && size_of::<BucketV6>() == 19 * 64);
+const _: () = assert!(size_of::<BucketWide>() == 27 * 64);
+const _: () = assert!(core::mem::offset_of!(BucketV4, ways) == 3 * 64);
 const _: () = assert!(core::mem::offset_of!(WayV4, control) == 0);
 const _: () = assert!(core::mem::offset_of!(WayV6, control) == 0);
+const _: () = assert!(core::mem::offset_of!(WayWide, control) == 0);

@@ -10,11 +10,11 @@
 
 use aya_ebpf::{bindings::xdp_md, helpers::bpf_get_smp_processor_id, programs::XdpContext};
 use flowprobe_ebpf::{
-    Counters, Frame as _, Lost, Marks, Packet,
+    Counters, Frame as _, Lost, Marks, Packet, Parsed,
     cpu::{Cpu, SCRATCH_WORDS},
-    flow::Macs,
+    flow::{Macs, bits},
     hash::{fingerprint, preferred_way},
-    key::Key,
+    key::{Key, MAX_WORDS},
     ring::{Part, cause},
     table::{Bucket, Control, State, WAYS, Way},
     wire::ethernet,
@@ -22,18 +22,25 @@ use flowprobe_ebpf::{
 
 use super::{atomic, frame::XdpFrame, maps};
 
-/// A packet on its way into the table, in the scratch memory of its CPU.
+/// A packet on its way through the program, where it is not a plain one of a flow that is found at
+/// once: in memory of its CPU, so that functions can share it and the verifier forgets it.
 #[repr(C)]
-struct Arrival<K> {
-    packet: Packet,
+pub(super) struct Scratch {
+    /// What is known of the frame; [`settle`] needs the packet only.
+    pub(super) parsed: Parsed,
     hash: u64,
-    key: K,
+    key: [u64; MAX_WORDS],
+    /// Octets of the frame.
+    pub(super) octets: u64,
+    /// See [`XdpFrame::forget`].
+    pub(super) forgotten: u64,
 }
 
-/// The place of the packet in the scratch memory.
+const _: () = assert!(size_of::<Scratch>() <= 8 * SCRATCH_WORDS && align_of::<Scratch>() <= 8);
+
+/// The scratch memory of a CPU.
 #[inline(always)]
-pub(super) fn scratch(cpu: *mut Cpu) -> *mut Packet {
-    const { assert!(size_of::<Packet>() <= 8 * SCRATCH_WORDS && align_of::<Packet>() <= 8) };
+pub(super) fn scratch(cpu: *mut Cpu) -> *mut Scratch {
     // SAFETY: only the address is taken.
     unsafe { (&raw mut (*cpu).scratch).cast() }
 }
@@ -44,7 +51,7 @@ pub(super) fn scratch(cpu: *mut Cpu) -> *mut Packet {
 /// `cpu` points to the element of this CPU, and its clock has been set for this packet.
 #[inline(always)]
 pub(super) unsafe fn account<const KEPT: bool, W: Way>(
-    ctx: &XdpContext,
+    ctx: *mut xdp_md,
     cpu: *mut Cpu,
     bucket_of: impl Fn(u32, u64) -> Option<*mut Bucket<W>>,
     key: &W::Key,
@@ -65,14 +72,13 @@ pub(super) unsafe fn account<const KEPT: bool, W: Way>(
         ) {
             return Ok(());
         }
-        const { assert!(size_of::<Arrival<W::Key>>() <= 8 * SCRATCH_WORDS) };
-        let arrival = (&raw mut (*cpu).scratch).cast::<Arrival<W::Key>>();
+        let scratch = scratch(cpu);
         if !KEPT {
-            (*arrival).packet = *packet;
+            (*scratch).parsed.packet = *packet;
         }
-        (*arrival).hash = hash;
-        (*arrival).key = *key;
-        settle(ctx.ctx, cpu, bucket)
+        (*scratch).hash = hash;
+        (&raw mut (*scratch).key).cast::<W::Key>().write(*key);
+        settle(ctx, cpu, bucket)
     }
 }
 
@@ -100,6 +106,7 @@ unsafe fn add<W: Way>(
         }
         widen_window();
         way.add(packet, (*cpu).now_ns);
+        (*bucket).note_options(i, packet);
     }
     true
 }
@@ -121,7 +128,7 @@ unsafe fn settle<W: Way>(
         let preferred = preferred_way(fingerprint(arrival.hash));
         // A new flow writes this line too. Read here, it comes along with that of the way.
         (&raw const (*bucket).asides.0[preferred].hint).read_volatile();
-        let found = if holds(bucket, preferred, &arrival.key, arrival.hash) {
+        let found = if holds(bucket, preferred, arrival.key, arrival.hash) {
             preferred
         } else if (*bucket).ways[preferred].displaced() {
             displaced(bucket, cpu)
@@ -132,9 +139,9 @@ unsafe fn settle<W: Way>(
             if add(
                 bucket,
                 found,
-                &arrival.key,
+                arrival.key,
                 arrival.hash,
-                &arrival.packet,
+                arrival.packet,
                 cpu,
             ) || restart(ctx, cpu, bucket, found)
             {
@@ -144,7 +151,7 @@ unsafe fn settle<W: Way>(
         let Some((i, control)) = free(bucket, arrival.hash) else {
             return evict(ctx, cpu, bucket);
         };
-        Partition { ctx, cpu }.store(bucket, i, control, arrival);
+        Partition { ctx, cpu }.store(bucket, i, control, &arrival);
         (*cpu).inserted += 1;
     }
     Ok(())
@@ -162,7 +169,7 @@ unsafe fn restart<W: Way>(
     i: usize,
 ) -> bool {
     // SAFETY: the caller's, and `i` is masked for the verifier.
-    unsafe { Partition { ctx, cpu }.restart(bucket, i & (WAYS - 1), arrival::<W>(cpu)) }
+    unsafe { Partition { ctx, cpu }.restart(bucket, i & (WAYS - 1), &arrival::<W>(cpu)) }
 }
 
 /// See [`Partition::evict`].
@@ -176,7 +183,7 @@ unsafe fn evict<W: Way>(
     bucket: *mut Bucket<W>,
 ) -> Result<(), Lost> {
     // SAFETY: the caller's.
-    unsafe { Partition { ctx, cpu }.evict(bucket, arrival::<W>(cpu)) }
+    unsafe { Partition { ctx, cpu }.evict(bucket, &arrival::<W>(cpu)) }
 }
 
 /// The packet that [`account`] has put into the scratch memory.
@@ -184,9 +191,23 @@ unsafe fn evict<W: Way>(
 /// # Safety
 /// As [`add`].
 #[inline(always)]
-unsafe fn arrival<'a, W: Way>(cpu: *mut Cpu) -> &'a Arrival<W::Key> {
-    // SAFETY: the caller's; large enough, as asserted where it is written.
-    unsafe { &*(&raw const (*cpu).scratch).cast() }
+unsafe fn arrival<'a, W: Way>(cpu: *mut Cpu) -> Arrival<'a, W::Key> {
+    let scratch = scratch(cpu);
+    // SAFETY: the caller's; every key fits into the longest one's place.
+    unsafe {
+        Arrival {
+            key: &*(&raw const (*scratch).key).cast(),
+            hash: (*scratch).hash,
+            packet: &(*scratch).parsed.packet,
+        }
+    }
+}
+
+/// A packet in the scratch memory.
+struct Arrival<'a, K> {
+    key: &'a K,
+    hash: u64,
+    packet: &'a Packet,
 }
 
 /// The part of tables and rings that one CPU writes, and the packet that it writes there.
@@ -207,13 +228,14 @@ impl Partition {
         &self,
         bucket: *mut Bucket<W>,
         i: usize,
-        arrival: &Arrival<W::Key>,
+        arrival: &Arrival<'_, W::Key>,
     ) -> bool {
         // SAFETY: the caller's.
         unsafe {
             let Some((place, position)) = self.reserve() else {
                 // Rather one flow that ended twice than a packet in none.
-                (*bucket).ways[i].add(&arrival.packet, (*self.cpu).now_ns);
+                (*bucket).ways[i].add(arrival.packet, (*self.cpu).now_ns);
+                (*bucket).note_options(i, arrival.packet);
                 return true;
             };
             let Some(taken) = take(bucket, i) else {
@@ -234,7 +256,7 @@ impl Partition {
     unsafe fn evict<W: Way>(
         &self,
         bucket: *mut Bucket<W>,
-        arrival: &Arrival<W::Key>,
+        arrival: &Arrival<'_, W::Key>,
     ) -> Result<(), Lost> {
         // SAFETY: the caller's.
         unsafe {
@@ -299,18 +321,19 @@ impl Partition {
         bucket: *mut Bucket<W>,
         i: usize,
         control: Control,
-        arrival: &Arrival<W::Key>,
+        arrival: &Arrival<'_, W::Key>,
     ) {
         let fingerprint = fingerprint(arrival.hash);
         let preferred = preferred_way(fingerprint);
         // SAFETY: the caller's.
         unsafe {
-            (*bucket).ways[i].fill(&arrival.key, &arrival.packet, (*self.cpu).now_ns);
+            (*bucket).ways[i].fill(arrival.key, arrival.packet, (*self.cpu).now_ns);
+            (*bucket).note_options(i, arrival.packet);
             if i == preferred {
                 (*bucket).asides.set_preferred(i, fingerprint);
             } else {
                 (*bucket).asides.set(i, fingerprint);
-                (*bucket).ways[preferred].set_displaced(1);
+                *(*bucket).ways[preferred].bits() |= bits::DISPLACED;
             }
             (*bucket).asides.0[i].macs = macs(self.ctx);
             let place = W::control(&raw mut (*bucket).ways[i]);
@@ -323,12 +346,12 @@ impl Partition {
     /// # Safety
     /// `place` is reserved.
     #[inline(always)]
-    unsafe fn fill_from_packet<W: Way>(&self, place: *mut Part, arrival: &Arrival<W::Key>) {
+    unsafe fn fill_from_packet<W: Way>(&self, place: *mut Part, arrival: &Arrival<'_, W::Key>) {
         // SAFETY: the caller's.
         unsafe {
-            (*place).key = arrival.key.padded();
-            (*place).counters = Counters::first(&arrival.packet, (*self.cpu).now_ns);
-            (*place).marks = Marks::first(&arrival.packet);
+            arrival.key.write(&mut (*place).key);
+            (*place).counters = Counters::first(arrival.packet, (*self.cpu).now_ns);
+            (*place).marks = Marks::first(arrival.packet);
             (*place).macs = macs(self.ctx);
             (*place).family = W::FAMILY;
             (*place).cause = cause::SINGLE;
@@ -364,12 +387,14 @@ unsafe fn displaced<W: Way>(bucket: *mut Bucket<W>, cpu: *mut Cpu) -> usize {
     // SAFETY: the caller's; only this CPU writes the flag and the hints.
     unsafe {
         if let Some(i) = (*bucket).asides.find(fingerprint)
-            && holds(bucket, i, &arrival.key, arrival.hash)
+            && holds(bucket, i, arrival.key, arrival.hash)
         {
             return i;
         }
         let displaced = (*bucket).asides.displaced_from(preferred);
-        (*bucket).ways[preferred].set_displaced(displaced as u8);
+        if displaced == 0 {
+            *(*bucket).ways[preferred].bits() &= !bits::DISPLACED;
+        }
     }
     WAYS
 }
@@ -455,14 +480,14 @@ unsafe fn fill_from_way<W: Way>(
     bucket: *mut Bucket<W>,
     i: usize,
     hash: u64,
-    cause: u32,
+    cause: u16,
 ) {
     // SAFETY: the caller's.
     unsafe {
         let way = &(*bucket).ways[i];
-        (*place).key = way.key().padded();
+        way.key().write(&mut (*place).key);
         (*place).counters = way.counters();
-        (*place).marks = way.marks();
+        (*place).marks = (*bucket).marks(i);
         (*place).macs = (*bucket).asides.0[i].macs;
         (*place).family = W::FAMILY;
         (*place).cause = cause;
@@ -474,7 +499,7 @@ unsafe fn fill_from_way<W: Way>(
 #[inline(always)]
 fn macs(ctx: *mut xdp_md) -> Macs {
     let ctx = XdpContext::new(ctx);
-    let frame = XdpFrame::<false>::new(&ctx);
+    let frame = XdpFrame::<false>::new(&ctx, core::ptr::null_mut());
     Macs {
         octets: frame.read(ethernet::ADDRESSES).unwrap_or_default(),
     }

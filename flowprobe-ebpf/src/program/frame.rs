@@ -5,6 +5,8 @@ use core::cell::Cell;
 use aya_ebpf::{helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
 use flowprobe_ebpf::Frame;
 
+use super::account::Scratch;
+
 /// The frame of an XDP context; `FRAGS` says whether it may lie in several buffers.
 ///
 /// Only the first buffer is read: headers lie in it. How long a frame of several buffers is, only
@@ -13,9 +15,10 @@ pub(super) struct XdpFrame<'a, const FRAGS: bool> {
     ctx: &'a XdpContext,
     data: usize,
     end: usize,
-    readable: usize,
     /// Octets on the wire as far as they are known.
     octets: Cell<usize>,
+    /// Memory of this CPU.
+    scratch: *mut Scratch,
 }
 
 /// Largest offset that is read. The verifier wants a constant bound on variable offsets, and all
@@ -36,40 +39,35 @@ pub(super) fn readable(ctx: &XdpContext) -> u64 {
     u64::from(octets)
 }
 
+/// Octets of a frame on the wire, in all its buffers.
+#[inline(always)]
+pub(super) fn octets<const FRAGS: bool>(ctx: &XdpContext) -> u64 {
+    if FRAGS {
+        // SAFETY: the context is the one that the kernel passed in.
+        unsafe { bpf_xdp_get_buff_len(ctx.ctx) }
+    } else {
+        readable(ctx)
+    }
+}
+
 impl<'a, const FRAGS: bool> XdpFrame<'a, FRAGS> {
     /// The frame of `ctx`.
     #[inline(always)]
-    pub(super) fn new(ctx: &'a XdpContext) -> Self {
+    pub(super) fn new(ctx: &'a XdpContext, scratch: *mut Scratch) -> Self {
         let readable = readable(ctx) as usize;
         Self {
             ctx,
             data: ctx.data(),
             end: ctx.data_end(),
-            readable,
             octets: Cell::new(readable),
+            scratch,
         }
-    }
-
-    /// Octets in the first buffer.
-    #[inline(always)]
-    pub(super) fn readable(&self) -> u64 {
-        self.readable as u64
     }
 
     /// Octets on the wire, as far as they had to be known.
     #[inline(always)]
     pub(super) fn octets(&self) -> u64 {
         self.octets.get() as u64
-    }
-
-    /// Sees to it that the octets on the wire are known.
-    #[inline(always)]
-    pub(super) fn measure(&self) {
-        if FRAGS {
-            // SAFETY: the context is the one that the kernel passed in.
-            let octets = unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) };
-            self.octets.set(octets as usize);
-        }
     }
 }
 
@@ -89,8 +87,19 @@ impl<const FRAGS: bool> Frame for XdpFrame<'_, FRAGS> {
 
     #[inline(always)]
     fn len(&self) -> usize {
-        self.measure();
+        self.octets.set(octets::<FRAGS>(self.ctx) as usize);
         self.octets.get()
+    }
+
+    /// Through memory the verifier forgets what it knows.
+    #[inline(always)]
+    fn forget(&self, value: usize) -> usize {
+        // SAFETY: a word in the scratch memory of this CPU.
+        unsafe {
+            let word = &raw mut (*self.scratch).forgotten;
+            word.write_volatile(value as u64);
+            word.read_volatile() as usize
+        }
     }
 
     #[inline(always)]

@@ -6,9 +6,11 @@
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, btf_maps::Array, macros::btf_map};
 use flowprobe_ebpf::{
     cpu::{Cpu, Stray},
-    hash::{SECRET_WORDS, bucket},
+    fragments::FragmentSet,
+    hash::{SECRET_WORDS, bucket, wide_bucket},
+    parse::Tunnels,
     ring::Part,
-    table::{BucketV4, BucketV6},
+    table::{BucketV4, BucketV6, BucketWide},
 };
 
 const SHARED: usize = BPF_F_MMAPABLE as usize;
@@ -20,6 +22,14 @@ static FLOWS_V4: Array<BucketV4, 1, SHARED> = Array::new();
 /// One run of (`BUCKET_MASK` + 1) buckets per partition.
 #[btf_map]
 static FLOWS_V6: Array<BucketV6, 1, SHARED> = Array::new();
+
+/// One run of (`BUCKET_MASK` + 1) >> `WIDE_SHIFT` buckets per partition.
+#[btf_map]
+static FLOWS_WIDE: Array<BucketWide, 1, SHARED> = Array::new();
+
+/// One run of (`FRAGMENT_MASK` + 1) sets per partition.
+#[btf_map]
+static FRAGMENTS: Array<FragmentSet, 1> = Array::new();
 
 /// One per partition.
 #[btf_map]
@@ -53,6 +63,18 @@ macro_rules! settings {
 settings! {
     /// Buckets of one partition of each table, less one.
     BUCKET_MASK: u32, bucket_mask;
+    /// See [`flowprobe_ebpf::table::WIDE_SHIFT`]; less where the tables are tiny.
+    WIDE_SHIFT: u32, wide_shift;
+    /// Sets of first fragments of one partition, less one.
+    FRAGMENT_MASK: u32, fragment_mask;
+    /// Not 0 where the flow is that of the packet in a tunnel.
+    TUNNELS_INNER: u32, tunnels_inner;
+    /// Ports of VXLAN, four of 16 bits.
+    VXLAN_PORTS: u64, vxlan_ports;
+    /// Ports of GENEVE, likewise.
+    GENEVE_PORTS: u64, geneve_ports;
+    /// Ports of GTP-U, likewise.
+    GTPU_PORTS: u64, gtpu_ports;
     /// Parts of one ring, less one.
     RING_MASK: u32, ring_mask;
     /// Not 0 where the hardware makes stores visible in program order.
@@ -93,6 +115,40 @@ pub(super) fn bucket_v4(first: u32, hash: u64) -> Option<*mut BucketV4> {
 #[inline(always)]
 pub(super) fn bucket_v6(first: u32, hash: u64) -> Option<*mut BucketV6> {
     FLOWS_V6.get_ptr_mut(first + bucket(hash, bucket_mask()))
+}
+
+/// The bucket of a hash in the wide table, in the partition that starts at bucket `first` of the
+/// others.
+#[inline(always)]
+pub(super) fn bucket_wide(first: u32, hash: u64) -> Option<*mut BucketWide> {
+    let shift = wide_shift();
+    FLOWS_WIDE.get_ptr_mut((first >> shift) + wide_bucket(hash, bucket_mask(), shift))
+}
+
+/// The set of first fragments that a tag belongs to, in the table of a CPU.
+#[inline(always)]
+pub(super) fn fragment_set(cpu: u32, tag: u64) -> Option<*mut FragmentSet> {
+    let mask = fragment_mask();
+    FRAGMENTS.get_ptr_mut(cpu * (mask + 1) + (tag as u32 & mask))
+}
+
+/// Which tunnels are opened.
+#[inline(always)]
+pub(super) fn tunnels() -> Tunnels {
+    let four = |word: u64| {
+        [
+            word as u16,
+            (word >> 16) as u16,
+            (word >> 32) as u16,
+            (word >> 48) as u16,
+        ]
+    };
+    Tunnels {
+        inner: tunnels_inner() != 0,
+        vxlan: four(vxlan_ports()),
+        geneve: four(geneve_ports()),
+        gtpu: four(gtpu_ports()),
+    }
 }
 
 /// The place of part number `position` in the ring of a CPU.
