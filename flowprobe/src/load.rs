@@ -10,6 +10,7 @@ use aya::{
 };
 use flowprobe_ebpf::{
     hash::SECRET_WORDS,
+    macs::MAC_PAIRS,
     parse::{Tunnels, tunnel::PORTS},
     sampling::{METHOD_COUNT, METHOD_RANDOM, geometric_gap, next_random},
 };
@@ -121,10 +122,11 @@ impl Kernel {
         let geometry = Geometry::new(options.max_flows, options.partitions, options.ring_parts);
         let secret = random_words::<SECRET_WORDS>().map_err(LoadError::Random)?;
         let elements = |each: u32| geometry.partitions.checked_mul(each);
-        let (Some(buckets), Some(parts), Some(fragments)) = (
+        let (Some(buckets), Some(parts), Some(fragments), Some(macs)) = (
             elements(geometry.buckets),
             elements(geometry.ring_parts),
             elements(FRAGMENT_SETS),
+            elements(MAC_PAIRS),
         ) else {
             return Err(LoadError::TooLarge {
                 max_flows: geometry.max_flows(),
@@ -146,6 +148,7 @@ impl Kernel {
             .map_max_entries("FLOWS_V6", buckets)
             .map_max_entries("FLOWS_WIDE", buckets >> geometry.wide_shift())
             .map_max_entries("FRAGMENTS", fragments)
+            .map_max_entries("MACS", macs)
             .map_max_entries("CPUS", geometry.partitions)
             .map_max_entries("RINGS", parts)
             .load(object)
@@ -163,6 +166,7 @@ impl Kernel {
             v4: map_fd(&ebpf, "FLOWS_V4")?,
             v6: map_fd(&ebpf, "FLOWS_V6")?,
             wide: map_fd(&ebpf, "FLOWS_WIDE")?,
+            macs: map_fd(&ebpf, "MACS")?,
             cpus: map_fd(&ebpf, "CPUS")?,
             stray: map_fd(&ebpf, "STRAY")?,
             rings: map_fd(&ebpf, "RINGS")?,
