@@ -1,9 +1,9 @@
-//! Asks the kernel that runs what its verifier makes of each program in flowprobe's object, and
-//! prints the answer as JSON.
+//! Asks the kernel that runs what its verifier makes of each program in flowprobe's object, or in
+//! the one that is named, and prints the answer as JSON.
 //!
 //! The programs are loaded as flowprobe loads them, with its constants and maps.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{collections::BTreeMap, env, fs, io};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::{Program, ProgramError};
@@ -22,7 +22,11 @@ const OPTIONS: Options = Options {
 };
 
 fn main() -> Result<()> {
-    let mut kernel = Kernel::load(OBJECT, &OPTIONS)?;
+    let object = match env::args_os().nth(1) {
+        Some(path) => fs::read(&path).with_context(|| path.display().to_string())?,
+        None => OBJECT.to_vec(),
+    };
+    let mut kernel = Kernel::load(&object, &OPTIONS)?;
     let mut programs = BTreeMap::new();
     for (name, program) in kernel.ebpf_mut().programs_mut() {
         let figures = ask(program).with_context(|| format!("program {name}"))?;

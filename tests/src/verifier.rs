@@ -57,6 +57,9 @@ pub fn read_log(log: &str) -> Option<(u64, u64)> {
             .filter_map(|line| line.split(' ').next_back())
             .collect();
     }
+    if frames.is_empty() {
+        return None;
+    }
     let frames: Result<Vec<u64>, _> = frames.into_iter().map(str::parse).collect();
     let processed = lines.find_map(|line| line.strip_prefix("processed "))?;
     let instructions = processed.split(' ').next()?.parse().ok()?;

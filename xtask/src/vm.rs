@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Keep what the verifiers say as the figures to compare with from now on
     #[arg(long)]
     accept: bool,
+    /// Use the programs of this object, for example a variant, and not the committed ones
+    #[arg(long, value_name = "FILE", conflicts_with = "accept")]
+    object: Option<PathBuf>,
 }
 
 /// One guest.
@@ -47,7 +50,7 @@ struct Entry {
 /// All guests. A model is one with which qemu 7.2 boots that kernel.
 const MATRIX: &[Entry] = &[
     entry("5.10", "bullseye", "max", 2, false),
-    entry("6.1", "bookworm", "max", 2, true),
+    entry("6.1", "bookworm", "max", 8, true),
     entry(CI, "bookworm-backports", "Haswell-v4", 8, true),
     entry("6.18", "trixie-backports", "max", 2, true),
     entry("7.3", "trixie-backports", "max", 2, true),
@@ -78,7 +81,7 @@ fn directory() -> PathBuf {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let entries = chosen(args)?;
     interrupt::watch()?;
-    let programs = Programs::build()?;
+    let programs = Programs::build(args.object.as_deref())?;
     let mut kept = Kept::read()?;
     let mut verdicts = vec![ask_this_machine(&programs)?];
     let mut failures = Vec::new();
@@ -134,7 +137,7 @@ fn chosen(args: &Args) -> Result<Vec<&'static Entry>> {
 }
 
 fn ask_this_machine(programs: &Programs) -> Result<Verdict> {
-    let answer = output(&mut Command::new(&programs.verifier))
+    let answer = output(Command::new(&programs.verifier).args(&programs.object))
         .context("this machine's own kernel does not take the programs")?;
     Ok(serde_json::from_str(&answer)?)
 }
@@ -166,12 +169,13 @@ fn examine(entry: &Entry, programs: &Programs) -> Result<Option<Verdict>> {
         eprintln!("Linux {release}: {said}");
         return Ok(None);
     }
-    let verdict = trial::ask_verifier(&mut guest)?;
+    let object = programs.object_in_guest();
+    let verdict = trial::ask_verifier(&mut guest, object)?;
     eprintln!(
         "the verifier has taken the programs, {:.0} s",
         start.elapsed().as_secs_f64()
     );
-    let shown = trial::meter(&mut guest, entry.machine.cpus)?;
+    let shown = trial::meter(&mut guest, entry.machine.cpus, object)?;
     eprintln!(
         "Linux {release}: native{}, {} queues; {} packets of {} flows, all counted, \
          by CPUs {:?} in the last phase; CPUs left and came back {} times; {:.0} s",

@@ -22,7 +22,7 @@ use crate::interrupt;
 const PATIENCE: Duration = Duration::from_secs(240);
 /// How often a wait looks for Ctrl-C.
 const GLANCE: Duration = Duration::from_millis(100);
-/// Lines of the console that are shown when something fails.
+/// Lines of the console, or of what a command printed, that are shown when something fails.
 const TAIL: usize = 30;
 /// Of the guest, in MiB.
 const MEMORY: u32 = 1024;
@@ -133,7 +133,8 @@ impl Guest {
         let (status, text) = self.status(command)?;
         ensure!(
             status == 0,
-            "`{command}` in the guest: status {status}\n{text}"
+            "`{command}` in the guest: status {status}\n{}",
+            last(&text)
         );
         Ok(text)
     }
@@ -198,12 +199,16 @@ pub(crate) fn tail(console: &Path) -> Option<String> {
     let kernel = fs::read(console).ok()?;
     let qemu = fs::read(console.with_extension("qemu")).unwrap_or_default();
     let [kernel, qemu] = [kernel, qemu].map(|text| String::from_utf8_lossy(&text).into_owned());
-    let lines: Vec<&str> = qemu
+    let qemu = qemu
         .lines()
-        .filter(|line| !line.contains("TCG doesn't support"))
-        .chain(kernel.lines())
-        .collect();
-    Some(lines[lines.len().saturating_sub(TAIL)..].join("\n"))
+        .filter(|line| !line.contains("TCG doesn't support"));
+    let qemu: Vec<&str> = qemu.collect();
+    Some(last(&format!("{}\n{kernel}", qemu.join("\n"))))
+}
+
+fn last(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL)..].join("\n")
 }
 
 fn colons(address: [u8; 6]) -> String {

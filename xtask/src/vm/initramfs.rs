@@ -16,6 +16,8 @@ use crate::workspace::{self, cargo, output};
 const INIT: &str = include_str!("init");
 /// Of the package busybox-static; a shell and its tools without libraries.
 const BUSYBOX: &str = "/bin/busybox";
+/// Where an object that is given is in a guest.
+const OBJECT: &str = "/object";
 
 /// What runs in a guest, without its debug information.
 #[derive(Debug)]
@@ -23,13 +25,15 @@ pub(crate) struct Programs {
     /// On this machine, by path there.
     pub(crate) verifier: PathBuf,
     flowprobe: PathBuf,
+    /// An object to load instead of the committed one.
+    pub(crate) object: Option<PathBuf>,
     /// The libraries that these are linked with.
     libraries: Vec<PathBuf>,
 }
 
 impl Programs {
     /// Builds them: the very flowprobe that the other tests run.
-    pub(crate) fn build() -> Result<Self> {
+    pub(crate) fn build(object: Option<&Path>) -> Result<Self> {
         let mut build = cargo();
         build.args(["build", "--quiet", "--package", "flowprobe"]);
         workspace::run(&mut build)?;
@@ -46,8 +50,14 @@ impl Programs {
         Ok(Self {
             verifier,
             flowprobe,
+            object: object.map(Path::to_owned),
             libraries,
         })
+    }
+
+    /// Where a guest finds the object to load instead of the committed one.
+    pub(crate) fn object_in_guest(&self) -> Option<&'static str> {
+        self.object.as_ref().map(|_| OBJECT)
     }
 
     /// Packs them with the modules of a kernel, into the file `to`.
@@ -64,6 +74,10 @@ impl Programs {
         fs::copy(BUSYBOX, busybox).with_context(|| format!("{BUSYBOX} (busybox-static)"))?;
         for (name, program) in [("flowprobe", &self.flowprobe), ("verifier", &self.verifier)] {
             fs::copy(program, root.join("bin").join(name))?;
+        }
+        if let Some(object) = &self.object {
+            let to = root.join(OBJECT.trim_start_matches('/'));
+            fs::copy(object, to).with_context(|| object.display().to_string())?;
         }
         for module in &kernel.modules {
             let name = module.file_name().context("a module without a name")?;

@@ -52,8 +52,13 @@ pub(crate) struct Shown {
 }
 
 /// Asks the guest's verifier.
-pub(crate) fn ask_verifier(guest: &mut Guest) -> Result<Verdict> {
-    let answer = guest.run("verifier").context("the verifier")?;
+pub(crate) fn ask_verifier(guest: &mut Guest, object: Option<&str>) -> Result<Verdict> {
+    let command = ["verifier"]
+        .into_iter()
+        .chain(object)
+        .collect::<Vec<_>>()
+        .join(" ");
+    let answer = guest.run(&command).context("the verifier")?;
     serde_json::from_str(&answer).with_context(|| format!("the verifier: {answer}"))
 }
 
@@ -68,7 +73,7 @@ pub(crate) fn refuse(guest: &mut Guest) -> Result<String> {
 }
 
 /// Meters with all CPUs of the guest, and compares.
-pub(crate) fn meter(guest: &mut Guest, cpus: usize) -> Result<Shown> {
+pub(crate) fn meter(guest: &mut Guest, cpus: usize, object: Option<&str>) -> Result<Shown> {
     let interface = Guest::INTERFACE;
     guest.run(&format!("ip link set {interface} up"))?;
     let queues = guest.run(&format!("ls -d /sys/class/net/{interface}/queues/rx-*"))?;
@@ -81,7 +86,7 @@ pub(crate) fn meter(guest: &mut Guest, cpus: usize) -> Result<Shown> {
         // The table has to have room for a CPU that comes later.
         guest.run(&format!("echo 0 > {}", online(last)))?;
     }
-    start(guest)?;
+    start(guest, object)?;
     let mut traffic = Traffic::new(guest)?;
     traffic.rounds(guest, ROUNDS)?;
     let leaves = if hotplug {
@@ -117,9 +122,10 @@ fn online(cpu: usize) -> String {
 }
 
 /// Starts flowprobe and waits until it meters.
-fn start(guest: &mut Guest) -> Result<()> {
+fn start(guest: &mut Guest, object: Option<&str>) -> Result<()> {
+    let object = object.map_or_else(String::new, |path| format!("--object {path}"));
     guest.run(&format!(
-        "flowprobe run -i {} --xdp-mode native --output json --summary /tmp/summary \
+        "flowprobe run -i {} --xdp-mode native --output json --summary /tmp/summary {object} \
          > /tmp/flows 2> /tmp/log & probe=$!",
         Guest::INTERFACE
     ))?;
