@@ -6,9 +6,12 @@
 use std::{collections::BTreeMap, env, fs, io};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::programs::{Program, ProgramError};
+use aya::{
+    VerifierLogLevel,
+    programs::{Program, ProgramError},
+};
 use flowprobe::{
-    load::{Kernel, OBJECT, Options},
+    load::{Kernel, LoadError, OBJECT, Options},
     sampling::Sampling,
 };
 use flowprobe_tests::verifier::{Figures, Verdict, read_log};
@@ -26,7 +29,12 @@ fn main() -> Result<()> {
         Some(path) => fs::read(&path).with_context(|| path.display().to_string())?,
         None => OBJECT.to_vec(),
     };
-    let mut kernel = Kernel::load(&object, &OPTIONS)?;
+    // A trace would have to be written again and again until it fits; only a refusal needs one.
+    let loaded = Kernel::load_with_log(&object, &OPTIONS, VerifierLogLevel::STATS);
+    let mut kernel = match loaded {
+        Err(LoadError::Program { .. }) => Kernel::load(&object, &OPTIONS)?,
+        loaded => loaded?,
+    };
     let mut programs = BTreeMap::new();
     for (name, program) in kernel.ebpf_mut().programs_mut() {
         let figures = ask(program).with_context(|| format!("program {name}"))?;
@@ -42,10 +50,12 @@ fn main() -> Result<()> {
 }
 
 fn ask(program: &mut Program) -> Result<Figures> {
+    if program.fd().is_err() {
+        load(program)?;
+    }
+    let info = program.info()?;
     let log = log_of_success(program)?;
     let (instructions, stack) = read_log(&log).with_context(|| format!("no figures in {log}"))?;
-    load(program)?;
-    let info = program.info()?;
     Ok(Figures {
         instructions,
         stack,
@@ -59,6 +69,11 @@ fn ask(program: &mut Program) -> Result<Figures> {
 /// aya returns the log of a failure only. Without a free descriptor loading fails too, at its last
 /// step, when the verifier is done.
 fn log_of_success(program: &mut Program) -> Result<String> {
+    match program {
+        Program::Xdp(program) => program.unload()?,
+        Program::SchedClassifier(program) => program.unload()?,
+        _ => return Err(ProgramError::UnexpectedProgramType.into()),
+    }
     let before = descriptors()?;
     limit_descriptors(libc::rlimit {
         rlim_cur: 0,
@@ -78,15 +93,8 @@ fn log_of_success(program: &mut Program) -> Result<String> {
 
 fn load(program: &mut Program) -> Result<(), ProgramError> {
     match program {
-        Program::Xdp(program) => {
-            // Those that flowprobe has loaded already.
-            let _ = program.unload();
-            program.load()
-        }
-        Program::SchedClassifier(program) => {
-            let _ = program.unload();
-            program.load()
-        }
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
