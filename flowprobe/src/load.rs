@@ -4,7 +4,7 @@
 use std::{io, os::fd::AsFd, sync::Arc};
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, VerifierLogLevel,
     maps::Map,
     programs::{ProgramError, Xdp},
 };
@@ -119,6 +119,18 @@ impl Kernel {
     /// # Errors
     /// What the kernel refused, and what to do.
     pub fn load(object: &[u8], options: &Options) -> Result<Self, LoadError> {
+        Self::load_with_log(object, options, VerifierLogLevel::default())
+    }
+
+    /// The same, where it is chosen how much the verifier logs.
+    ///
+    /// # Errors
+    /// What the kernel refused, and what to do.
+    pub fn load_with_log(
+        object: &[u8],
+        options: &Options,
+        log: VerifierLogLevel,
+    ) -> Result<Self, LoadError> {
         let geometry = Geometry::new(options.max_flows, options.partitions, options.ring_parts);
         let secret = random_words::<SECRET_WORDS>().map_err(LoadError::Random)?;
         let elements = |each: u32| geometry.partitions.checked_mul(each);
@@ -134,6 +146,7 @@ impl Kernel {
             });
         };
         let mut ebpf = EbpfLoader::new()
+            .verifier_log_level(log)
             .override_global("BUCKET_MASK", &(geometry.buckets - 1), true)
             .override_global("RING_MASK", &(geometry.ring_parts - 1), true)
             .override_global("STORES_IN_ORDER", &u32::from(STORES_IN_ORDER), true)

@@ -17,3 +17,4 @@ pub mod probe;
 pub mod sender;
 pub mod summary;
 pub mod topology;
+pub mod verifier;

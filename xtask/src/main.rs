@@ -3,8 +3,10 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod interrupt;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -29,6 +31,8 @@ enum Task {
     Bench(bench::Args),
     /// Show the whole path on this machine: hosts, gateway, traffic, flows, ledger (as root)
     Demo(demo::Args),
+    /// Boot other kernels in guests, and see whether flowprobe counts on them (as root)
+    Vm(vm::Args),
     /// Everything that continuous integration checks
     Test(test::Args),
 }
@@ -49,6 +53,7 @@ fn run(task: Task) -> Result<()> {
         Task::Setup => setup::run(),
         Task::Bench(args) => bench::run(&args),
         Task::Demo(args) => demo::run(&args),
+        Task::Vm(args) => vm::run(&args),
         Task::Test(args) => test::run(&args),
     }
 }

@@ -7,7 +7,7 @@ use clap::ValueEnum as _;
 
 use crate::{
     ebpf::{self, Variant},
-    setup,
+    setup, vm,
     workspace::{self, cargo},
 };
 
@@ -45,6 +45,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     stage("build", || {
         call(&["build", "--quiet", "--package", "flowprobe"])
     })?;
+    stage("guest", || vm::run(&vm::Args::default()))?;
     // The last lines are nextest's own summary, with its time.
     let mut nextest = cargo();
     nextest.args(["nextest", "run", "--workspace"]);
