@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod setup;
 mod test;
 mod workspace;
@@ -29,6 +30,8 @@ enum Task {
     Bench(bench::Args),
     /// Show the whole path on this machine: hosts, gateway, traffic, flows, ledger (as root)
     Demo(demo::Args),
+    /// Try the parser on frames that nobody thought of, and stop at the first rule that it breaks
+    Fuzz(fuzz::Args),
     /// Everything that continuous integration checks
     Test(test::Args),
 }
@@ -49,6 +52,7 @@ fn run(task: Task) -> Result<()> {
         Task::Setup => setup::run(),
         Task::Bench(args) => bench::run(&args),
         Task::Demo(args) => demo::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Test(args) => test::run(&args),
     }
 }
