@@ -1,6 +1,7 @@
 //! Flow metering in the usual design: a hash map of the kernel, the clock read for each packet.
 //!
-//! Parser and statistics are flowprobe's own, so that only table and clock differ. The maps are
+//! The way of plain frames through the parser, and the statistics, are flowprobe's own, so that only
+//! table and clock differ. The maps are
 //! allocated in full beforehand, which makes a new flow cheaper than allocating at its first
 //! packet would; the values are changed in place, and nothing is sent to userspace.
 
@@ -12,7 +13,7 @@ use aya_ebpf::{
     macros::btf_map,
     programs::XdpContext,
 };
-use flowprobe_ebpf::{Addresses, Counters, Marks, Packet, parse};
+use flowprobe_ebpf::{Addresses, Counters, Marks, Packet, parse::plain};
 
 use crate::{
     clock::{cached_ns, ktime_ns},
@@ -35,7 +36,7 @@ struct Flow {
     marks: Marks,
 }
 
-const _: () = assert!(size_of::<Key>() == 40 && size_of::<Flow>() == 40);
+const _: () = assert!(size_of::<Key>() == 40 && size_of::<Flow>() == 48);
 
 // The harness sets the sizes.
 #[btf_map]
@@ -47,21 +48,21 @@ static LRU_FLOWS: LruHashMap<Key, Flow, 1> = LruHashMap::new();
 
 #[inline(always)]
 pub(crate) fn percpu_hash(ctx: &XdpContext) {
-    if let Ok(packet) = parse(&XdpFrame::new(ctx)) {
+    if let Some(packet) = plain(&XdpFrame::new(ctx)) {
         count_percpu(&PERCPU_FLOWS, &packet, ktime_ns());
     }
 }
 
 #[inline(always)]
 pub(crate) fn percpu_hash_same_clock(ctx: &XdpContext) {
-    if let Ok(packet) = parse(&XdpFrame::new(ctx)) {
+    if let Some(packet) = plain(&XdpFrame::new(ctx)) {
         count_percpu(&CLOCKED_FLOWS, &packet, cached_ns());
     }
 }
 
 #[inline(always)]
 pub(crate) fn lru_hash(ctx: &XdpContext) {
-    if let Ok(packet) = parse(&XdpFrame::new(ctx)) {
+    if let Some(packet) = plain(&XdpFrame::new(ctx)) {
         count_shared(&packet, ktime_ns());
     }
 }

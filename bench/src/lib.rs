@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn frame_is_a_whole_packet() {
-        let packet = flowprobe_ebpf::parse(&FRAME[..]).unwrap();
+        let packet = flowprobe_ebpf::parse::plain(&FRAME[..]).unwrap();
         assert_eq!(packet.octets as usize, FRAME.len() - 14);
         assert_eq!(packet.protocol, 17);
         let source = FRAME[SOURCE..SOURCE + 4].try_into().unwrap();

@@ -14,7 +14,10 @@ use flowprobe::{
     sampling::Sampling,
     table::{Shared, shared::Slot},
 };
-use flowprobe_ebpf::table::{State, WAYS};
+use flowprobe_ebpf::{
+    Tunnels,
+    table::{State, WAYS},
+};
 
 use crate::dispatcher::Kind;
 
@@ -51,6 +54,7 @@ impl Meter {
             partitions: u32::try_from(libbpf_rs::num_possible_cpus()?)?,
             ring_parts: RING_PARTS,
             sampling,
+            tunnels: Tunnels::OUTER,
         };
         let mut kernel = Kernel::load(object, &options)?;
         let program = kernel.program(kind == Kind::XdpFrags)?;

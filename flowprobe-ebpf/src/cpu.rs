@@ -95,7 +95,7 @@ pub struct Cpu {
 }
 
 /// Words of [`Cpu::scratch`].
-pub const SCRATCH_WORDS: usize = 40;
+pub const SCRATCH_WORDS: usize = 56;
 
 /// Words to fill the last of the cold lines.
 const CPU_PAD: usize = 8 - (2 * (Lost::COUNT + Skip::COUNT) + 4) % 8;

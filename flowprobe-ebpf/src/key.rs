@@ -25,6 +25,13 @@ fn tail(packet: &Packet, ifindex: u32, epoch: u32) -> [u64; 2] {
     ]
 }
 
+/// Keeps the compiler from loading many words before it stores the first: a program has registers
+/// for a few, and its stack is small.
+#[inline(always)]
+fn one_by_one() {
+    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+}
+
 /// A flow key of either family.
 pub trait Key: Copy {
     /// Whether both are the same flow. Unlike `==` this never becomes a call of `memcmp`, which
@@ -74,6 +81,7 @@ macro_rules! key {
                 let mut i = 0;
                 while i < $words {
                     to[i] = self.words[i];
+                    one_by_one();
                     i += 1;
                 }
             }
@@ -190,17 +198,42 @@ addresses!(KeyV6, 16);
 
 impl KeyWide {
     /// The key of a packet and what is around it.
-    #[inline(always)]
     #[must_use]
     pub fn new(packet: &Packet, around: &Around, ifindex: u32, epoch: u32) -> Self {
-        let ([a, b, c, d], version) = match packet.addresses {
-            Addresses::V4(both) => ([both, 0, 0, 0], 4),
-            Addresses::V6(words) => (words, 6),
+        let mut key = Self::default();
+        key.set(packet, around, ifindex, epoch);
+        key
+    }
+
+    /// Becomes the key of a packet and what is around it, word by word.
+    #[inline(always)]
+    pub fn set(&mut self, packet: &Packet, around: &Around, ifindex: u32, epoch: u32) {
+        let addresses = match packet.addresses {
+            Addresses::V4(both) => [both, 0, 0, 0],
+            Addresses::V6(words) => words,
         };
-        let [transport, place] = tail(packet, ifindex, epoch);
-        let mut around = *around;
-        around.version = version;
-        let [e, f, g, h, i, j, k, l, m] = around.words();
+        let mut i = 0;
+        while i < 4 {
+            self.words[i] = addresses[i];
+            i += 1;
+        }
+        [self.words[4], self.words[5]] = tail(packet, ifindex, epoch);
+        one_by_one();
+        let mut i = 0;
+        while i < AROUND_WORDS {
+            self.words[6 + i] = around.words()[i];
+            one_by_one();
+            i += 1;
+        }
+    }
+
+    /// A key of packets with nothing around them but the VLAN tag that it may name.
+    fn of([a, b, c, d, transport, place]: [u64; 6], version: u8) -> Self {
+        let around = Around {
+            version,
+            ..Around::EMPTY
+        };
+        let [e, f, g, h, i, j, k, l, m] = *around.words();
         Self {
             words: [a, b, c, d, transport, place, e, f, g, h, i, j, k, l, m],
         }
@@ -238,7 +271,22 @@ impl KeyV4 {
     }
 }
 
+impl KeyV4 {
+    /// The same key in the form that has room for what is around the packets.
+    #[must_use]
+    pub fn widened(&self) -> KeyWide {
+        let [both, transport, place] = self.words;
+        KeyWide::of([both, 0, 0, 0, transport, place], 4)
+    }
+}
+
 impl KeyV6 {
+    /// The same key in the form that has room for what is around the packets.
+    #[must_use]
+    pub fn widened(&self) -> KeyWide {
+        KeyWide::of(self.words, 6)
+    }
+
     /// The key of a packet with the address words `addresses`.
     #[inline(always)]
     #[must_use]

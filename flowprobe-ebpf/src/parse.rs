@@ -101,7 +101,7 @@ pub struct Around {
     pub outer_version: u8,
     /// Protocol in the IP header outside the tunnel.
     pub outer_protocol: u8,
-    /// 4 or 6: version of the packet that is counted. Set in keys, 0 before.
+    /// 4 or 6: version of the packet that is counted.
     pub version: u8,
     /// Addresses outside the tunnel as on the wire: one word for IPv4, four for IPv6.
     pub outer: [u64; 4],
@@ -137,9 +137,9 @@ impl Around {
     /// The words of the key.
     #[inline(always)]
     #[must_use]
-    pub fn words(&self) -> [u64; AROUND_WORDS] {
-        // SAFETY: as large, integers only, and no padding.
-        unsafe { core::mem::transmute(*self) }
+    pub fn words(&self) -> &[u64; AROUND_WORDS] {
+        // SAFETY: as large and aligned, integers only, and no padding.
+        unsafe { &*core::ptr::from_ref(self).cast() }
     }
 
     /// What [`Around::words`] gave.
@@ -180,6 +180,7 @@ pub fn parse<F: Frame + ?Sized>(frame: &F, tunnels: &Tunnels) -> Result<Parsed, 
         && !tunnels.may_be(&packet)
     {
         parsed.packet = packet;
+        parsed.around.version = 4;
         return Ok(parsed);
     }
     parse_ethernet(frame, tunnels, &mut parsed)?;
@@ -216,6 +217,7 @@ pub fn parse_at<F: Frame + ?Sized>(
 ) -> Result<(), Skip> {
     let start = link::walk(frame, ethertype, offset, parsed)?;
     let (payload, fragment) = network::parse(frame, start, usize::MAX, &mut parsed.packet)?;
+    parsed.around.version = start.version();
     parsed.fragment = fragment;
     if tunnels.inner && !fragment.is_fragment() {
         tunnel::open(frame, tunnels, &payload, parsed);
@@ -255,7 +257,8 @@ pub fn plain<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
         if ip_octets < ipv4::MIN_LEN + tcp::FLAGS + 1 {
             return None;
         }
-        let [flags] = frame.read(ethernet::LEN + ipv4::MIN_LEN + tcp::FLAGS)?;
+        // With the octet before it: see `XdpFrame::read`.
+        let [_, flags] = frame.read(ethernet::LEN + ipv4::MIN_LEN + tcp::FLAGS - 1)?;
         flags
     } else {
         return None;

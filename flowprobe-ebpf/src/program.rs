@@ -102,8 +102,7 @@ unsafe fn dissect<const FRAGS: bool>(ctx: *mut xdp_md, cpu: *mut Cpu) -> u32 {
     unsafe {
         let scratch = scratch(cpu);
         let frame = XdpFrame::<FRAGS>::new(&ctx, scratch);
-        let parsed = &mut (*scratch).parsed;
-        *parsed = Parsed::EMPTY;
+        let parsed = account::emptied(scratch);
         match parse_ethernet(&frame, &maps::tunnels(), parsed) {
             Ok(()) => {
                 (*scratch).octets = frame.octets();
@@ -162,8 +161,9 @@ unsafe fn count_v4(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) {
         let Scratch { parsed, octets, .. } = &*scratch(cpu);
         let packet = &parsed.packet;
         if let Addresses::V4(addresses) = packet.addresses {
-            let key = KeyV4::new(addresses, packet, (*ctx).ingress_ifindex, epoch);
-            let result = account::<true, _>(ctx, cpu, maps::bucket_v4, &key, packet);
+            let key: *mut KeyV4 = account::key(cpu);
+            key.write(KeyV4::new(addresses, packet, (*ctx).ingress_ifindex, epoch));
+            let result = account::<true, _>(ctx, cpu, maps::bucket_v4, &*key, packet);
             conclude(cpu, result, *octets, packet.octets);
         }
     }
@@ -180,8 +180,9 @@ unsafe fn count_v6(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) {
         let Scratch { parsed, octets, .. } = &*scratch(cpu);
         let packet = &parsed.packet;
         if let Addresses::V6(addresses) = packet.addresses {
-            let key = KeyV6::new(addresses, packet, (*ctx).ingress_ifindex, epoch);
-            let result = account::<true, _>(ctx, cpu, maps::bucket_v6, &key, packet);
+            let key: *mut KeyV6 = account::key(cpu);
+            key.write(KeyV6::new(addresses, packet, (*ctx).ingress_ifindex, epoch));
+            let result = account::<true, _>(ctx, cpu, maps::bucket_v6, &*key, packet);
             conclude(cpu, result, *octets, packet.octets);
         }
     }
@@ -197,8 +198,9 @@ unsafe fn count_wide(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) {
     unsafe {
         let Scratch { parsed, octets, .. } = &*scratch(cpu);
         let packet = &parsed.packet;
-        let key = KeyWide::new(packet, &parsed.around, (*ctx).ingress_ifindex, epoch);
-        let result = account::<true, _>(ctx, cpu, maps::bucket_wide, &key, packet);
+        let key: *mut KeyWide = account::key(cpu);
+        (*key).set(packet, &parsed.around, (*ctx).ingress_ifindex, epoch);
+        let result = account::<true, _>(ctx, cpu, maps::bucket_wide, &*key, packet);
         conclude(cpu, result, *octets, packet.octets);
     }
 }

@@ -30,7 +30,7 @@ pub mod cause {
     pub const RESTARTED: u16 = 2;
 }
 
-/// A part of a flow: 192 octets.
+/// A part of a flow: 184 octets.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Part {
@@ -46,8 +46,6 @@ pub struct Part {
     pub family: u16,
     /// See [`cause`].
     pub cause: u16,
-    /// The hash of the key, so that the drainer need not compute it.
-    pub hash: u64,
 }
 
-const _: () = assert!(size_of::<Part>() == 192);
+const _: () = assert!(size_of::<Part>() == 184);

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod parsing;
+
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -10,6 +12,8 @@ use crate::{
     load::MAX_FLOWS,
     sampling::Sampling,
 };
+
+pub use parsing::Parsing;
 
 /// A flow exporter for Linux: counts every packet in the kernel, exports flows as IPFIX.
 #[derive(Debug, Parser)]
@@ -47,6 +51,15 @@ pub struct Run {
     #[arg(short, long, value_name = "RATE", default_value = "1/1")]
     pub sample: Sampling,
 
+    /// Which headers make the flow.
+    #[command(flatten)]
+    pub parsing: Parsing,
+
+    /// Tell VLAN tags to collectors as vlanId alone, or as dot1qVlanId and
+    /// dot1qPriority too
+    #[arg(long, value_name = "ELEMENTS", default_value = "vlan")]
+    pub vlan_elements: VlanElements,
+
     /// Print flows to standard output; without a collector they are printed in any
     /// case, as a table on a terminal and else as json
     #[arg(short, long, value_name = "FORMAT")]
@@ -68,8 +81,8 @@ pub struct Run {
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     pub sweep_interval: Duration,
 
-    /// Flows in each table of each CPU, rounded up to a power of two, at least 8; an
-    /// IPv4 and an IPv6 flow together take 224 octets on each possible CPU
+    /// Flows in each table of each CPU, rounded up to a power of two, at least 8; takes
+    /// 294 octets a flow on each possible CPU, IPv4, IPv6 and encapsulated together
     #[arg(long, value_name = "N", default_value_t = 65536,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_FLOWS)))]
     pub max_flows: u32,
@@ -124,6 +137,15 @@ pub struct Run {
     /// Load this BPF object instead of the built-in one (for development)
     #[arg(long, value_name = "FILE")]
     pub object: Option<PathBuf>,
+}
+
+/// Elements that tell a single VLAN tag. Several are always told by all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VlanElements {
+    /// vlanId (58).
+    Vlan,
+    /// And dot1qVlanId, dot1qPriority (243, 244).
+    Dot1q,
 }
 
 /// How flows are printed.

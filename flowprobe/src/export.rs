@@ -68,6 +68,8 @@ pub struct Settings {
     pub sampling: Sampling,
     /// Interfaces to name to the collectors.
     pub interfaces: Vec<Interface>,
+    /// Whether single VLAN tags are told by the elements of 802.1Q too.
+    pub dot1q: bool,
     /// What to print on standard output.
     pub output: Option<Output>,
 }
@@ -339,8 +341,9 @@ impl Exporter {
                 collector: collector.clone(),
                 source,
             })?;
-            let encoder = Encoder::new(settings.observation_domain, octets)
+            let mut encoder = Encoder::new(settings.observation_domain, octets)
                 .map_err(|_| ExportError::Mtu { mtu })?;
+            encoder.use_dot1q(settings.dot1q);
             let outlet = self.outlet(collector.to_string(), settings.queue);
             let facts = Arc::clone(&facts);
             senders.push(Sender::new(

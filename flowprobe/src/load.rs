@@ -10,19 +10,26 @@ use aya::{
 };
 use flowprobe_ebpf::{
     hash::SECRET_WORDS,
+    parse::{Tunnels, tunnel::PORTS},
     sampling::{METHOD_COUNT, METHOD_RANDOM, geometric_gap, next_random},
 };
 
 use crate::{
     sampling::Sampling,
-    table::{Geometry, Shared, shared::NamedMap},
+    table::{
+        Geometry, Shared,
+        shared::{NamedMap, NamedMaps},
+    },
 };
 
 /// The object built from `flowprobe-ebpf` by `cargo xtask build-ebpf`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../ebpf/flowprobe.bpf.o");
 
-/// Parts in the ring of each CPU: 8 MiB, or 16 ms of a flood of 4 million new flows a second.
+/// Parts in the ring of each CPU: 12 MiB, or 16 ms of a flood of 4 million new flows a second.
 pub const RING_PARTS: u32 = 1 << 16;
+
+/// Sets of first fragments for each CPU: 256 KiB, which remember 16,384 fragmented packets.
+pub const FRAGMENT_SETS: u32 = 1 << 12;
 
 /// Largest `--max-flows`: a table of 2²⁶ IPv6 flows has 9 GiB for each CPU.
 pub const MAX_FLOWS: u32 = 1 << 26;
@@ -30,7 +37,8 @@ pub const MAX_FLOWS: u32 = 1 << 26;
 /// What can be chosen about the kernel half.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Flows in each table (IPv4, IPv6) of each CPU; rounded up to a power of two.
+    /// Flows in each table (IPv4, IPv6) of each CPU; rounded up to a power of two. The table of
+    /// wide keys has a quarter of them.
     pub max_flows: u32,
     /// CPUs that get a partition; the others' packets are counted as lost.
     pub partitions: u32,
@@ -38,6 +46,8 @@ pub struct Options {
     pub ring_parts: u32,
     /// Which packets to meter.
     pub sampling: Sampling,
+    /// Which tunnels to open.
+    pub tunnels: Tunnels,
 }
 
 /// The kernel half could not be loaded.
@@ -111,9 +121,11 @@ impl Kernel {
         let geometry = Geometry::new(options.max_flows, options.partitions, options.ring_parts);
         let secret = random_words::<SECRET_WORDS>().map_err(LoadError::Random)?;
         let elements = |each: u32| geometry.partitions.checked_mul(each);
-        let (Some(buckets), Some(parts)) =
-            (elements(geometry.buckets), elements(geometry.ring_parts))
-        else {
+        let (Some(buckets), Some(parts), Some(fragments)) = (
+            elements(geometry.buckets),
+            elements(geometry.ring_parts),
+            elements(FRAGMENT_SETS),
+        ) else {
             return Err(LoadError::TooLarge {
                 max_flows: geometry.max_flows(),
                 partitions: geometry.partitions,
@@ -124,8 +136,16 @@ impl Kernel {
             .override_global("RING_MASK", &(geometry.ring_parts - 1), true)
             .override_global("STORES_IN_ORDER", &u32::from(STORES_IN_ORDER), true)
             .override_global("HASH_SECRET", &secret, true)
+            .override_global("WIDE_SHIFT", &geometry.wide_shift(), true)
+            .override_global("FRAGMENT_MASK", &(FRAGMENT_SETS - 1), true)
+            .override_global("TUNNELS_INNER", &u32::from(options.tunnels.inner), true)
+            .override_global("VXLAN_PORTS", &packed(options.tunnels.vxlan), true)
+            .override_global("GENEVE_PORTS", &packed(options.tunnels.geneve), true)
+            .override_global("GTPU_PORTS", &packed(options.tunnels.gtpu), true)
             .map_max_entries("FLOWS_V4", buckets)
             .map_max_entries("FLOWS_V6", buckets)
+            .map_max_entries("FLOWS_WIDE", buckets >> geometry.wide_shift())
+            .map_max_entries("FRAGMENTS", fragments)
             .map_max_entries("CPUS", geometry.partitions)
             .map_max_entries("RINGS", parts)
             .load(object)
@@ -139,15 +159,15 @@ impl Kernel {
                 .load()
                 .map_err(|source| LoadError::Program { name, source })?;
         }
-        let shared = Shared::new(
-            geometry,
-            secret,
-            &map_fd(&ebpf, "FLOWS_V4")?,
-            &map_fd(&ebpf, "FLOWS_V6")?,
-            &map_fd(&ebpf, "CPUS")?,
-            &map_fd(&ebpf, "STRAY")?,
-            &map_fd(&ebpf, "RINGS")?,
-        )?;
+        let maps = NamedMaps {
+            v4: map_fd(&ebpf, "FLOWS_V4")?,
+            v6: map_fd(&ebpf, "FLOWS_V6")?,
+            wide: map_fd(&ebpf, "FLOWS_WIDE")?,
+            cpus: map_fd(&ebpf, "CPUS")?,
+            stray: map_fd(&ebpf, "STRAY")?,
+            rings: map_fd(&ebpf, "RINGS")?,
+        };
+        let shared = Shared::new(geometry, secret, &maps)?;
         let kernel = Self {
             ebpf,
             shared: Arc::new(shared),
@@ -204,6 +224,11 @@ fn map_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<NamedMap<'a>, LoadEr
         Some(Map::Array(map)) => Ok((name, map.fd().as_fd())),
         _ => Err(LoadError::NoMap(name)),
     }
+}
+
+/// Ports in one word, as the program has them.
+fn packed([a, b, c, d]: [u16; PORTS]) -> u64 {
+    u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48
 }
 
 /// Words from the kernel's random number generator.

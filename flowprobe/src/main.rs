@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 use anyhow::Context as _;
 use clap::{Parser as _, error::ErrorKind};
 use flowprobe::{
-    cli::{Cli, Command, Run},
+    cli::{Cli, Command, Run, VlanElements},
     export::{self, Output},
     run::{self, RunError, Settings},
     table::Timeouts,
@@ -97,6 +97,7 @@ fn settings(options: Run) -> Settings {
         xdp_mode: options.xdp_mode,
         promisc: options.promisc,
         sampling: options.sample,
+        tunnels: (&options.parsing).into(),
         max_flows: options.max_flows,
         max_overflow_flows: options
             .max_overflow_flows
@@ -116,6 +117,7 @@ fn settings(options: Run) -> Settings {
             observation_domain: options.observation_domain,
             sampling: options.sample,
             interfaces: Vec::new(),
+            dot1q: options.vlan_elements == VlanElements::Dot1q,
             output,
         },
         summary: options.summary,

@@ -5,16 +5,18 @@ use std::{
     ops::{AddAssign, SubAssign},
 };
 
-use flowprobe_ebpf::{KeyV4, KeyV6};
+use flowprobe_ebpf::{Around, KeyV4, KeyV6, KeyWide, Marks, hash::SECRET_WORDS, key::Key as _};
 use serde::Serialize;
 
-/// Key of a flow of either family.
+/// Key of a flow of any kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FlowKey {
     /// IPv4.
     V4(KeyV4),
     /// IPv6.
     V6(KeyV6),
+    /// Either, with several VLAN tags, MPLS labels or a tunnel around it.
+    Wide(KeyWide),
 }
 
 macro_rules! both {
@@ -25,6 +27,7 @@ macro_rules! both {
             match self {
                 Self::V4(key) => key.$name(),
                 Self::V6(key) => key.$name(),
+                Self::Wide(key) => key.$name(),
             }
         }
     };
@@ -37,6 +40,7 @@ impl FlowKey {
         match self {
             Self::V4(key) => Ipv4Addr::from(key.source()).into(),
             Self::V6(key) => Ipv6Addr::from(key.source()).into(),
+            Self::Wide(key) => wide_addresses(key)[0],
         }
     }
 
@@ -46,6 +50,26 @@ impl FlowKey {
         match self {
             Self::V4(key) => Ipv4Addr::from(key.destination()).into(),
             Self::V6(key) => Ipv6Addr::from(key.destination()).into(),
+            Self::Wide(key) => wide_addresses(key)[1],
+        }
+    }
+
+    /// The hash that places the flow in the tables, under `secret`.
+    #[must_use]
+    pub fn hash(&self, secret: &[u64; SECRET_WORDS]) -> u64 {
+        match self {
+            Self::V4(key) => key.hash(secret),
+            Self::V6(key) => key.hash(secret),
+            Self::Wide(key) => key.hash(secret),
+        }
+    }
+
+    /// What is around the packets beyond an outer VLAN tag.
+    #[must_use]
+    pub fn around(&self) -> Option<Around> {
+        match self {
+            Self::Wide(key) => Some(key.around()),
+            Self::V4(_) | Self::V6(_) => None,
         }
     }
 
@@ -77,6 +101,26 @@ impl FlowKey {
         /// Sampling epoch.
         epoch -> u32
     );
+
+    /// The same key in the form that has room for what is around the packets.
+    #[must_use]
+    pub fn widened(&self) -> KeyWide {
+        match self {
+            Self::V4(key) => key.widened(),
+            Self::V6(key) => key.widened(),
+            Self::Wide(key) => *key,
+        }
+    }
+}
+
+/// Source and destination.
+fn wide_addresses(key: &KeyWide) -> [IpAddr; 2] {
+    if let Some(both) = key.v4() {
+        return both.map(|address| Ipv4Addr::from(address).into());
+    }
+    key.v6()
+        .unwrap_or_default()
+        .map(|address| Ipv6Addr::from(address).into())
 }
 
 /// Why a flow was exported: flowEndReason (IE 136), the values of RFC 5102 §5.11.3.
@@ -133,14 +177,8 @@ pub struct FlowRecord {
     pub end_ms: u64,
     /// flowEndReason (IE 136).
     pub reason: EndReason,
-    /// tcpControlBits (IE 6), the low octet.
-    pub tcp_flags: u8,
-    /// minimumTTL (IE 52).
-    pub min_ttl: u8,
-    /// maximumTTL (IE 53).
-    pub max_ttl: u8,
-    /// flowLabelIPv6 (IE 31), 0 for IPv4.
-    pub flow_label: u32,
+    /// Flags, TTLs, label, options.
+    pub marks: Marks,
     /// sourceMacAddress (IE 56) of the first packet.
     pub source_mac: [u8; 6],
     /// destinationMacAddress (IE 80) of the first packet.

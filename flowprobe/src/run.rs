@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use flowprobe_ebpf::Tunnels;
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
@@ -58,6 +59,8 @@ pub struct Settings {
     pub promisc: bool,
     /// Which packets to meter.
     pub sampling: Sampling,
+    /// Which tunnels to open.
+    pub tunnels: Tunnels,
     /// Flows in each table of each CPU.
     pub max_flows: u32,
     /// Flows kept in userspace.
@@ -173,6 +176,7 @@ impl Metering {
             partitions: host.possible_cpus.slots() as u32,
             ring_parts: RING_PARTS,
             sampling: settings.sampling,
+            tunnels: settings.tunnels,
         };
         let mut kernel = load(settings.object.take(), &options)?;
         let shared = Arc::clone(kernel.shared());

@@ -20,6 +20,13 @@ pub(super) struct Start {
     pub(super) at: usize,
 }
 
+impl Start {
+    #[inline(always)]
+    pub(super) fn version(self) -> u8 {
+        if self.v6 { 6 } else { 4 }
+    }
+}
+
 /// What an IP packet carries.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Payload {

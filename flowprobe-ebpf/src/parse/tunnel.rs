@@ -152,6 +152,7 @@ fn parse_inside<F: Frame + ?Sized>(
         at: frame.forget(start.at),
     };
     let (_, fragment) = network::parse(frame, start, end, &mut inner.packet)?;
+    inner.around.version = start.version();
     inner.fragment = fragment;
     Ok(())
 }

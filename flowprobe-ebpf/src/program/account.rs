@@ -8,6 +8,8 @@
 //! A known flow in the way that its hash prefers is counted inline. All else is a function of its
 //! own, so that what it needs takes no registers from the packets that nearly all are.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{bindings::xdp_md, helpers::bpf_get_smp_processor_id, programs::XdpContext};
 use flowprobe_ebpf::{
     Counters, Frame as _, Lost, Marks, Packet, Parsed,
@@ -45,7 +47,7 @@ pub(super) fn scratch(cpu: *mut Cpu) -> *mut Scratch {
     unsafe { (&raw mut (*cpu).scratch).cast() }
 }
 
-/// Counts `packet` into the flow `key`. `KEPT` says that it is in the scratch memory.
+/// Counts `packet` into the flow `key`. `KEPT` says that both are in the scratch memory.
 ///
 /// # Safety
 /// `cpu` points to the element of this CPU, and its clock has been set for this packet.
@@ -73,11 +75,11 @@ pub(super) unsafe fn account<const KEPT: bool, W: Way>(
             return Ok(());
         }
         let scratch = scratch(cpu);
+        (*scratch).hash = hash;
         if !KEPT {
             (*scratch).parsed.packet = *packet;
+            self::key::<W::Key>(cpu).write(*key);
         }
-        (*scratch).hash = hash;
-        (&raw mut (*scratch).key).cast::<W::Key>().write(*key);
         settle(ctx, cpu, bucket)
     }
 }
@@ -196,11 +198,38 @@ unsafe fn arrival<'a, W: Way>(cpu: *mut Cpu) -> Arrival<'a, W::Key> {
     // SAFETY: the caller's; every key fits into the longest one's place.
     unsafe {
         Arrival {
-            key: &*(&raw const (*scratch).key).cast(),
+            key: &*key(cpu),
             hash: (*scratch).hash,
             packet: &(*scratch).parsed.packet,
         }
     }
+}
+
+/// The room for a parsed frame, with nothing in it. Word by word: a structure at once becomes a loop
+/// over its octets.
+///
+/// # Safety
+/// `scratch` is the scratch memory of this CPU.
+#[inline(always)]
+pub(super) unsafe fn emptied<'a>(scratch: *mut Scratch) -> &'a mut Parsed {
+    const { assert!(size_of::<Parsed>() % 8 == 0 && offset_of!(Scratch, parsed) == 0) };
+    let words = scratch.cast::<u64>();
+    let mut i = 0;
+    while i < size_of::<Parsed>() / 8 {
+        // SAFETY: the caller's, and within the structure.
+        unsafe { words.add(i).write_volatile(0) };
+        i += 1;
+    }
+    // SAFETY: the caller's; all zeros is a `Parsed`, and the empty one.
+    unsafe { &mut (*scratch).parsed }
+}
+
+/// The place for a key in the scratch memory of a CPU.
+#[inline(always)]
+pub(super) fn key<K: Key>(cpu: *mut Cpu) -> *mut K {
+    const { assert!(size_of::<K>() <= 8 * MAX_WORDS) };
+    // SAFETY: only the address is taken.
+    unsafe { (&raw mut (*scratch(cpu)).key).cast() }
 }
 
 /// A packet in the scratch memory.
@@ -241,7 +270,7 @@ impl Partition {
             let Some(taken) = take(bucket, i) else {
                 return false;
             };
-            fill_from_way(place, bucket, i, arrival.hash, cause::RESTARTED);
+            fill_from_way(place, bucket, i, cause::RESTARTED);
             self.publish(position);
             self.store(bucket, i, taken, arrival);
         }
@@ -264,9 +293,7 @@ impl Partition {
             let i = victim(bucket, arrival.hash);
             match take(bucket, i) {
                 Some(taken) => {
-                    // The key of another flow: its hash is not known here.
-                    let hash = (*bucket).ways[i].key().hash_by(maps::hash_secret);
-                    fill_from_way(place, bucket, i, hash, cause::EVICTED);
+                    fill_from_way(place, bucket, i, cause::EVICTED);
                     self.publish(position);
                     self.store(bucket, i, taken, arrival);
                     (*self.cpu).inserted += 1;
@@ -355,7 +382,6 @@ impl Partition {
             (*place).macs = macs(self.ctx);
             (*place).family = W::FAMILY;
             (*place).cause = cause::SINGLE;
-            (*place).hash = arrival.hash;
         }
     }
 }
@@ -475,13 +501,7 @@ unsafe fn victim<W: Way>(bucket: *mut Bucket<W>, hash: u64) -> usize {
 /// # Safety
 /// As [`holds`]; `place` is reserved.
 #[inline(always)]
-unsafe fn fill_from_way<W: Way>(
-    place: *mut Part,
-    bucket: *mut Bucket<W>,
-    i: usize,
-    hash: u64,
-    cause: u16,
-) {
+unsafe fn fill_from_way<W: Way>(place: *mut Part, bucket: *mut Bucket<W>, i: usize, cause: u16) {
     // SAFETY: the caller's.
     unsafe {
         let way = &(*bucket).ways[i];
@@ -491,7 +511,6 @@ unsafe fn fill_from_way<W: Way>(
         (*place).macs = (*bucket).asides.0[i].macs;
         (*place).family = W::FAMILY;
         (*place).cause = cause;
-        (*place).hash = hash;
     }
 }
 

@@ -77,6 +77,21 @@ impl<const FRAGS: bool> Frame for XdpFrame<'_, FRAGS> {
         if offset > MAX_OFFSET {
             return None;
         }
+        if N == 1 {
+            // A single octet is read with the one before it: `start + 1 > end` would become
+            // `start >= end`, from which the verifier learns nothing.
+            let before = self.forget(offset.checked_sub(1)?);
+            if before > MAX_OFFSET {
+                return None;
+            }
+            let start = self.data + before;
+            if start + 2 > self.end {
+                return None;
+            }
+            // SAFETY: both octets were just checked to lie before the end of the packet.
+            let [_, octet] = unsafe { (start as *const [u8; 2]).read_volatile() };
+            return Some([octet; N]);
+        }
         let start = self.data + offset;
         if start + N > self.end {
             return None;

@@ -102,9 +102,10 @@ impl Facts {
 
     fn templates<S: Stream>(&self, stream: &mut S) -> Result<(), S::Stop> {
         let selector = Selector::new(self.sampling);
-        let templates: [&Template; 11] = [
-            &element::IPV4,
-            &element::IPV6,
+        for template in &element::ALL {
+            stream.put(|encoder| encoder.template(template))?;
+        }
+        let templates: [&Template; 9] = [
             &SamplingRate::TEMPLATE,
             selector.template(),
             &InterfaceName::TEMPLATE,
@@ -151,7 +152,7 @@ impl Facts {
             };
             stream.put(|encoder| encoder.options(&record))?;
         }
-        for template in [&element::IPV4, &element::IPV6] {
+        for template in &element::ALL {
             let record = FlowKeys {
                 template: template.id,
                 keys: template.flow_keys(),

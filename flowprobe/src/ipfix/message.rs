@@ -1,9 +1,9 @@
 //! Messages (RFC 7011 §3): header, sets, sequence number, and a size that is never exceeded.
 
-use flowprobe_ebpf::{KeyV4, KeyV6};
+use flowprobe_ebpf::{KeyV4, KeyV6, KeyWide};
 
 use super::{
-    element::{FlowElements, IPV4, IPV6},
+    element::{self, FlowElements, IPV4, IPV6},
     options::OptionsRecord,
     template::Template,
 };
@@ -18,14 +18,7 @@ pub const SET_HEADER: usize = 4;
 pub const PACKET_OVERHEAD: u16 = 40 + 8;
 
 /// Smallest message that any template, flow record or group of options records fits in.
-pub const MIN_OCTETS: usize = {
-    let records = if IPV6.record_length() > IPV6.encoded_length() {
-        IPV6.record_length()
-    } else {
-        IPV6.encoded_length()
-    };
-    HEADER + SET_HEADER + records
-};
+pub const MIN_OCTETS: usize = HEADER + SET_HEADER + element::LONGEST;
 
 /// Version of IPFIX in the message header.
 const VERSION: u16 = 10;
@@ -59,6 +52,8 @@ pub struct Encoder {
     pub(super) sequence: u32,
     /// Data records in the message.
     data_records: u32,
+    /// See [`Self::use_dot1q`].
+    dot1q: bool,
 }
 
 impl Encoder {
@@ -78,6 +73,7 @@ impl Encoder {
             set: None,
             sequence: 0,
             data_records: 0,
+            dot1q: false,
         })
     }
 
@@ -100,6 +96,9 @@ impl Encoder {
     #[must_use]
     #[inline]
     pub fn flow(&mut self, record: &FlowRecord) -> bool {
+        if self.dot1q && record.key.vlan() != 0 {
+            return self.wide(&record.key.widened(), record);
+        }
         const V4: usize = IPV4.record_length();
         const V6: usize = IPV6.record_length();
         match &record.key {
@@ -109,7 +108,24 @@ impl Encoder {
             FlowKey::V6(key) => {
                 self.data(IPV6.id, |to: &mut [u8; V6]| KeyV6::encode(key, record, to))
             }
+            FlowKey::Wide(key) => self.wide(key, record),
         }
+    }
+
+    /// Adds a record with a wide key; false if the message is full.
+    fn wide(&mut self, key: &KeyWide, record: &FlowRecord) -> bool {
+        let message = &mut *self;
+        let added = element::encode_wide(key, record, move |template| {
+            message.room(template.id, template.record_length())
+        });
+        self.data_records += u32::from(added);
+        added
+    }
+
+    /// Whether flows with one VLAN tag are told with the elements of 802.1Q too (243, 244), in the
+    /// templates of flows with several.
+    pub fn use_dot1q(&mut self, dot1q: bool) {
+        self.dot1q = dot1q;
     }
 
     /// Adds an options record; false if the message is full.

@@ -47,6 +47,8 @@ struct TableSummary {
     inserted: u64,
     evicted: u64,
     single: u64,
+    /// Later fragments whose first one was not known; they are in flows with ports 0.
+    fragment_orphans: u64,
     overflow_peak: usize,
 }
 
@@ -101,6 +103,7 @@ impl Summary {
                 inserted: totals.inserted,
                 evicted: totals.evicted,
                 single: totals.single,
+                fragment_orphans: totals.fragment_orphans,
                 overflow_peak: overflow.peak(),
             },
         }

@@ -75,15 +75,16 @@ impl Drainer {
             );
             return;
         };
-        let mut shard = self.overflow.shard_of(part.hash);
+        let hash = flow.key.hash(self.shared.secret());
+        let mut shard = self.overflow.shard_of(hash);
         if part.cause == cause::RESTARTED {
             let mut whole = flow;
-            if let Some(kept) = shard.take(part.hash, &flow.key) {
+            if let Some(kept) = shard.take(hash, &flow.key) {
                 whole.merge(&kept);
             }
             drop(shard);
             self.emitter.emit(&whole, EndReason::EndOfFlow);
-        } else if let Err(flow) = shard.merge(part.hash, &flow) {
+        } else if let Err(flow) = shard.merge(hash, &flow) {
             drop(shard);
             self.emitter.emit(&flow, EndReason::LackOfResources);
         }

@@ -1,7 +1,7 @@
 //! A flow in userspace, put together from its parts on several CPUs.
 
 use flowprobe_ebpf::{
-    Counters, KeyV4, KeyV6, Marks,
+    Counters, KeyV4, KeyV6, KeyWide, Marks,
     flow::Macs,
     key::Key as _,
     ring::{Part, family},
@@ -16,7 +16,7 @@ pub struct Flow {
     pub key: FlowKey,
     /// Counts and times.
     pub counters: Counters,
-    /// Flags, TTLs, label.
+    /// Flags, TTLs, label, options.
     pub marks: Marks,
     /// MAC addresses.
     pub macs: Macs,
@@ -27,8 +27,9 @@ impl Flow {
     #[must_use]
     pub fn from_part(part: &Part) -> Option<Self> {
         let key = match part.family {
-            family::V4 => FlowKey::V4(KeyV4::from_padded(&part.key)),
-            family::V6 => FlowKey::V6(KeyV6::from_padded(&part.key)),
+            family::V4 => FlowKey::V4(KeyV4::read(&part.key)),
+            family::V6 => FlowKey::V6(KeyV6::read(&part.key)),
+            family::WIDE => FlowKey::Wide(KeyWide::read(&part.key)),
             _ => return None,
         };
         Some(Self {
@@ -39,11 +40,11 @@ impl Flow {
         })
     }
 
-    /// Adds another part. Addresses and label are those of the earlier one.
+    /// Adds another part. What is the first packet's is that of the earlier one.
     pub fn merge(&mut self, other: &Self) {
         if other.counters.first_ns < self.counters.first_ns {
             self.macs = other.macs;
-            self.marks.flow_label = other.marks.flow_label;
+            self.marks.begin_with(&other.marks);
         }
         self.counters.merge(&other.counters);
         self.marks.merge(&other.marks);

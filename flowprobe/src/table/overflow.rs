@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Most shards, and so steps of a sweep. The drainer waits while a step looks at its range: with
-/// the default of 65,536 flows that is 2 buckets on each CPU, with a million 32, some 10 µs a CPU.
+/// the default of 65,536 flows that is 4 buckets on each CPU, with a million 32, some 10 µs a CPU.
 pub const MAX_SHARDS: u32 = 4096;
 
 /// A flow, with its hash: growing the table must not compute hashes anew.
@@ -36,6 +36,7 @@ pub struct Overflow {
     shards: Vec<Mutex<HashTable<Entry>>>,
     bucket_mask: u32,
     shard_shift: u32,
+    wide_shift: u32,
     capacity: usize,
     len: AtomicUsize,
     peak: AtomicUsize,
@@ -45,11 +46,13 @@ impl Overflow {
     /// Room for `capacity` flows, beside tables of `geometry`.
     #[must_use]
     pub fn new(geometry: &Geometry, capacity: usize) -> Self {
-        let shards = geometry.buckets.min(MAX_SHARDS);
+        // At least one bucket of each table for each shard.
+        let shards = geometry.wide_buckets().min(MAX_SHARDS);
         Self {
             shards: (0..shards).map(|_| Mutex::new(HashTable::new())).collect(),
             bucket_mask: geometry.buckets - 1,
             shard_shift: (geometry.buckets / shards).trailing_zeros(),
+            wide_shift: geometry.wide_shift(),
             capacity,
             len: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
@@ -66,6 +69,13 @@ impl Overflow {
     #[must_use]
     pub fn buckets(&self, shard: u32) -> std::ops::Range<u32> {
         shard << self.shard_shift..(shard + 1) << self.shard_shift
+    }
+
+    /// The buckets of the wide table whose flows are in shard `shard`.
+    #[must_use]
+    pub fn wide_buckets(&self, shard: u32) -> std::ops::Range<u32> {
+        let std::ops::Range { start, end } = self.buckets(shard);
+        start >> self.wide_shift..end >> self.wide_shift
     }
 
     /// Flows in all shards.
@@ -280,6 +290,8 @@ mod tests {
                 }
             }
             assert_eq!(next, geometry.buckets);
+            let wide = overflow.wide_buckets(overflow.shards() - 1);
+            assert_eq!(wide.end, geometry.wide_buckets());
         }
     }
 }

@@ -14,21 +14,25 @@ use std::{
 use flowprobe_ebpf::{
     Lost, Skip,
     cpu::{Cpu, Stray, Tally},
-    flow::Macs,
+    flow::{Macs, Marks, bits},
+    fragments::FragmentSet,
     hash::SECRET_WORDS,
     ring::Part,
     sampling::Word,
-    table::{Aside, Bucket, BucketV4, BucketV6, Control, State, WAYS, Way, WayV4, WayV6},
+    table::{
+        Aside, Bucket, BucketV4, BucketV6, BucketWide, Control, State, WAYS, WIDE_SHIFT, Way,
+        WayV4, WayV6, WayWide,
+    },
 };
 
-use crate::load::LoadError;
+use crate::load::{FRAGMENT_SETS, LoadError};
 
 /// How large everything is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// CPUs with a partition: those with a lower number.
     pub partitions: u32,
-    /// Buckets of one table in one partition, a power of two.
+    /// Buckets of the IPv4 and of the IPv6 table in one partition, a power of two.
     pub buckets: u32,
     /// Parts in one ring, a power of two.
     pub ring_parts: u32,
@@ -52,13 +56,27 @@ impl Geometry {
         self.buckets * WAYS as u32
     }
 
-    /// Octets of kernel memory: (buckets × (640 + 1152) + ring × 128) × partitions, and the
-    /// counters.
+    /// How many times fewer buckets the wide table has, as a power of two.
+    #[must_use]
+    pub fn wide_shift(&self) -> u32 {
+        WIDE_SHIFT.min(self.buckets.trailing_zeros())
+    }
+
+    /// Buckets of the wide table in one partition, a power of two.
+    #[must_use]
+    pub fn wide_buckets(&self) -> u32 {
+        self.buckets >> self.wide_shift()
+    }
+
+    /// Octets of kernel memory: (buckets × (704 + 1,216 + 1,728 / 4) + ring × 192 +
+    /// fragments × 64) × partitions, and the counters.
     #[must_use]
     pub fn memory_octets(&self) -> u64 {
         let bucket = size_of::<BucketV4>() + size_of::<BucketV6>();
         let partition = u64::from(self.buckets) * bucket as u64
-            + u64::from(self.ring_parts) * size_of::<Part>() as u64;
+            + u64::from(self.wide_buckets()) * size_of::<BucketWide>() as u64
+            + u64::from(self.ring_parts) * size_of::<Part>() as u64
+            + u64::from(FRAGMENT_SETS) * size_of::<FragmentSet>() as u64;
         u64::from(self.partitions) * partition
             + u64::from(self.partitions) * size_of::<Cpu>() as u64
     }
@@ -77,7 +95,7 @@ unsafe impl<T> Send for Mapped<T> {}
 unsafe impl<T> Sync for Mapped<T> {}
 
 impl<T> Mapped<T> {
-    fn new(name: &'static str, fd: BorrowedFd<'_>, len: usize) -> Result<Self, LoadError> {
+    fn new((name, fd): NamedMap<'_>, len: usize) -> Result<Self, LoadError> {
         const { assert!(size_of::<T>().is_multiple_of(8)) }; // the kernel's element stride
         let octets = len * size_of::<T>();
         // SAFETY: a new mapping at an address of the kernel's choice.
@@ -119,10 +137,11 @@ impl<T> Drop for Mapped<T> {
     }
 }
 
-/// The flow table of one family.
+/// The flow table of one kind of key.
 pub struct Table<W> {
-    buckets: Mapped<Bucket<W>>,
-    geometry: Geometry,
+    mapped: Mapped<Bucket<W>>,
+    /// Buckets in one partition.
+    buckets: u32,
 }
 
 /// One way of one bucket in one partition.
@@ -137,10 +156,17 @@ pub struct Slot {
 }
 
 impl<W: Way + Copy> Table<W> {
+    fn new(map: NamedMap<'_>, partitions: usize, buckets: u32) -> Result<Self, LoadError> {
+        Ok(Self {
+            mapped: Mapped::new(map, partitions * buckets as usize)?,
+            buckets,
+        })
+    }
+
     fn bucket(&self, slot: Slot) -> *mut Bucket<W> {
-        debug_assert!(slot.bucket < self.geometry.buckets);
-        let index = slot.partition as usize * self.geometry.buckets as usize;
-        self.buckets.element(index + slot.bucket as usize)
+        debug_assert!(slot.bucket < self.buckets);
+        let index = slot.partition as usize * self.buckets as usize;
+        self.mapped.element(index + slot.bucket as usize)
     }
 
     fn place(&self, slot: Slot) -> *mut W {
@@ -188,6 +214,22 @@ impl<W: Way + Copy> Table<W> {
         unsafe { self.place(slot).read_volatile() }
     }
 
+    /// The marks of `way`, which is a copy of the way at `slot`, with the options that its bucket
+    /// keeps.
+    #[must_use]
+    pub fn marks(&self, slot: Slot, way: &W) -> Marks {
+        assert!((slot.way as usize) < WAYS);
+        let mut marks = way.marks();
+        if marks.bits & bits::OPTIONS != 0 {
+            // SAFETY: in bounds; any bits are valid.
+            marks.options = unsafe {
+                let options = &raw const (*self.bucket(slot)).options;
+                options.cast::<u32>().add(slot.way as usize).read_volatile()
+            };
+        }
+        marks
+    }
+
     /// Copies the MAC addresses of a way.
     #[must_use]
     pub fn macs(&self, slot: Slot) -> Macs {
@@ -209,6 +251,8 @@ pub struct Shared {
     pub v4: Table<WayV4>,
     /// IPv6 flows.
     pub v6: Table<WayV6>,
+    /// Flows with a wide key.
+    pub wide: Table<WayWide>,
     cpus: Mapped<Cpu>,
     stray: Mapped<Stray>,
     rings: Mapped<Part>,
@@ -238,34 +282,37 @@ pub struct Totals {
     pub evicted: u64,
     /// Packets that went to a ring by themselves.
     pub single: u64,
+    /// Later fragments whose first one was not known.
+    pub fragment_orphans: u64,
+}
+
+/// The maps that are mapped into this process, each with its name.
+pub(crate) struct NamedMaps<'a> {
+    pub(crate) v4: NamedMap<'a>,
+    pub(crate) v6: NamedMap<'a>,
+    pub(crate) wide: NamedMap<'a>,
+    pub(crate) cpus: NamedMap<'a>,
+    pub(crate) stray: NamedMap<'a>,
+    pub(crate) rings: NamedMap<'a>,
 }
 
 impl Shared {
     pub(crate) fn new(
         geometry: Geometry,
         secret: [u64; SECRET_WORDS],
-        v4: &NamedMap<'_>,
-        v6: &NamedMap<'_>,
-        cpus: &NamedMap<'_>,
-        stray: &NamedMap<'_>,
-        rings: &NamedMap<'_>,
+        maps: &NamedMaps<'_>,
     ) -> Result<Self, LoadError> {
         let partitions = geometry.partitions as usize;
-        let buckets = partitions * geometry.buckets as usize;
+        let parts = partitions * geometry.ring_parts as usize;
         Ok(Self {
             geometry,
             secret,
-            v4: Table {
-                buckets: Mapped::new(v4.0, v4.1, buckets)?,
-                geometry,
-            },
-            v6: Table {
-                buckets: Mapped::new(v6.0, v6.1, buckets)?,
-                geometry,
-            },
-            cpus: Mapped::new(cpus.0, cpus.1, partitions)?,
-            stray: Mapped::new(stray.0, stray.1, 1)?,
-            rings: Mapped::new(rings.0, rings.1, partitions * geometry.ring_parts as usize)?,
+            v4: Table::new(maps.v4, partitions, geometry.buckets)?,
+            v6: Table::new(maps.v6, partitions, geometry.buckets)?,
+            wide: Table::new(maps.wide, partitions, geometry.wide_buckets())?,
+            cpus: Mapped::new(maps.cpus, partitions)?,
+            stray: Mapped::new(maps.stray, 1)?,
+            rings: Mapped::new(maps.rings, parts)?,
         })
     }
 
@@ -325,6 +372,7 @@ impl Shared {
             totals.inserted += cpu.inserted;
             totals.evicted += cpu.evicted;
             totals.single += cpu.single;
+            totals.fragment_orphans += cpu.fragment_orphans;
         }
         totals
     }

@@ -9,9 +9,9 @@ mod flush;
 use std::{io, ops::Range, sync::Arc};
 
 use flowprobe_ebpf::{
-    Counters, KeyV4, KeyV6, Marks,
+    Counters, KeyV4, KeyV6, KeyWide, Marks,
     key::Key,
-    table::{Control, State, WAYS, Way, WayV4, WayV6},
+    table::{Control, State, WAYS, Way, WayV4, WayV6, WayWide},
 };
 
 use crate::{
@@ -39,6 +39,7 @@ pub struct Sweeper {
     used: Vec<u32>,
     v4: Lane<WayV4>,
     v6: Lane<WayV6>,
+    wide: Lane<WayWide>,
     /// Flows that wait for the grace period.
     leaving: Vec<Leaving>,
 }
@@ -100,6 +101,12 @@ impl AnyKey for KeyV6 {
     }
 }
 
+impl AnyKey for KeyWide {
+    fn any(self) -> FlowKey {
+        FlowKey::Wide(self)
+    }
+}
+
 impl Sweeper {
     /// A sweeper that exports flows as `expiry` says.
     #[must_use]
@@ -120,6 +127,7 @@ impl Sweeper {
             used: Vec::new(),
             v4: Lane::default(),
             v6: Lane::default(),
+            wide: Lane::default(),
             leaving: Vec::new(),
         }
     }
@@ -147,7 +155,10 @@ impl Sweeper {
         for step in steps {
             self.scan(step, now_ns);
         }
-        if !self.v4.retired.is_empty() || !self.v6.retired.is_empty() {
+        if !self.v4.retired.is_empty()
+            || !self.v6.retired.is_empty()
+            || !self.wide.retired.is_empty()
+        {
             self.grace.wait()?;
         }
         self.collect();
@@ -172,6 +183,9 @@ impl Sweeper {
             scan.bucket(&self.shared.v4, bucket, &mut self.v4);
             scan.bucket(&self.shared.v6, bucket, &mut self.v6);
         }
+        for bucket in self.overflow.wide_buckets(step) {
+            scan.bucket(&self.shared.wide, bucket, &mut self.wide);
+        }
         let (expiry, pass) = (&self.expiry, self.pass);
         let leaving = &mut self.leaving;
         shard.take_due(
@@ -194,6 +208,7 @@ impl Sweeper {
     fn collect(&mut self) {
         self.v4.collect(&self.shared.v4, &mut self.leaving);
         self.v6.collect(&self.shared.v6, &mut self.leaving);
+        self.wide.collect(&self.shared.wide, &mut self.leaving);
     }
 
     /// Emits what is due now that everything is known; the rest lives on in userspace.
@@ -204,7 +219,7 @@ impl Sweeper {
                 Some(due) => self.emitter.emit_due(&flow, due),
                 // A packet came between the look and the retirement.
                 None => {
-                    let hash = hash(&flow.key, &self.shared);
+                    let hash = flow.key.hash(self.shared.secret());
                     let kept = self.overflow.shard_of(hash).merge(hash, &flow);
                     if let Err(flow) = kept {
                         self.emitter.emit(&flow, EndReason::LackOfResources);
@@ -243,7 +258,7 @@ impl Scan<'_, '_> {
                     control,
                     key: *way.key(),
                     counters: way.counters(),
-                    marks: way.marks(),
+                    marks: table.marks(slot, &way),
                 });
             }
         }
@@ -346,14 +361,7 @@ where
     Flow {
         key: way.key().any(),
         counters: way.counters(),
-        marks: way.marks(),
+        marks: table.marks(slot, &way),
         macs: table.macs(slot),
-    }
-}
-
-fn hash(key: &FlowKey, shared: &Shared) -> u64 {
-    match key {
-        FlowKey::V4(key) => key.hash(shared.secret()),
-        FlowKey::V6(key) => key.hash(shared.secret()),
     }
 }

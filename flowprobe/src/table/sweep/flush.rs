@@ -2,7 +2,7 @@
 
 use flowprobe_ebpf::table::{State, Way};
 
-use super::{AnyKey, Sweeper, hash, read, slots};
+use super::{AnyKey, Sweeper, read, slots};
 use crate::{
     clock::monotonic_ns,
     record::EndReason,
@@ -16,6 +16,7 @@ impl Sweeper {
         // Retired in a step whose grace period failed: read below with all the rest.
         self.v4.retired.clear();
         self.v6.retired.clear();
+        self.wide.retired.clear();
         for leaving in self.leaving.drain(..) {
             if let Some(flow) = leaving.flow {
                 self.emitter.emit(&flow, leaving.due.reason);
@@ -31,6 +32,17 @@ impl Sweeper {
                 gather(&self.shared, &self.shared.v6, bucket, &mut shard, |flow| {
                     emit_last(&mut self.emitter, &self.expiry, now_ns, flow);
                 });
+            }
+            for bucket in self.overflow.wide_buckets(step) {
+                gather(
+                    &self.shared,
+                    &self.shared.wide,
+                    bucket,
+                    &mut shard,
+                    |flow| {
+                        emit_last(&mut self.emitter, &self.expiry, now_ns, flow);
+                    },
+                );
             }
             shard.take_due(
                 |_| Some(()),
@@ -73,7 +85,7 @@ fn gather<W>(
     }
     for mut flow in flows {
         if !shard.is_empty()
-            && let Some(kept) = shard.take(hash(&flow.key, shared), &flow.key)
+            && let Some(kept) = shard.take(flow.key.hash(shared.secret()), &flow.key)
         {
             flow.merge(&kept);
         }
