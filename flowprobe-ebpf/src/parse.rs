@@ -176,7 +176,9 @@ impl Parsed {
 /// The reason why the frame belongs to no flow.
 pub fn parse<F: Frame + ?Sized>(frame: &F, tunnels: &Tunnels) -> Result<Parsed, Skip> {
     let mut parsed = Parsed::EMPTY;
-    if let Some(packet) = plain(frame) {
+    if let Some(packet) = plain(frame)
+        && !tunnels.may_be(&packet)
+    {
         parsed.packet = packet;
         parsed.around.version = 4;
         return Ok(parsed);
@@ -228,7 +230,7 @@ const PLAIN_LEN: usize = ethernet::LEN + ipv4::MIN_LEN + 4;
 
 /// The packet of a plain frame, as nearly all are: IPv4 without tag, options and fragments, whole,
 /// with TCP or UDP in it. `None` for any other frame, whether or not something is wrong with it;
-/// [`parse_ethernet`] says what.
+/// [`parse_ethernet`] says what. It does not look into tunnels: see [`Tunnels::may_be`].
 ///
 /// It is read in few and large pieces at constant offsets: this is most of what a packet costs.
 #[inline(always)]

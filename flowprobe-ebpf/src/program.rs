@@ -42,8 +42,11 @@ pub(crate) fn observe<const FRAGS: bool>(ctx: &XdpContext) {
         // Helpers before the frame is read: what a register holds does not outlive a call.
         clock::set(cpu);
         let frame = XdpFrame::<FRAGS>::new(ctx, scratch(cpu));
-        let Some(packet) = plain(&frame) else {
-            return dissect_and_count::<FRAGS>(ctx, cpu, epoch);
+        let packet = match plain(&frame) {
+            Some(packet) if maps::tunnels_inner() == 0 || !maps::tunnels().may_be(&packet) => {
+                packet
+            }
+            _ => return dissect_and_count::<FRAGS>(ctx, cpu, epoch),
         };
         let octets = frame.octets();
         see_rest::<FRAGS>(ctx, cpu, octets);

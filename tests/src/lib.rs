@@ -6,7 +6,9 @@
 
 pub mod bpf;
 pub mod collector;
+pub mod corpus;
 pub mod flow;
+pub mod headers;
 pub mod ipfix;
 pub mod judges;
 pub mod live;

@@ -312,7 +312,7 @@ pub fn not_ip(ethertype: u16) -> Packet {
 }
 
 /// One's complement sum of 16-bit words (RFC 1071).
-fn checksum(octets: &[u8]) -> u16 {
+pub(crate) fn checksum(octets: &[u8]) -> u16 {
     let words = octets.chunks(2).map(|pair| {
         let low = pair.get(1).copied().unwrap_or(0);
         u32::from(u16::from_be_bytes([pair[0], low]))

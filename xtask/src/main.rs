@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod interrupt;
 mod setup;
 mod test;
@@ -33,6 +34,8 @@ enum Task {
     Demo(demo::Args),
     /// Boot other kernels in guests, and see whether flowprobe counts on them (as root)
     Vm(vm::Args),
+    /// Try the parser on frames that nobody thought of, and stop at the first rule that it breaks
+    Fuzz(fuzz::Args),
     /// Everything that continuous integration checks
     Test(test::Args),
 }
@@ -54,6 +57,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench(args) => bench::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Vm(args) => vm::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Test(args) => test::run(&args),
     }
 }

@@ -48,6 +48,8 @@ const LINKER: &[&str] = &[
 
 const NEXTEST: &[&str] = &["install", "--locked", "cargo-nextest"];
 
+const FUZZ: &[&str] = &["install", "--locked", "cargo-fuzz@0.13.2"];
+
 /// Where Debian installs LLVM 22.
 const LLVM: &str = "/usr/lib/llvm-22";
 
@@ -70,6 +72,10 @@ pub(crate) fn run() -> Result<()> {
     if find("cargo-nextest").is_none() {
         println!("installing cargo-nextest with cargo");
         workspace::run(workspace::cargo().args(NEXTEST))?;
+    }
+    if find("cargo-fuzz").is_none() {
+        println!("installing cargo-fuzz with cargo");
+        workspace::run(workspace::cargo().args(FUZZ))?;
     }
     println!("everything that the tests need is installed");
     Ok(())

@@ -1,8 +1,3 @@
-//! The parser: named cases, random header stacks from a builder that shares no code with it,
-//! random octets, and another parser's opinion.
-
-mod named;
-mod oracle;
-mod random;
+//! The parser.
+mod corpus;
 mod seen;
-mod stack;
