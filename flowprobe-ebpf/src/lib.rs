@@ -23,5 +23,5 @@ pub mod wire;
 pub use flow::{Counters, Marks};
 pub use frame::Frame;
 pub use key::{KeyV4, KeyV6};
-pub use parse::{Addresses, Outcome, Packet, parse, parse_into};
+pub use parse::{Addresses, Outcome, Packet, parse, parse_at, parse_into};
 pub use skip::{Lost, Skip};

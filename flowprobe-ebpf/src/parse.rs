@@ -112,14 +112,34 @@ pub fn parse_into<F: Frame + ?Sized, O: Outcome>(frame: &F, outcome: &O) -> O::O
     }
     let parsed = match frame.read(ethernet::TYPE).map(u16::from_be_bytes) {
         None => Err(Skip::TruncatedLink),
-        Some(ethertype @ (ethertype::VLAN | ethertype::SERVICE_VLAN)) => tagged(frame, ethertype)
-            .and_then(|(ethertype, link)| parse_network(frame, ethertype, &link)),
+        Some(ethertype @ (ethertype::VLAN | ethertype::SERVICE_VLAN)) => {
+            tagged(frame, ethertype, Link::UNTAGGED)
+                .and_then(|(ethertype, link)| parse_network(frame, ethertype, &link))
+        }
         Some(ethertype) => parse_network(frame, ethertype, &Link::UNTAGGED),
     };
     match parsed {
         Ok(packet) => outcome.uncommon(&packet),
         Err(reason) => outcome.skip(reason),
     }
+}
+
+/// Parses what `ethertype` names and begins at `offset`, VLAN tags included: frames of link layers
+/// that are not Ethernet but name what they carry as Ethernet does.
+///
+/// # Errors
+/// The reason why the frame belongs to no flow.
+pub fn parse_at<F: Frame + ?Sized>(
+    frame: &F,
+    ethertype: u16,
+    offset: usize,
+) -> Result<Packet, Skip> {
+    let link = Link {
+        vlan: 0,
+        len: offset,
+    };
+    let (ethertype, link) = tagged(frame, ethertype, link)?;
+    parse_network(frame, ethertype, &link)
 }
 
 /// Octets of Ethernet header, IPv4 header and ports.
@@ -186,11 +206,14 @@ impl Link {
     };
 }
 
-/// Walks the tags behind the Ethernet header, whose type is `ethertype`; returns the type of what
+/// Walks the tags behind the header `link`, whose type is `ethertype`; returns the type of what
 /// the last one holds.
 #[inline(always)]
-fn tagged<F: Frame + ?Sized>(frame: &F, mut ethertype: u16) -> Result<(u16, Link), Skip> {
-    let mut link = Link::UNTAGGED;
+fn tagged<F: Frame + ?Sized>(
+    frame: &F,
+    mut ethertype: u16,
+    mut link: Link,
+) -> Result<(u16, Link), Skip> {
     for depth in 0..=MAX_TAGS {
         if !matches!(ethertype, ethertype::VLAN | ethertype::SERVICE_VLAN) {
             break;
