@@ -207,7 +207,7 @@ fn map_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<NamedMap<'a>, LoadEr
 }
 
 /// Words from the kernel's random number generator.
-fn random_words<const N: usize>() -> io::Result<[u64; N]> {
+pub(crate) fn random_words<const N: usize>() -> io::Result<[u64; N]> {
     let mut words = [0_u64; N];
     let octets = size_of_val(&words);
     // SAFETY: the buffer is as long as said.

@@ -13,7 +13,8 @@ use crate::{
     table::{Flow, expiry::Due},
 };
 
-/// Takes finished records. It must not wait: metering does not stop for export.
+/// Takes finished records. Where packets arrive by themselves it must not wait: metering does not
+/// stop for export. Where they are read from a file it may.
 pub trait Sink: Send + Sync {
     /// Takes a batch.
     fn take(&self, records: Vec<FlowRecord>);
@@ -109,7 +110,7 @@ pub struct Emitter {
 }
 
 /// Records handed on at once, at most.
-const BATCH: usize = 4096;
+pub const BATCH: usize = 4096;
 
 impl Emitter {
     /// An emitter of records that were metered with 1 packet in `sampling_n`.

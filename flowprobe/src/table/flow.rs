@@ -1,8 +1,9 @@
 //! A flow in userspace, put together from its parts on several CPUs.
 
 use flowprobe_ebpf::{
-    Counters, KeyV4, KeyV6, Marks,
+    Addresses, Counters, KeyV4, KeyV6, Marks, Packet,
     flow::Macs,
+    hash::SECRET_WORDS,
     key::Key as _,
     ring::{Part, family},
 };
@@ -22,7 +23,48 @@ pub struct Flow {
     pub macs: Macs,
 }
 
+impl FlowKey {
+    /// The key of a packet that came in on `ifindex`.
+    #[must_use]
+    pub fn of(packet: &Packet, ifindex: u32, epoch: u32) -> Self {
+        match packet.addresses {
+            Addresses::V4(addresses) => Self::V4(KeyV4::new(addresses, packet, ifindex, epoch)),
+            Addresses::V6(addresses) => Self::V6(KeyV6::new(addresses, packet, ifindex, epoch)),
+        }
+    }
+
+    /// The hash that places the flow, under `secret`.
+    #[must_use]
+    pub fn hash(&self, secret: &[u64; SECRET_WORDS]) -> u64 {
+        match self {
+            Self::V4(key) => key.hash(secret),
+            Self::V6(key) => key.hash(secret),
+        }
+    }
+}
+
 impl Flow {
+    /// The flow whose first packet is `packet`, stamped `at_ns`.
+    #[must_use]
+    pub fn first(key: FlowKey, packet: &Packet, macs: Macs, at_ns: u64) -> Self {
+        Self {
+            key,
+            counters: Counters::first(packet, at_ns),
+            marks: Marks::first(packet),
+            macs,
+        }
+    }
+
+    /// Adds one packet, whose stamp may be earlier than those before it.
+    pub fn add(&mut self, packet: &Packet, at_ns: u64) {
+        let Counters {
+            first_ns, last_ns, ..
+        } = self.counters;
+        self.counters.add(packet, at_ns.max(last_ns));
+        self.counters.first_ns = at_ns.min(first_ns);
+        self.marks.add(packet);
+    }
+
     /// The flow in a part from a ring; `None` if its family is unknown.
     #[must_use]
     pub fn from_part(part: &Part) -> Option<Self> {
