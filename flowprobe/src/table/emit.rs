@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use crate::{
     clock::{Clock, monotonic_ns, unix_ms},
     record::{EndReason, FlowRecord, Volume},
-    table::{Flow, expiry::Due},
+    table::{Flow, expiry::Due, local::Leave},
 };
 
 /// Takes finished records. Where packets arrive by themselves it must not wait: metering does not
@@ -190,6 +190,12 @@ impl Emitter {
         if !self.batch.is_empty() {
             self.sink.take(std::mem::take(&mut self.batch));
         }
+    }
+}
+
+impl Leave for Emitter {
+    fn leave(&mut self, flow: &Flow, reason: EndReason) {
+        self.emit(flow, reason);
     }
 }
 
