@@ -5,6 +5,7 @@
 //! agree with it where it is wrong. Traffic stays in network namespaces made here.
 
 pub mod bpf;
+pub mod captures;
 pub mod collector;
 pub mod flow;
 pub mod ipfix;
@@ -12,6 +13,7 @@ pub mod judges;
 pub mod live;
 pub mod mix;
 pub mod netns;
+pub mod offline;
 pub mod packets;
 pub mod probe;
 pub mod sender;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    ebpf,
+    captures, ebpf,
     workspace::{self, find, output},
 };
 
@@ -65,6 +65,7 @@ pub(crate) fn run() -> Result<()> {
         println!("installing cargo-nextest with cargo");
         workspace::run(workspace::cargo().args(NEXTEST))?;
     }
+    captures::fetch().context("cannot fetch captures")?;
     println!("everything that the tests need is installed");
     Ok(())
 }

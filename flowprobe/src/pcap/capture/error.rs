@@ -78,8 +78,8 @@ pub enum Damage {
     #[error("a section without byte order")]
     ByteOrder,
     /// A version of pcapng that does not exist.
-    #[error("a section of version {0}")]
-    Section(u16),
+    #[error("a section of version {0}.{1}, not 1.0 or 1.2")]
+    Section(u16, u16),
     /// Fields that do not fit the block.
     #[error("a block whose fields do not fit into it")]
     Fields,

@@ -134,12 +134,14 @@ impl PcapNg {
             SECTION => {
                 let version = word(block, VERSION, self.big_endian);
                 // Two numbers of 16 bits, in the order of the section.
-                let [major, _] = match self.big_endian {
+                let [major, minor] = match self.big_endian {
                     true => [version >> 16, version],
                     false => [version, version >> 16],
-                };
-                if major as u16 != 1 {
-                    return Err(Damage::Section(major as u16));
+                }
+                .map(|number| number as u16);
+                // 1.2 is what some writers said of 1.0.
+                if major != 1 || !matches!(minor, 0 | 2) {
+                    return Err(Damage::Section(major, minor));
                 }
                 self.interfaces.clear();
             }

@@ -1,0 +1,3 @@
+//! `flowprobe pcap`: captures of every kind that it reads, and what it says of others.
+
+mod real;
