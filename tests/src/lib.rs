@@ -5,6 +5,7 @@
 //! agree with it where it is wrong. Traffic stays in network namespaces made here.
 
 pub mod bpf;
+pub mod capture_file;
 pub mod captures;
 pub mod collector;
 pub mod flow;

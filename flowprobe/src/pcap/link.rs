@@ -234,7 +234,8 @@ mod tests {
             [&head.concat(), payload].concat()
         };
         let tagged = [&[0x60, 7, 0x08, 0][..], &IPV4].concat();
-        let frames: [(u16, &dyn Fn(u16, &[u8]) -> Vec<u8>); 2] = [(113, &v1), (276, &v2)];
+        type Frame<'a> = &'a dyn Fn(u16, &[u8]) -> Vec<u8>;
+        let frames: [(u16, Frame<'_>); 2] = [(113, &v1), (276, &v2)];
         for (link, frame) in frames {
             assert_eq!(protocol(link, &frame(0x0800, &IPV4)), Ok(47));
             assert_eq!(protocol(link, &frame(0x86dd, &ipv6())), Ok(59));

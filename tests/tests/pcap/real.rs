@@ -53,9 +53,9 @@ fn link_len(packet: &Dissected) -> Option<u64> {
     };
     let carrier = packet.carrier();
     let tags = carrier.strip_prefix(names).unwrap_or(&carrier);
-    let mut tags = tags.split(':').filter(|name| !name.is_empty());
+    let tags = tags.split(':').filter(|name| !name.is_empty());
     let mut octets = len;
-    while let Some(name) = tags.next() {
+    for name in tags {
         match name {
             "vlan" | "ieee8021ad" => octets += 4,
             "ethertype" => {}
