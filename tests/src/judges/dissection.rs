@@ -67,6 +67,10 @@ const FIELDS: &[&str] = &[
     "tcp.dstport",
     "udp.srcport",
     "udp.dstport",
+    "tcp.hdr_len",
+    "_ws.malformed",
+    "_ws.short",
+    "_ws.unreassembled",
     "ipv6.routing.src.addr",
     "ipv6.routing.rpl.full_address",
     "ipv6.routing.mipv6.home_address",
@@ -121,6 +125,17 @@ impl Dissected {
         let carrier: Vec<_> = self.layers.iter().take_while(|l| !network(l)).collect();
         let names: Vec<_> = carrier.into_iter().map(String::as_str).collect();
         names.join(":")
+    }
+
+    /// Whether tshark gave up within the packet, so that its statistics may not count all headers.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        let signs = ["_ws.malformed", "_ws.short", "_ws.unreassembled"];
+        let least_tcp = 20;
+        signs.iter().any(|sign| self.fields.contains_key(sign))
+            || self
+                .number_of("tcp.hdr_len", 0)
+                .is_some_and(|len| len < least_tcp)
     }
 
     /// Where a Routing header leads in the end, which the statistics of TCP and UDP take for the
