@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::{
     flow::Flow,
     judges::Directory,
+    netns::Netns,
     probe::{binary, end_with_parent},
     summary::Ledger,
 };
@@ -59,11 +60,22 @@ impl Offline {
 /// # Errors
 /// Where it cannot be run, is killed, or prints what is no flow.
 pub fn pcap<S: AsRef<OsStr>>(arguments: &[S], input: &[u8]) -> Result<Offline> {
+    run(Command::new(binary()?), arguments, input)
+}
+
+/// The same in a namespace, for what goes to a collector there.
+///
+/// # Errors
+/// Where it cannot be run, is killed, or prints what is no flow.
+pub fn pcap_in(namespace: &Netns, arguments: &[&str], input: &[u8]) -> Result<Offline> {
+    run(namespace.command(binary()?), arguments, input)
+}
+
+fn run<S: AsRef<OsStr>>(mut command: Command, arguments: &[S], input: &[u8]) -> Result<Offline> {
     static RUNS: AtomicU32 = AtomicU32::new(0);
     let run = RUNS.fetch_add(1, Ordering::Relaxed);
     let directory = Directory::new(&format!("flowprobe-pcap-{}-{run}", std::process::id()))?;
     let summary = directory.path().join("summary.json");
-    let mut command = Command::new(binary()?);
     command.arg("pcap").arg("--summary").arg(&summary);
     command.args(arguments);
     command.stdin(Stdio::piped());

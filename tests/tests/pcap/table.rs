@@ -1,10 +1,20 @@
-//! When flows leave: timeouts by the time of the capture, room, and outputs that are slow.
+//! When flows leave: timeouts by the time of the capture, room, signals; and where they go.
 
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    process::{Command, Stdio},
+};
+
+use anyhow::Context as _;
 use flowprobe_tests::{
     capture_file::{Order, Record, pcap as classic},
+    collector::Collector,
     flow::Flow,
-    offline::{Offline, pcap},
+    mix::mix,
+    netns::Netns,
+    offline::{Offline, pcap, pcap_in},
     packets::{Ip, Packet, flag, truth},
+    probe::binary,
 };
 
 use crate::{Result, SECOND, START_MS, START_NS, assert_flows};
@@ -101,6 +111,65 @@ fn a_full_table_exports_early_and_counts_all() -> Result {
     let displaced = run.flows.iter().filter(|flow| flow.reason == 5).count();
     assert_eq!(displaced, 2990);
     assert!(run.log.contains("2990 flows left early"), "{}", run.log);
+    Ok(())
+}
+
+#[test]
+fn flows_go_to_a_collector_as_those_of_run_do() -> Result {
+    let namespace = Netns::new("collector")?;
+    let collector = Collector::start(&namespace, "127.0.0.1:4739", true)?;
+    let packets = mix();
+    let frames = packets.iter().map(|packet| &packet.frame);
+    let records: Vec<_> = frames.map(|frame| Record::whole(START_NS, frame)).collect();
+    let file = classic(Order::Little, true, 1, &records);
+    let url = collector.url();
+    let run = pcap_in(&namespace, &["-", "--collector", &url], &file)?;
+    assert_eq!(run.code, 0, "{}", run.log);
+    assert!(
+        run.flows.is_empty(),
+        "printed although there is a collector"
+    );
+    let ledger = run.ledger();
+    let received = collector.stop();
+    received.assert_well_formed();
+    assert_eq!(received.missing(), 0);
+    truth(&packets, 1).assert_equals(&received.truth());
+    let flows = &received.flows;
+    assert_eq!(ledger.collectors[0].sent.records, flows.len() as u64);
+    assert!(flows.iter().all(|flow| flow.start_ms == START_MS));
+    Ok(())
+}
+
+#[test]
+fn a_signal_ends_a_pipe_that_stays_open() -> Result {
+    let record = |port, at| Record::whole(START_NS + at, &ip().udp(port, 53, 10).frame);
+    let records = [record(1, 0), record(2, 100 * SECOND)];
+    let file = classic(Order::Little, true, 1, &records);
+    let mut child = Command::new(binary()?)
+        .args(["pcap", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("no stdin")?;
+    stdin.write_all(&file)?;
+    // The first flow is out before the second is over, since the next packet may be long in coming.
+    let mut stdout = BufReader::new(child.stdout.take().context("no stdout")?);
+    let mut line = String::new();
+    stdout.read_line(&mut line)?;
+    let first = Flow::from_json(&line)?;
+    // SAFETY: a plain system call; the child is not waited for yet, so the number is its own.
+    unsafe { libc::kill(i32::try_from(child.id())?, libc::SIGINT) };
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest)?;
+    let second = Flow::from_json(rest.trim())?;
+    let output = child.wait_with_output()?;
+    drop(stdin);
+    let log = String::from_utf8(output.stderr)?;
+    assert!(output.status.success(), "{log}");
+    assert!(log.contains("balanced: yes"), "{log}");
+    let shown = [first, second].map(|flow| (flow.key.source_port, flow.reason));
+    assert_eq!(shown, [(1, 1), (2, 4)]);
     Ok(())
 }
 
