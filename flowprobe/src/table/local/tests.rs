@@ -84,6 +84,28 @@ fn flows_leave_when_they_are_idle() {
 }
 
 #[test]
+fn a_flow_is_over_at_the_very_moment_when_it_is_due() {
+    let second = Duration::from_secs(1);
+    for idle in [true, false] {
+        let timeouts = Timeouts {
+            idle: if idle { second } else { second * 9 },
+            active: if idle { second * 9 } else { second },
+            linger: second * 9,
+        };
+        let mut table = LocalTable::new(9, timeouts.into(), [7; SECRET_WORDS]);
+        let mut out = Out::default();
+        for at_ns in [0, SECOND, SECOND + 1] {
+            table.account(&packet(1, 0), 0, Macs::default(), at_ns, &mut out);
+        }
+        table.flush(&mut out);
+        let packets: Vec<_> = out.1.iter().map(|left| left.1).collect();
+        assert_eq!(packets, [1, 2], "{:?}", out.1);
+        let reason = if idle { IdleTimeout } else { ActiveTimeout };
+        assert_eq!(out.1[0].4, reason);
+    }
+}
+
+#[test]
 fn a_lasting_flow_is_split_before_the_packet_that_would_be_too_late() {
     let packets: Vec<_> = (0..=12).map(|n| (1, 100 + n * 10, 0)).collect();
     let left = [
