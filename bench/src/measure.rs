@@ -73,6 +73,7 @@ pub(crate) struct Row {
 
 /// A cell of all programs.
 pub(crate) struct Measured {
+    pub(crate) cell: Cell,
     /// Samples of the empty program.
     pub(crate) empty: Samples,
     /// In the order of the subjects.
@@ -109,7 +110,7 @@ pub(crate) fn measure(
             fresh(dispatcher, subjects, &mut rows, settings)?
         }
     };
-    Ok(Measured { empty, rows })
+    Ok(Measured { cell, empty, rows })
 }
 
 /// Loads `subject` with the least room that holds the flows, a power of two, and sends them
@@ -264,6 +265,9 @@ impl Row {
     }
 }
 
+/// What is made of the times of all rounds.
+pub(crate) type Choose = fn(&[f64]) -> Option<f64>;
+
 /// Times of one program in one cell: the slices of each round.
 ///
 /// Other guests of the host slow a program down for some milliseconds or seconds. Rounds are
@@ -281,13 +285,8 @@ impl Samples {
         self.rounds.push(slices);
     }
 
-    /// Adds the rounds of another cell, in which the program has the same to do.
-    pub(crate) fn extend(&mut self, other: Self) {
-        self.rounds.extend(other.rounds);
-    }
-
     /// The mean over the slices of what `choose` makes of each slice's rounds.
-    pub(crate) fn of(&self, choose: fn(&[f64]) -> Option<f64>) -> Option<f64> {
+    pub(crate) fn of(&self, choose: Choose) -> Option<f64> {
         let slices = self.rounds.iter().map(Vec::len).min()?;
         let mut sum = 0.0;
         for slice in 0..slices {

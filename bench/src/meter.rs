@@ -16,7 +16,7 @@ use flowprobe::{
 };
 use flowprobe_ebpf::{
     Tunnels,
-    table::{State, WAYS},
+    table::{State, WAYS, Way as _},
 };
 
 use crate::dispatcher::Kind;
@@ -142,7 +142,7 @@ impl Meter {
                         way,
                     };
                     if self.shared.v4.load(slot).state() != State::Free {
-                        packets += self.shared.v4.way(slot).packets;
+                        packets += self.shared.v4.way(slot).counters().packets;
                     }
                 }
             }

@@ -5,15 +5,16 @@ use std::{fmt::Write as _, fs};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    measure::{Cell, Measured, Row, Samples, median, min},
+    measure::{Cell, Choose, Measured, Row, Samples, median, min},
     subject::Subject,
 };
 
 /// All cells of all programs.
 #[derive(Default)]
 pub(crate) struct Report {
-    /// Samples of the empty program in all cells: the number of flows is nothing to it.
-    empty: Samples,
+    /// Samples of the empty program in each cell. The number of flows is nothing to it; the weather
+    /// of the cell is.
+    empty: Vec<(Cell, Samples)>,
     programs: Vec<(String, Vec<Row>)>,
 }
 
@@ -30,14 +31,14 @@ impl Report {
     pub(crate) fn new(subjects: &[Subject]) -> Self {
         let programs = subjects.iter().map(|s| (s.name.clone(), Vec::new()));
         Self {
-            empty: Samples::default(),
+            empty: Vec::new(),
             programs: programs.collect(),
         }
     }
 
     /// Adds a cell of the subjects that the report was made for.
     pub(crate) fn add(&mut self, measured: Measured) {
-        self.empty.extend(measured.empty);
+        self.empty.push((measured.cell, measured.empty));
         for ((_, rows), row) in self.programs.iter_mut().zip(measured.rows) {
             rows.push(row);
         }
@@ -58,10 +59,13 @@ impl Report {
             "unit": "ns per packet, dispatcher included: subtract `empty` for the program alone",
             "rounds": rounds,
             "kernel": kernel(),
-            "empty": number(self.empty.of(min)),
+            "empty": number(self.empty(min)),
+            "empty_by_cell": self.empty.iter().map(|(cell, samples)| {
+                (cell.to_string(), number(samples.of(min)))
+            }).collect::<Map<_, _>>(),
             "programs": self.table(|row| number(row.counted(Row::min))),
             "median": {
-                "empty": number(self.empty.of(median)),
+                "empty": number(self.empty(median)),
                 "programs": self.table(|row| number(row.counted(Row::median))),
             },
             "max_flows": self.table(|row| json!(row.max_flows)),
@@ -88,7 +92,7 @@ impl Report {
     /// Lines for people.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
-        let empty = (self.empty.of(min), self.empty.of(median));
+        let empty = (self.empty(min), self.empty(median));
         let _ = writeln!(
             text,
             "{:<24} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10} {:>8} {:>9}",
@@ -117,8 +121,8 @@ impl Report {
                 row.cell,
                 cell(row.min()),
                 cell(row.median()),
-                cell(self.net(row.min(), min)),
-                cell(self.net(row.median(), median)),
+                cell(self.net(row.cell, row.min(), min)),
+                cell(self.net(row.cell, row.median(), median)),
                 row.max_flows.map_or("-".into(), |n| n.to_string()),
                 row.evicted_share
                     .map_or("-".into(), |share| format!("{:.2}%", share * 100.0)),
@@ -178,11 +182,20 @@ impl Report {
     fn net_of(&self, name: &str, cell: Cell) -> Option<f64> {
         let mut rows = self.rows();
         let (_, row) = rows.find(|(n, row)| *n == name && row.cell == cell)?;
-        self.net(row.counted(Row::min), min)
+        self.net(cell, row.counted(Row::min), min)
     }
 
-    fn net(&self, gross: Option<f64>, of: fn(&[f64]) -> Option<f64>) -> Option<f64> {
-        Some(gross? - self.empty.of(of)?)
+    /// Cost over that of the empty program in the same cell.
+    fn net(&self, cell: Cell, gross: Option<f64>, of: Choose) -> Option<f64> {
+        let (_, empty) = self.empty.iter().find(|(of, _)| *of == cell)?;
+        Some(gross? - empty.of(of)?)
+    }
+
+    /// The mean over the cells.
+    fn empty(&self, of: Choose) -> Option<f64> {
+        let cells: Option<Vec<_>> = self.empty.iter().map(|(_, cell)| cell.of(of)).collect();
+        let cells = cells.filter(|cells| !cells.is_empty())?;
+        Some(cells.iter().sum::<f64>() / cells.len() as f64)
     }
 }
 

@@ -63,12 +63,29 @@ pub fn first_bits(packet: &Packet) -> u8 {
     packet.fragment_flags | packet.priorities & bits::PRIORITY | (packet.tcp_flags & tcp::SYN) << 2
 }
 
-/// Destination and source MAC address of a flow's first packet, as on the wire (IE 80, 56).
+/// Destination and source MAC address of a flow's first packet (IE 80, 56), as on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C, align(4))]
+#[repr(C)]
 pub struct Macs {
-    /// Destination, then source.
-    pub octets: [u8; 12],
+    /// Words of memory.
+    pub words: [u32; 3],
+}
+
+impl Macs {
+    /// From the octets on the wire.
+    #[must_use]
+    pub fn new(octets: [u8; 12]) -> Self {
+        let word = |i| core::array::from_fn(|j| octets[4 * i + j]);
+        Self {
+            words: core::array::from_fn(|i| u32::from_ne_bytes(word(i))),
+        }
+    }
+
+    /// Destination, then source, as on the wire.
+    #[must_use]
+    pub fn octets(&self) -> [u8; 12] {
+        core::array::from_fn(|i| self.words[i / 4].to_ne_bytes()[i % 4])
+    }
 }
 
 impl Counters {

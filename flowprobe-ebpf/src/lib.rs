@@ -14,6 +14,7 @@ pub mod fragments;
 pub mod frame;
 pub mod hash;
 pub mod key;
+pub mod macs;
 pub mod parse;
 pub mod ring;
 pub mod sampling;

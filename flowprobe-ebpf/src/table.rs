@@ -114,6 +114,11 @@ impl Control {
     }
 }
 
+/// Bits of a way's packet counter: at 100 million packets a second a month has 2⁴⁸. The bits above
+/// are 1 + the place of the flow's MAC addresses in the CPU's dictionary, or 0 where they are in
+/// the [`Aside`]; so to add a packet does not change them.
+pub const PACKET_BITS: u32 = 48;
+
 /// Units of [`Span::last`], as a shift of nanoseconds: 2²⁰ ns, about a millisecond.
 const LAST_SHIFT: u32 = 20;
 
@@ -169,7 +174,7 @@ pub struct WayV4 {
     pub key: KeyV4,
     /// IP-layer octets.
     pub octets: u64,
-    /// Packets.
+    /// Packets, and above them the number of the MAC addresses; see [`PACKET_BITS`].
     pub packets: u64,
     /// First and last packet.
     pub span: Span,
@@ -193,7 +198,7 @@ pub struct WayV6 {
     pub key: KeyV6,
     /// IP-layer octets.
     pub octets: u64,
-    /// Packets.
+    /// Packets, and above them the number of the MAC addresses; see [`PACKET_BITS`].
     pub packets: u64,
     /// First and last packet.
     pub span: Span,
@@ -221,7 +226,7 @@ pub struct WayWide {
     pub key: KeyWide,
     /// IP-layer octets.
     pub octets: u64,
-    /// Packets.
+    /// Packets, and above them the number of the MAC addresses; see [`PACKET_BITS`].
     pub packets: u64,
     /// First and last packet.
     pub span: Span,
@@ -253,7 +258,9 @@ pub trait Way {
     /// Whether it holds the flow `key`.
     fn holds(&self, key: &Self::Key) -> bool;
     /// Stores a new flow, all but the control word. Nothing is ever added to what stood there.
-    fn fill(&mut self, key: &Self::Key, packet: &Packet, now_ns: u64);
+    fn fill(&mut self, key: &Self::Key, packet: &Packet, mac_number: u64, now_ns: u64);
+    /// 1 + the place of its MAC addresses in the CPU's dictionary, or 0.
+    fn mac_number(&self) -> u32;
     /// Whether the packet begins a new connection where the one of this way has ended.
     fn restarted_by(&self, packet: &Packet) -> bool;
     /// Adds a packet.
@@ -291,10 +298,15 @@ macro_rules! way {
             }
 
             #[inline(always)]
-            fn fill(&mut self, key: &$key, $packet: &Packet, now_ns: u64) {
+            fn mac_number(&self) -> u32 {
+                (self.packets >> PACKET_BITS) as u32
+            }
+
+            #[inline(always)]
+            fn fill(&mut self, key: &$key, $packet: &Packet, mac_number: u64, now_ns: u64) {
                 self.key = *key;
                 self.octets = u64::from($packet.octets);
-                self.packets = 1;
+                self.packets = mac_number << PACKET_BITS | 1;
                 self.span = Span::new(now_ns);
                 self.tcp_flags = $packet.tcp_flags;
                 self.bits = self.bits & bits::DISPLACED | first_bits($packet);
@@ -338,7 +350,7 @@ macro_rules! way {
             #[inline(always)]
             fn counters(&self) -> Counters {
                 Counters {
-                    packets: self.packets,
+                    packets: self.packets & ((1 << PACKET_BITS) - 1),
                     octets: self.octets,
                     first_ns: self.span.first_ns(),
                     last_ns: self.span.last_ns(),
@@ -398,14 +410,15 @@ way!(
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Aside {
-    /// Fingerprint of the flow that the program last put into the way. Userspace frees ways
-    /// without changing it, so it says where a flow may be, not that it is.
+    /// Fingerprint of the displaced flow that the program last put into the way. Neither userspace,
+    /// which frees ways, nor a flow that prefers the way changes it, so it says where a flow may
+    /// be, not that it is.
     pub hint: u32,
-    /// MAC addresses of the flow.
+    /// MAC addresses of the flow, where the dictionary has no place for them.
     pub macs: Macs,
 }
 
-/// The [`Aside`]s of a bucket: a new flow touches one cache line of them.
+/// The [`Aside`]s of a bucket: a displaced flow touches both cache lines of them, any other none.
 ///
 /// All eight hints are looked at together, two in a word, by arithmetic alone: a branch for each
 /// would multiply the ways through the program that the verifier has to follow.
@@ -461,7 +474,7 @@ impl Asides {
         if count != 0 { Some(way) } else { None }
     }
 
-    /// How many ways other than `way` have last had a flow that prefers it.
+    /// How many ways other than `way` have last had a displaced flow that prefers it.
     #[inline(always)]
     #[must_use]
     pub fn displaced_from(&self, way: usize) -> u32 {
@@ -470,13 +483,6 @@ impl Asides {
         let (count, _) = self.count(|pair| zeros((pair ^ wanted) & number));
         let own = (self.0[way & (WAYS - 1)].hint ^ way as u32) & (WAYS as u32 - 1);
         count - zeros(u64::from(own)) as u32
-    }
-
-    /// Says that a flow of this fingerprint is in `way`, which it prefers: nobody looks for it
-    /// here.
-    #[inline(always)]
-    pub fn set_preferred(&mut self, way: usize, fingerprint: u32) {
-        self.0[way & (WAYS - 1)].hint = fingerprint;
     }
 
     /// Says that a flow of this fingerprint is in `way`, and in no other.

@@ -4,12 +4,13 @@
 use std::{io, os::fd::AsFd, sync::Arc};
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, VerifierLogLevel,
     maps::Map,
     programs::{ProgramError, Xdp},
 };
 use flowprobe_ebpf::{
     hash::SECRET_WORDS,
+    macs::MAC_PAIRS,
     parse::{Tunnels, tunnel::PORTS},
     sampling::{METHOD_COUNT, METHOD_RANDOM, geometric_gap, next_random},
 };
@@ -118,13 +119,26 @@ impl Kernel {
     /// # Errors
     /// What the kernel refused, and what to do.
     pub fn load(object: &[u8], options: &Options) -> Result<Self, LoadError> {
+        Self::load_with_log(object, options, VerifierLogLevel::default())
+    }
+
+    /// The same, where it is chosen how much the verifier logs.
+    ///
+    /// # Errors
+    /// What the kernel refused, and what to do.
+    pub fn load_with_log(
+        object: &[u8],
+        options: &Options,
+        log: VerifierLogLevel,
+    ) -> Result<Self, LoadError> {
         let geometry = Geometry::new(options.max_flows, options.partitions, options.ring_parts);
         let secret = random_words::<SECRET_WORDS>().map_err(LoadError::Random)?;
         let elements = |each: u32| geometry.partitions.checked_mul(each);
-        let (Some(buckets), Some(parts), Some(fragments)) = (
+        let (Some(buckets), Some(parts), Some(fragments), Some(macs)) = (
             elements(geometry.buckets),
             elements(geometry.ring_parts),
             elements(FRAGMENT_SETS),
+            elements(MAC_PAIRS),
         ) else {
             return Err(LoadError::TooLarge {
                 max_flows: geometry.max_flows(),
@@ -132,6 +146,7 @@ impl Kernel {
             });
         };
         let mut ebpf = EbpfLoader::new()
+            .verifier_log_level(log)
             .override_global("BUCKET_MASK", &(geometry.buckets - 1), true)
             .override_global("RING_MASK", &(geometry.ring_parts - 1), true)
             .override_global("STORES_IN_ORDER", &u32::from(STORES_IN_ORDER), true)
@@ -146,6 +161,7 @@ impl Kernel {
             .map_max_entries("FLOWS_V6", buckets)
             .map_max_entries("FLOWS_WIDE", buckets >> geometry.wide_shift())
             .map_max_entries("FRAGMENTS", fragments)
+            .map_max_entries("MACS", macs)
             .map_max_entries("CPUS", geometry.partitions)
             .map_max_entries("RINGS", parts)
             .load(object)
@@ -163,6 +179,7 @@ impl Kernel {
             v4: map_fd(&ebpf, "FLOWS_V4")?,
             v6: map_fd(&ebpf, "FLOWS_V6")?,
             wide: map_fd(&ebpf, "FLOWS_WIDE")?,
+            macs: map_fd(&ebpf, "MACS")?,
             cpus: map_fd(&ebpf, "CPUS")?,
             stray: map_fd(&ebpf, "STRAY")?,
             rings: map_fd(&ebpf, "RINGS")?,

@@ -77,12 +77,9 @@ impl Truth {
         total
     }
 
-    /// Fails with the first few differences.
-    ///
-    /// # Panics
-    /// Where any flow differs, is missing, or was never sent.
-    #[track_caller]
-    pub fn assert_equals(&self, exported: &Self) {
+    /// The first few differences, or nothing where both are equal.
+    #[must_use]
+    pub fn differences(&self, exported: &Self) -> Option<String> {
         let keys = self.0.keys().chain(exported.0.keys());
         let mut differing: Vec<_> = keys
             .filter(|key| self.0.get(key) != exported.0.get(key))
@@ -90,7 +87,7 @@ impl Truth {
         differing.sort_unstable();
         differing.dedup();
         if differing.is_empty() {
-            return;
+            return None;
         }
         let mut text = format!(
             "{} of {} flows differ; in all {:?} were sent and {:?} exported",
@@ -107,7 +104,18 @@ impl Truth {
                 exported.0.get(key)
             );
         }
-        panic!("{text}");
+        Some(text)
+    }
+
+    /// Fails with the first few differences.
+    ///
+    /// # Panics
+    /// Where any flow differs, is missing, or was never sent.
+    #[track_caller]
+    pub fn assert_equals(&self, exported: &Self) {
+        if let Some(differences) = self.differences(exported) {
+            panic!("{differences}");
+        }
     }
 }
 

@@ -19,3 +19,4 @@ pub mod probe;
 pub mod sender;
 pub mod summary;
 pub mod topology;
+pub mod verifier;

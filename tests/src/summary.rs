@@ -73,6 +73,8 @@ pub struct Interface {
     pub ifindex: u32,
     /// `native` or `generic`.
     pub mode: String,
+    /// Whether the program takes frames of several buffers.
+    pub frags: bool,
     /// Frames received.
     pub rx_packets: u64,
 }

@@ -20,7 +20,7 @@ const BUILD: &[&str] = &[
     "libzstd-dev",
 ];
 
-/// What the tests and benchmarks run, and what libbpf is built with.
+/// What the tests, guests and benchmarks run, and what libbpf is built with.
 const RUN: &[&str] = &[
     "iproute2",
     "ethtool",
@@ -29,6 +29,12 @@ const RUN: &[&str] = &[
     "libelf-dev",
     "pkg-config",
     "build-essential",
+    "qemu-system-x86",
+    "seabios",
+    "busybox-static",
+    "cpio",
+    "kmod",
+    "xz-utils",
 ];
 
 const LINKER: &[&str] = &[

@@ -7,7 +7,7 @@ use clap::ValueEnum as _;
 
 use crate::{
     ebpf::{self, Variant},
-    fuzz, setup,
+    fuzz, setup, vm,
     workspace::{self, cargo},
 };
 
@@ -48,6 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     stage("build", || {
         call(&["build", "--quiet", "--package", "flowprobe"])
     })?;
+    stage("guest", || vm::run(&vm::Args::default()))?;
     stage("fuzz", || fuzz::run(&fuzz::Args::default()))?;
     // The last lines are nextest's own summary, with its time.
     let mut nextest = cargo();

@@ -17,6 +17,7 @@ use flowprobe_ebpf::{
     flow::{Macs, bits},
     hash::{fingerprint, preferred_way},
     key::{Key, MAX_WORDS},
+    macs::MacPair,
     ring::{Part, cause},
     table::{Bucket, Control, State, WAYS, Way},
     wire::ethernet,
@@ -128,8 +129,6 @@ unsafe fn settle<W: Way>(
     unsafe {
         let arrival = arrival::<W>(cpu);
         let preferred = preferred_way(fingerprint(arrival.hash));
-        // A new flow writes this line too. Read here, it comes along with that of the way.
-        (&raw const (*bucket).asides.0[preferred].hint).read_volatile();
         let found = if holds(bucket, preferred, arrival.key, arrival.hash) {
             preferred
         } else if (*bucket).ways[preferred].displaced() {
@@ -354,15 +353,17 @@ impl Partition {
         let preferred = preferred_way(fingerprint);
         // SAFETY: the caller's.
         unsafe {
-            (*bucket).ways[i].fill(arrival.key, arrival.packet, (*self.cpu).now_ns);
+            let number = mac_number(self.ctx);
+            let now_ns = (*self.cpu).now_ns;
+            (*bucket).ways[i].fill(arrival.key, arrival.packet, number, now_ns);
             (*bucket).note_options(i, arrival.packet);
-            if i == preferred {
-                (*bucket).asides.set_preferred(i, fingerprint);
-            } else {
+            if i != preferred {
                 (*bucket).asides.set(i, fingerprint);
                 *(*bucket).ways[preferred].bits() |= bits::DISPLACED;
             }
-            (*bucket).asides.0[i].macs = macs(self.ctx);
+            if number == 0 {
+                (*bucket).asides.0[i].macs = macs(self.ctx);
+            }
             let place = W::control(&raw mut (*bucket).ways[i]);
             atomic::publish(place, control.next_live(fingerprint).0);
         }
@@ -508,7 +509,10 @@ unsafe fn fill_from_way<W: Way>(place: *mut Part, bucket: *mut Bucket<W>, i: usi
         way.key().write(&mut (*place).key);
         (*place).counters = way.counters();
         (*place).marks = (*bucket).marks(i);
-        (*place).macs = (*bucket).asides.0[i].macs;
+        (*place).macs = match way.mac_number().checked_sub(1).and_then(mac_pair) {
+            Some(pair) => (*pair).macs,
+            None => (*bucket).asides.0[i].macs,
+        };
         (*place).family = W::FAMILY;
         (*place).cause = cause;
     }
@@ -519,9 +523,33 @@ unsafe fn fill_from_way<W: Way>(place: *mut Part, bucket: *mut Bucket<W>, i: usi
 fn macs(ctx: *mut xdp_md) -> Macs {
     let ctx = XdpContext::new(ctx);
     let frame = XdpFrame::<false>::new(&ctx, core::ptr::null_mut());
+    let word = |i: usize| {
+        let octets = frame.read(ethernet::ADDRESSES + 4 * i);
+        octets.map_or(0, u32::from_ne_bytes)
+    };
     Macs {
-        octets: frame.read(ethernet::ADDRESSES).unwrap_or_default(),
+        words: [word(0), word(1), word(2)],
     }
+}
+
+/// The number of the frame's MAC addresses in the dictionary of this CPU: 1 + their place, or 0
+/// where that is another pair's.
+#[inline(never)]
+fn mac_number(ctx: *mut xdp_md) -> u64 {
+    let macs = macs(ctx);
+    let place = flowprobe_ebpf::macs::place(&macs);
+    match mac_pair(place) {
+        // SAFETY: a place of the dictionary that only this CPU writes.
+        Some(pair) if unsafe { (*pair).claim(&macs) } => u64::from(place) + 1,
+        _ => 0,
+    }
+}
+
+/// A place in the dictionary of this CPU.
+#[inline(always)]
+fn mac_pair(place: u32) -> Option<*mut MacPair> {
+    // SAFETY: a helper without arguments.
+    maps::mac_pair(unsafe { bpf_get_smp_processor_id() }, place)
 }
 
 /// Waits between finding a flow and counting into it, in the test build that proves that the

@@ -8,6 +8,7 @@ use flowprobe_ebpf::{
     cpu::{Cpu, Stray},
     fragments::FragmentSet,
     hash::{SECRET_WORDS, bucket, wide_bucket},
+    macs::{MAC_PAIRS, MacPair},
     parse::Tunnels,
     ring::Part,
     table::{BucketV4, BucketV6, BucketWide},
@@ -26,6 +27,10 @@ static FLOWS_V6: Array<BucketV6, 1, SHARED> = Array::new();
 /// One run of (`BUCKET_MASK` + 1) >> `WIDE_SHIFT` buckets per partition.
 #[btf_map]
 static FLOWS_WIDE: Array<BucketWide, 1, SHARED> = Array::new();
+
+/// One run of [`MAC_PAIRS`] per partition.
+#[btf_map]
+static MACS: Array<MacPair, 1, SHARED> = Array::new();
 
 /// One run of (`FRAGMENT_MASK` + 1) sets per partition.
 #[btf_map]
@@ -123,6 +128,12 @@ pub(super) fn bucket_v6(first: u32, hash: u64) -> Option<*mut BucketV6> {
 pub(super) fn bucket_wide(first: u32, hash: u64) -> Option<*mut BucketWide> {
     let shift = wide_shift();
     FLOWS_WIDE.get_ptr_mut((first >> shift) + wide_bucket(hash, bucket_mask(), shift))
+}
+
+/// The place of a pair of MAC addresses in the dictionary of a CPU.
+#[inline(always)]
+pub(super) fn mac_pair(cpu: u32, place: u32) -> Option<*mut MacPair> {
+    MACS.get_ptr_mut(cpu * MAC_PAIRS + (place & (MAC_PAIRS - 1)))
 }
 
 /// The set of first fragments that a tag belongs to, in the table of a CPU.

@@ -151,7 +151,7 @@ impl Emitter {
     /// Emits a flow.
     pub fn emit(&mut self, flow: &Flow, reason: EndReason) {
         let offset_ns = self.clock.offset_ns();
-        let [destination_mac, source_mac] = macs(&flow.macs.octets);
+        let [destination_mac, source_mac] = macs(&flow.macs.octets());
         let record = FlowRecord {
             key: flow.key,
             packets: flow.counters.packets,

@@ -17,6 +17,7 @@ use flowprobe_ebpf::{
     flow::{Macs, Marks, bits},
     fragments::FragmentSet,
     hash::SECRET_WORDS,
+    macs::{MAC_PAIRS, MacPair},
     ring::Part,
     sampling::Word,
     table::{
@@ -69,14 +70,15 @@ impl Geometry {
     }
 
     /// Octets of kernel memory: (buckets × (704 + 1,216 + 1,728 / 4) + ring × 192 +
-    /// fragments × 64) × partitions, and the counters.
+    /// fragments × 64 + MAC pairs × 16) × partitions, and the counters.
     #[must_use]
     pub fn memory_octets(&self) -> u64 {
         let bucket = size_of::<BucketV4>() + size_of::<BucketV6>();
         let partition = u64::from(self.buckets) * bucket as u64
             + u64::from(self.wide_buckets()) * size_of::<BucketWide>() as u64
             + u64::from(self.ring_parts) * size_of::<Part>() as u64
-            + u64::from(FRAGMENT_SETS) * size_of::<FragmentSet>() as u64;
+            + u64::from(FRAGMENT_SETS) * size_of::<FragmentSet>() as u64
+            + u64::from(MAC_PAIRS) * size_of::<MacPair>() as u64;
         u64::from(self.partitions) * partition
             + u64::from(self.partitions) * size_of::<Cpu>() as u64
     }
@@ -230,9 +232,9 @@ impl<W: Way + Copy> Table<W> {
         marks
     }
 
-    /// Copies the MAC addresses of a way.
+    /// Copies the MAC addresses that are kept beside a way.
     #[must_use]
-    pub fn macs(&self, slot: Slot) -> Macs {
+    fn aside_macs(&self, slot: Slot) -> Macs {
         assert!((slot.way as usize) < WAYS);
         // SAFETY: in bounds; any bits are valid.
         unsafe {
@@ -253,6 +255,7 @@ pub struct Shared {
     pub v6: Table<WayV6>,
     /// Flows with a wide key.
     pub wide: Table<WayWide>,
+    macs: Mapped<MacPair>,
     cpus: Mapped<Cpu>,
     stray: Mapped<Stray>,
     rings: Mapped<Part>,
@@ -291,6 +294,7 @@ pub(crate) struct NamedMaps<'a> {
     pub(crate) v4: NamedMap<'a>,
     pub(crate) v6: NamedMap<'a>,
     pub(crate) wide: NamedMap<'a>,
+    pub(crate) macs: NamedMap<'a>,
     pub(crate) cpus: NamedMap<'a>,
     pub(crate) stray: NamedMap<'a>,
     pub(crate) rings: NamedMap<'a>,
@@ -310,6 +314,7 @@ impl Shared {
             v4: Table::new(maps.v4, partitions, geometry.buckets)?,
             v6: Table::new(maps.v6, partitions, geometry.buckets)?,
             wide: Table::new(maps.wide, partitions, geometry.wide_buckets())?,
+            macs: Mapped::new(maps.macs, partitions * MAC_PAIRS as usize)?,
             cpus: Mapped::new(maps.cpus, partitions)?,
             stray: Mapped::new(maps.stray, 1)?,
             rings: Mapped::new(maps.rings, parts)?,
@@ -320,6 +325,19 @@ impl Shared {
     #[must_use]
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
+    }
+
+    /// The MAC addresses of the flow in `way`, which is a copy of the way at `slot` of `table`.
+    #[must_use]
+    pub fn macs<W: Way + Copy>(&self, table: &Table<W>, slot: Slot, way: &W) -> Macs {
+        match way.mac_number() {
+            number @ 1..=MAC_PAIRS => {
+                let index = slot.partition * MAC_PAIRS + number - 1;
+                // SAFETY: in bounds; an entry that is named is not changed any more.
+                unsafe { self.macs.element(index as usize).read_volatile() }.macs
+            }
+            _ => table.aside_macs(slot),
+        }
     }
 
     /// The secret of the hash.

@@ -206,9 +206,10 @@ impl Sweeper {
 
     /// Reads the retired slots and gives them back.
     fn collect(&mut self) {
-        self.v4.collect(&self.shared.v4, &mut self.leaving);
-        self.v6.collect(&self.shared.v6, &mut self.leaving);
-        self.wide.collect(&self.shared.wide, &mut self.leaving);
+        let (shared, leaving) = (&self.shared, &mut self.leaving);
+        self.v4.collect(shared, &shared.v4, leaving);
+        self.v6.collect(shared, &shared.v6, leaving);
+        self.wide.collect(shared, &shared.wide, leaving);
     }
 
     /// Emits what is due now that everything is known; the rest lives on in userspace.
@@ -328,9 +329,9 @@ where
     W::Key: AnyKey,
 {
     /// Reads the retired ways into their flows and gives them back to the program.
-    fn collect(&mut self, table: &Table<W>, leaving: &mut [Leaving]) {
+    fn collect(&mut self, shared: &Shared, table: &Table<W>, leaving: &mut [Leaving]) {
         for retired in self.retired.drain(..) {
-            let part = read(table, retired.slot);
+            let part = read(shared, table, retired.slot);
             let flow = &mut leaving[retired.flow].flow;
             match flow {
                 Some(flow) => flow.merge(&part),
@@ -352,7 +353,7 @@ fn slots(partitions: impl Iterator<Item = u32>, bucket: u32) -> impl Iterator<It
     })
 }
 
-fn read<W>(table: &Table<W>, slot: Slot) -> Flow
+fn read<W>(shared: &Shared, table: &Table<W>, slot: Slot) -> Flow
 where
     W: Way + Copy,
     W::Key: AnyKey,
@@ -362,6 +363,6 @@ where
         key: way.key().any(),
         counters: way.counters(),
         marks: table.marks(slot, &way),
-        macs: table.macs(slot),
+        macs: shared.macs(table, slot, &way),
     }
 }

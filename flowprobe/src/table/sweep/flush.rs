@@ -76,7 +76,7 @@ fn gather<W>(
             State::User => control,
             State::Free | State::Kernel => continue,
         };
-        let part = read(table, slot);
+        let part = read(shared, table, slot);
         table.release(slot, control);
         match flows.iter_mut().find(|flow| flow.key == part.key) {
             Some(flow) => flow.merge(&part),
