@@ -249,7 +249,7 @@ fn packed([a, b, c, d]: [u16; PORTS]) -> u64 {
 }
 
 /// Words from the kernel's random number generator.
-fn random_words<const N: usize>() -> io::Result<[u64; N]> {
+pub(crate) fn random_words<const N: usize>() -> io::Result<[u64; N]> {
     let mut words = [0_u64; N];
     let octets = size_of_val(&words);
     // SAFETY: the buffer is as long as said.

@@ -5,6 +5,8 @@
 //! agree with it where it is wrong. Traffic stays in network namespaces made here.
 
 pub mod bpf;
+pub mod capture_file;
+pub mod captures;
 pub mod collector;
 pub mod corpus;
 pub mod flow;
@@ -14,6 +16,7 @@ pub mod judges;
 pub mod live;
 pub mod mix;
 pub mod netns;
+pub mod offline;
 pub mod packets;
 pub mod probe;
 pub mod sender;

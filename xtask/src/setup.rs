@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    ebpf,
+    captures, ebpf,
     workspace::{self, find, output},
 };
 
@@ -77,6 +77,7 @@ pub(crate) fn run() -> Result<()> {
         println!("installing cargo-fuzz with cargo");
         workspace::run(workspace::cargo().args(FUZZ))?;
     }
+    captures::fetch().context("cannot fetch captures")?;
     println!("everything that the tests need is installed");
     Ok(())
 }

@@ -220,7 +220,11 @@ impl Shard<'_> {
 
 #[cfg(test)]
 mod tests {
-    use flowprobe_ebpf::{Counters, KeyV4, Marks, flow::Macs};
+    use flowprobe_ebpf::{
+        Counters, KeyV4, KeyWide, Marks,
+        flow::Macs,
+        hash::{SECRET_WORDS, wide_bucket},
+    };
 
     use super::*;
 
@@ -292,6 +296,43 @@ mod tests {
             assert_eq!(next, geometry.buckets);
             let wide = overflow.wide_buckets(overflow.shards() - 1);
             assert_eq!(wide.end, geometry.wide_buckets());
+        }
+    }
+
+    /// A sweep decides on a flow of the wide table with its part in userspace at hand: the step
+    /// that scans the bucket where the program puts it holds the shard where the drainer does.
+    #[test]
+    fn every_wide_bucket_is_scanned_with_the_shard_of_its_flows() {
+        let secret: [u64; SECRET_WORDS] = std::array::from_fn(|i| 0x9e37_79b9 * (i as u64 + 1));
+        for max_flows in [1, 8, 16, 32, 64, 128, 1000, 1 << 14, 1 << 16, 1 << 20] {
+            let geometry = Geometry::new(max_flows, 1, 1);
+            let overflow = Overflow::new(&geometry, 1 << 20);
+            let mut next = 0;
+            for shard in 0..overflow.shards() {
+                let range = overflow.wide_buckets(shard);
+                assert!(range.start == next && !range.is_empty(), "{max_flows}");
+                next = range.end;
+            }
+            assert_eq!(next, geometry.wide_buckets(), "{max_flows}");
+
+            for n in 0..300 {
+                let mut words = KeyWide::default().words;
+                words[0] = n;
+                words[6] = 0x0200_0000_0007;
+                let key = FlowKey::Wide(KeyWide { words });
+                let flow = Flow { key, ..flow(n, 1) };
+                let hash = key.hash(&secret);
+                overflow.shard_of(hash).merge(hash, &flow).unwrap();
+                let mask = geometry.buckets - 1;
+                let bucket = wide_bucket(hash, mask, geometry.wide_shift());
+                let step = (0..overflow.shards()).find(|step| {
+                    let wide = overflow.wide_buckets(*step);
+                    wide.contains(&bucket)
+                });
+                let step = step.expect("a step scans each bucket");
+                let found = overflow.shard(step).find(hash, &key).is_some();
+                assert!(found, "{max_flows}: bucket {bucket}, step {step}");
+            }
         }
     }
 }
