@@ -11,10 +11,10 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::{bindings::xdp_md, helpers::bpf_get_smp_processor_id, programs::XdpContext};
 use flowprobe_ebpf::{
-    Addresses, Fragment, KeyV4, KeyV6, KeyWide, Lost, Parsed, Skip,
+    Addresses, Fragment, KeyV4, KeyV6, KeyWide, Lost, Skip,
     cpu::Cpu,
     fragments,
-    parse::{network::has_ports, parse_ethernet, plain},
+    parse::{parse_ethernet, plain},
 };
 
 use self::{
@@ -106,7 +106,7 @@ unsafe fn dissect<const FRAGS: bool>(ctx: *mut xdp_md, cpu: *mut Cpu) -> u32 {
         match parse_ethernet(&frame, &maps::tunnels(), parsed) {
             Ok(()) => {
                 (*scratch).octets = frame.octets();
-                if parsed.fragment.is_fragment() && has_ports_or_later(parsed) {
+                if fragments::is_followed(parsed) {
                     follow(ctx.ctx, cpu);
                 }
                 PARSED
@@ -120,11 +120,6 @@ unsafe fn dissect<const FRAGS: bool>(ctx: *mut xdp_md, cpu: *mut Cpu) -> u32 {
     }
 }
 
-#[inline(always)]
-fn has_ports_or_later(parsed: &Parsed) -> bool {
-    parsed.fragment.part == Fragment::LATER || has_ports(parsed.packet.protocol)
-}
-
 /// Remembers the ports of a first fragment, and gives them to later ones.
 ///
 /// # Safety
@@ -135,16 +130,14 @@ unsafe fn follow(ctx: *mut xdp_md, cpu: *mut Cpu) {
     unsafe {
         let id = bpf_get_smp_processor_id();
         let now_ns = (*cpu).now_ns;
-        let Parsed {
-            packet, fragment, ..
-        } = &mut (*scratch(cpu)).parsed;
-        let tag = fragments::tag(packet, fragment, (*ctx).ingress_ifindex, maps::hash_secret);
+        let parsed = &mut (*scratch(cpu)).parsed;
+        let tag = fragments::tag(parsed, (*ctx).ingress_ifindex, maps::hash_secret);
         let Some(set) = maps::fragment_set(id, tag) else {
             return;
         };
-        if fragment.part == Fragment::FIRST {
-            (*set).insert(tag, packet, now_ns);
-        } else if !(*set).complete(tag, packet, now_ns) {
+        if parsed.fragment.part == Fragment::FIRST {
+            (*set).insert(tag, &parsed.packet, now_ns);
+        } else if !(*set).complete(tag, &mut parsed.packet, now_ns) {
             (*cpu).fragment_orphans += 1;
         }
     }

@@ -97,7 +97,7 @@ impl Meter {
 
     /// Gives later fragments the ports of the first one.
     fn follow(&mut self, parsed: &mut Parsed, ifindex: u32, at_ns: u64) {
-        if parsed.fragment.is_fragment() && !self.fragments.follow(parsed, ifindex, at_ns) {
+        if !self.fragments.follow(parsed, ifindex, at_ns) {
             self.totals.fragment_orphans += 1;
         }
     }

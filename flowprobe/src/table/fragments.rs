@@ -3,9 +3,8 @@
 
 use flowprobe_ebpf::{
     Fragment, Parsed,
-    fragments::{FragmentSet, tag},
+    fragments::{FragmentSet, is_followed, tag},
     hash::SECRET_WORDS,
-    parse::network::has_ports,
 };
 
 use crate::load::FRAGMENT_SETS;
@@ -30,17 +29,15 @@ impl Fragments {
     /// Remembers a first fragment, or gives a later one its ports; false if the first one of that
     /// is not known.
     pub fn follow(&mut self, parsed: &mut Parsed, ifindex: u32, at_ns: u64) -> bool {
-        let Parsed {
-            packet, fragment, ..
-        } = parsed;
-        let tag = tag(packet, fragment, ifindex, |i| self.secret[i]);
+        if !is_followed(parsed) {
+            return true;
+        }
+        let tag = tag(parsed, ifindex, |i| self.secret[i]);
         let set = &mut self.sets[tag as usize & (FRAGMENT_SETS as usize - 1)];
-        if fragment.part == Fragment::LATER {
-            return set.complete(tag, packet, at_ns);
+        if parsed.fragment.part == Fragment::LATER {
+            return set.complete(tag, &mut parsed.packet, at_ns);
         }
-        if has_ports(packet.protocol) {
-            set.insert(tag, packet, at_ns);
-        }
+        set.insert(tag, &parsed.packet, at_ns);
         true
     }
 }
