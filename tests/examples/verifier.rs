@@ -14,14 +14,17 @@ use flowprobe::{
     load::{Kernel, LoadError, OBJECT, Options},
     sampling::Sampling,
 };
+use flowprobe_ebpf::Tunnels;
 use flowprobe_tests::verifier::{Figures, Verdict, read_log};
 
-/// Sizes do not change what the verifier does, so the maps are small.
+/// Sizes do not change what the verifier does, so the maps are small. It leaves out what an option
+/// has turned off, so everything is on.
 const OPTIONS: Options = Options {
     max_flows: 1 << 10,
     partitions: 1,
     ring_parts: 1 << 10,
     sampling: Sampling::All,
+    tunnels: Tunnels::INNER,
 };
 
 fn main() -> Result<()> {
