@@ -88,7 +88,7 @@ const fn append(to: &mut [u8; FRAME_LEN], at: usize, octets: &[u8]) -> usize {
 pub const PLAIN: Frame = Frame::new("plain", &[&[0x08, 0]], false);
 
 /// All kinds of test packet.
-pub const FRAMES: [Frame; 6] = [
+pub static FRAMES: [Frame; 6] = [
     PLAIN,
     Frame::new("ipv6", &[&[0x86, 0xdd]], true),
     Frame::new("vlan", &[&[0x81, 0, 0, 7, 0x08, 0]], false),

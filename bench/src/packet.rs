@@ -57,7 +57,7 @@ pub(crate) struct PacketArgs {
     /// What the packets are: plain, ipv6, vlan, qinq, mpls, or vxlan (opened). All but plain
     /// measure flowprobe alone
     #[arg(long, default_value = "plain", value_parser = frame)]
-    frame: Frame,
+    frame: &'static Frame,
     /// Which programs, all by default: flowprobe, flowprobe_sampled_100, percpu_hash,
     /// percpu_hash_same_clock, lru_hash
     #[arg(long, value_delimiter = ',', conflicts_with = "obj")]
@@ -112,7 +112,7 @@ pub(crate) fn run(args: PacketArgs) -> Result<()> {
         drain_cpu: (0..cpus).find(|&cpu| cpu != args.cpu).unwrap_or(args.cpu),
         nice: args.nice,
     };
-    let dispatcher = Dispatcher::load(&args.bench_object, args.kind, args.frame)?;
+    let dispatcher = Dispatcher::load(&args.bench_object, args.kind, *args.frame)?;
     let (flows, json) = (args.flows.clone(), args.json);
     settle(args.cpu, args.nice)?;
     let subjects = subjects(args)?;
@@ -149,7 +149,7 @@ fn subjects(args: PacketArgs) -> Result<Vec<Subject>> {
             .into(),
         None => OBJECT.into(),
     };
-    let mut all = Subject::all(&flowprobe, &args.bench_object, args.kind, &args.frame);
+    let mut all = Subject::all(&flowprobe, &args.bench_object, args.kind, args.frame);
     for name in &args.programs {
         ensure!(
             all.iter().any(|subject| subject.name == *name),
@@ -167,9 +167,9 @@ fn subjects(args: PacketArgs) -> Result<Vec<Subject>> {
 }
 
 /// The kind of test packet of this name.
-fn frame(name: &str) -> Result<Frame, String> {
+fn frame(name: &str) -> Result<&'static Frame, String> {
     let found = FRAMES.iter().find(|frame| frame.name == name);
-    found.copied().ok_or_else(|| {
+    found.ok_or_else(|| {
         let names: Vec<_> = FRAMES.iter().map(|frame| frame.name).collect();
         format!("want one of {}", names.join(", "))
     })
