@@ -40,6 +40,8 @@ pub struct Packet {
     pub octets: u64,
     /// TCP control bits.
     pub tcp_flags: u8,
+    /// Whether it is a fragment that is not the first one.
+    pub later_fragment: bool,
 }
 
 /// Adds up what `packets` are, each sent `times`.
@@ -247,6 +249,7 @@ impl Ip {
             }),
             octets: ip.len() as u64,
             tcp_flags: 0,
+            later_fragment: later,
         }
     }
 
@@ -308,6 +311,7 @@ pub fn not_ip(ethertype: u16) -> Packet {
         key: None,
         octets: 0,
         tcp_flags: 0,
+        later_fragment: false,
     }
 }
 
