@@ -89,15 +89,14 @@ fn tags<F: Frame + ?Sized>(
         let priority = (control >> ethernet::PRIORITY_SHIFT) as u8;
         let outside = parsed.around.tags as usize;
         if outside == 0 {
-            parsed.packet.vlan = id;
-            parsed.packet.priorities = priority;
+            parsed.packet.put_outer_tag(control);
         } else if outside < MAX_TAGS {
             parsed.around.inner_vlans[outside - 1] = id;
             if outside == 1 {
                 parsed.packet.priorities |= priority << 4;
             }
         } else {
-            // Tags inside a tunnel, beyond those outside.
+            // Tags inside a tunnel, beyond those outside; or one that stood beside the frame.
             break;
         }
         parsed.around.tags += 1;
