@@ -18,12 +18,12 @@ use flowprobe_ebpf::{
     parse::{network::has_ports, parse_ethernet, plain},
 };
 
+pub(crate) use self::tag::{InFrame, MayBeBeside};
 use self::{
     account::{Scratch, account, scratch},
     frame::XdpFrame,
     tag::OuterTag,
 };
-pub(crate) use self::tag::{InFrame, MayBeBeside};
 
 /// Meters one packet. `FRAGS` says whether it may lie in several buffers, `T` where its outermost
 /// VLAN tag may be.
@@ -106,11 +106,7 @@ const PARSED: u32 = u32::MAX;
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn dissect<const FRAGS: bool, T: OuterTag>(
-    ctx: *mut xdp_md,
-    cpu: *mut Cpu,
-    tag: T,
-) -> u32 {
+unsafe fn dissect<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cpu, tag: T) -> u32 {
     let ctx = XdpContext::new(ctx);
     // SAFETY: the caller's.
     unsafe {
