@@ -12,12 +12,9 @@ use anyhow::Result;
 use flowprobe::{
     load::{Kernel, Options, RING_PARTS},
     sampling::Sampling,
-    table::{Shared, shared::Slot},
+    table::{Shared, held::in_tables},
 };
-use flowprobe_ebpf::{
-    Tunnels,
-    table::{State, WAYS, Way as _},
-};
+use flowprobe_ebpf::Tunnels;
 
 use crate::dispatcher::Kind;
 
@@ -48,13 +45,14 @@ impl Meter {
         kind: Kind,
         max_flows: u32,
         sampling: Sampling,
+        tunnels: Tunnels,
     ) -> Result<Self> {
         let options = Options {
             max_flows,
             partitions: u32::try_from(libbpf_rs::num_possible_cpus()?)?,
             ring_parts: RING_PARTS,
             sampling,
-            tunnels: Tunnels::OUTER,
+            tunnels,
         };
         let mut kernel = Kernel::load(object, &options)?;
         let program = kernel.program(kind == Kind::XdpFrags)?;
@@ -119,7 +117,10 @@ impl Meter {
                 counts.seen, counts.accounted, counts.unsampled, counts.lost, counts.ignored
             ));
         }
-        let (held, drained) = (self.held(), self.drained_packets.load(Ordering::Relaxed));
+        let (held, drained) = (
+            in_tables(&self.shared).packets,
+            self.drained_packets.load(Ordering::Relaxed),
+        );
         if held + drained != counts.accounted {
             return Err(format!(
                 "{} packets accounted, but {held} held and {drained} drained",
@@ -127,26 +128,5 @@ impl Meter {
             ));
         }
         Ok(())
-    }
-
-    /// Packets of the flows in the table.
-    fn held(&self) -> u64 {
-        let geometry = self.shared.geometry();
-        let mut packets = 0;
-        for partition in 0..geometry.partitions {
-            for bucket in 0..geometry.buckets {
-                for way in 0..WAYS as u32 {
-                    let slot = Slot {
-                        partition,
-                        bucket,
-                        way,
-                    };
-                    if self.shared.v4.load(slot).state() != State::Free {
-                        packets += self.shared.v4.way(slot).counters().packets;
-                    }
-                }
-            }
-        }
-        packets
     }
 }

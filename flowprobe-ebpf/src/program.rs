@@ -11,10 +11,10 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::{bindings::xdp_md, helpers::bpf_get_smp_processor_id, programs::XdpContext};
 use flowprobe_ebpf::{
-    Addresses, Fragment, KeyV4, KeyV6, KeyWide, Lost, Skip,
+    Addresses, Fragment, KeyV4, KeyV6, KeyWide, Lost, Packet, Skip,
     cpu::Cpu,
     fragments,
-    parse::{parse_ethernet, plain},
+    parse::{near_plain, parse_ethernet, plain},
 };
 
 use self::{
@@ -43,9 +43,7 @@ pub(crate) fn observe<const FRAGS: bool>(ctx: &XdpContext) {
         clock::set(cpu);
         let frame = XdpFrame::<FRAGS>::new(ctx, scratch(cpu));
         let packet = match plain(&frame) {
-            Some(packet) if maps::tunnels_inner() == 0 || !maps::tunnels().may_be(&packet) => {
-                packet
-            }
+            Some(packet) if !may_be_tunnel(&packet) => packet,
             _ => return dissect_and_count::<FRAGS>(ctx, cpu, epoch),
         };
         let octets = frame.octets();
@@ -68,6 +66,9 @@ unsafe fn dissect_and_count<const FRAGS: bool>(ctx: &XdpContext, cpu: *mut Cpu, 
     // SAFETY: the caller's; the scratch memory is this CPU's, and holds what `dissect` has put
     // there.
     unsafe {
+        if count_near_plain::<FRAGS>(ctx.ctx, cpu, epoch) {
+            return;
+        }
         let skip = dissect::<FRAGS>(ctx.ctx, cpu);
         compiler_fence(Ordering::SeqCst);
         let scratch = scratch(cpu);
@@ -85,6 +86,44 @@ unsafe fn dissect_and_count<const FRAGS: bool>(ctx: &XdpContext, cpu: *mut Cpu, 
             count_v6(ctx.ctx, cpu, epoch);
         }
     }
+}
+
+/// Meters a packet that is nearly plain; false if it is not.
+///
+/// # Safety
+/// `cpu` points to the element of this CPU.
+#[inline(never)]
+unsafe fn count_near_plain<const FRAGS: bool>(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) -> bool {
+    let ctx = &XdpContext::new(ctx);
+    // SAFETY: the caller's, and the context is the one that the kernel passed in.
+    unsafe {
+        let frame = XdpFrame::<FRAGS>::new(ctx, scratch(cpu));
+        let packet = match near_plain(&frame) {
+            Some(packet) if !may_be_tunnel(&packet) => packet,
+            _ => return false,
+        };
+        let octets = frame.octets();
+        see_rest::<FRAGS>(ctx, cpu, octets);
+        let ifindex = (*ctx.ctx).ingress_ifindex;
+        let result = match packet.addresses {
+            Addresses::V4(addresses) => {
+                let key = KeyV4::new(addresses, &packet, ifindex, epoch);
+                account::<false, _>(ctx.ctx, cpu, maps::bucket_v4, &key, &packet)
+            }
+            Addresses::V6(addresses) => {
+                let key = KeyV6::new(addresses, &packet, ifindex, epoch);
+                account::<false, _>(ctx.ctx, cpu, maps::bucket_v6, &key, &packet)
+            }
+        };
+        conclude(cpu, result, octets, packet.octets);
+    }
+    true
+}
+
+/// Whether a packet may be a tunnel that is to be opened.
+#[inline(always)]
+fn may_be_tunnel(packet: &Packet) -> bool {
+    maps::tunnels_inner() != 0 && maps::tunnels().may_be(packet)
 }
 
 /// What [`dissect`] returns for a frame that belongs to a flow.

@@ -97,6 +97,8 @@ pub struct Table {
     pub evicted: u64,
     /// Packets that went to userspace by themselves.
     pub single: u64,
+    /// Later fragments whose first one was not known.
+    pub fragment_orphans: u64,
 }
 
 /// Every packet in exactly one term.

@@ -92,15 +92,16 @@ fn count_in<W: Way + Default + Copy>(key: &W::Key, packets: &[(Packet, u64)]) ->
         ..*first
     };
     *bucket.ways[WAY].bits() |= bits::DISPLACED;
-    bucket.ways[WAY].fill(key, &former, 77);
+    bucket.ways[WAY].fill(key, &former, 9, 77);
     bucket.note_options(WAY, &former);
     bucket.ways[WAY].add(&former, 78 << 20);
-    bucket.ways[WAY].fill(key, first, *now);
+    bucket.ways[WAY].fill(key, first, 7, *now);
     bucket.note_options(WAY, first);
     for (packet, now) in rest {
         bucket.ways[WAY].add(packet, *now);
         bucket.note_options(WAY, packet);
     }
+    assert_eq!(bucket.ways[WAY].mac_number(), 7, "counting leaves it alone");
     assert!(
         bucket.ways[WAY].displaced(),
         "what belongs to the way stays"

@@ -181,7 +181,7 @@ fn every_icmp_type_and_code() {
 
 #[test]
 fn every_ethertype() {
-    let mut counts = vec![0; Skip::COUNT];
+    let mut counts = [0; Skip::COUNT];
     for kind in 0..=0xffff_u16 {
         let frame = ether(kind, &[0; 46]);
         let result = flowprobe_ebpf::parse(&frame[..], &Tunnels::OUTER);

@@ -30,6 +30,10 @@ pub struct Entry {
     pub live_pass: u64,
 }
 
+/// There is no room for another flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
 /// All flows kept in userspace.
 #[derive(Debug)]
 pub struct Overflow {
@@ -158,8 +162,8 @@ impl Shard<'_> {
     /// Adds a part of a flow.
     ///
     /// # Errors
-    /// Gives the part back if it would be a new flow and there is no room.
-    pub fn merge(&mut self, hash: u64, flow: &Flow) -> Result<(), Flow> {
+    /// It would be a new flow, and there is no room.
+    pub fn merge(&mut self, hash: u64, flow: &Flow) -> Result<(), Full> {
         let entry = self
             .table
             .entry(hash, |entry| entry.flow.key == flow.key, |entry| entry.hash);
@@ -167,7 +171,7 @@ impl Shard<'_> {
             hash_table::Entry::Occupied(mut entry) => entry.get_mut().flow.merge(flow),
             hash_table::Entry::Vacant(entry) => {
                 if !self.overflow.grow() {
-                    return Err(*flow);
+                    return Err(Full);
                 }
                 entry.insert(Entry {
                     hash,
@@ -266,7 +270,7 @@ mod tests {
         for n in 0..2 {
             overflow.shard_of(n).merge(n, &flow(n, 1)).unwrap();
         }
-        assert_eq!(overflow.shard_of(5).merge(5, &flow(5, 1)), Err(flow(5, 1)));
+        assert_eq!(overflow.shard_of(5).merge(5, &flow(5, 1)), Err(Full));
         overflow.shard_of(1).merge(1, &flow(1, 1)).unwrap();
         assert_eq!((overflow.len(), overflow.peak()), (2, 2));
         overflow.shard_of(0).take(0, &flow(0, 0).key).unwrap();
