@@ -17,37 +17,55 @@ use flowprobe::{
 use flowprobe_ebpf::Tunnels;
 use flowprobe_tests::verifier::{Figures, Verdict, read_log};
 
-/// Sizes do not change what the verifier does, so the maps are small. It leaves out what an option
-/// has turned off, so everything is on.
-const OPTIONS: Options = Options {
-    max_flows: 1 << 10,
-    partitions: 1,
-    ring_parts: 1 << 10,
-    sampling: Sampling::All,
-    tunnels: Tunnels::INNER,
-};
+/// What the verifier leaves out or not, by what is appended to the names of the programs.
+const SETTINGS: [(&str, Tunnels); 2] = [("", Tunnels::OUTER), (" (tunnels inner)", Tunnels::INNER)];
+
+/// Lines of the log of a refusal.
+const TAIL: usize = 12;
 
 fn main() -> Result<()> {
     let object = match env::args_os().nth(1) {
         Some(path) => fs::read(&path).with_context(|| path.display().to_string())?,
         None => OBJECT.to_vec(),
     };
-    // A trace would have to be written again and again until it fits; only a refusal needs one.
-    let loaded = Kernel::load_with_log(&object, &OPTIONS, VerifierLogLevel::STATS);
-    let mut kernel = match loaded {
-        Err(LoadError::Program { .. }) => Kernel::load(&object, &OPTIONS)?,
-        loaded => loaded?,
-    };
-    let mut programs = BTreeMap::new();
-    for (name, program) in kernel.ebpf_mut().programs_mut() {
-        let figures = ask(program).with_context(|| format!("program {name}"))?;
-        programs.insert(name.to_owned(), figures);
-    }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let verdict = Verdict {
+    let mut verdict = Verdict {
         release: release.trim().to_owned(),
-        programs,
+        programs: BTreeMap::new(),
+        refused: BTreeMap::new(),
     };
+    for (setting, tunnels) in SETTINGS {
+        // Sizes do not change what the verifier does, so the maps are small.
+        let options = Options {
+            max_flows: 1 << 10,
+            partitions: 1,
+            ring_parts: 1 << 10,
+            sampling: Sampling::All,
+            tunnels,
+        };
+        // A trace would have to be written again and again until it fits; only a refusal needs one.
+        let loaded = Kernel::load_with_log(&object, &options, VerifierLogLevel::STATS);
+        let loaded = match loaded {
+            Err(LoadError::Program { .. }) => Kernel::load(&object, &options),
+            loaded => loaded,
+        };
+        match loaded {
+            Ok(mut kernel) => {
+                for (name, program) in kernel.ebpf_mut().programs_mut() {
+                    let name = format!("{name}{setting}");
+                    let figures = ask(program).with_context(|| format!("program {name}"))?;
+                    verdict.programs.insert(name, figures);
+                }
+            }
+            Err(LoadError::Program { name, source }) => {
+                let log = source.to_string();
+                let lines: Vec<&str> = log.lines().collect();
+                let end = lines[lines.len().saturating_sub(TAIL)..].join("\n");
+                verdict.refused.insert(format!("{name}{setting}"), end);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
     println!("{}", serde_json::to_string(&verdict)?);
     Ok(())
 }

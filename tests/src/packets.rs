@@ -46,6 +46,8 @@ pub struct Packet {
     network: usize,
     /// Flow and IP-layer octets of the packet in the tunnel, where it is one.
     inside: Option<(Key, u64)>,
+    /// Whether it is a fragment that is not the first one.
+    pub later_fragment: bool,
 }
 
 impl Packet {
@@ -346,6 +348,7 @@ impl Ip {
             tcp_flags: 0,
             network,
             inside: None,
+            later_fragment: later,
         }
     }
 
@@ -451,6 +454,7 @@ pub fn raw(octets: &[u8]) -> Packet {
         tcp_flags: 0,
         network: 0,
         inside: None,
+        later_fragment: false,
     }
 }
 

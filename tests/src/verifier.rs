@@ -24,8 +24,10 @@ pub struct Figures {
 pub struct Verdict {
     /// The kernel's release, as uname gives it.
     pub release: String,
-    /// By name of the program.
+    /// By name of the program, with the options that change it.
     pub programs: BTreeMap<String, Figures>,
+    /// The end of the verifier's log, by options with which it refused.
+    pub refused: BTreeMap<String, String>,
 }
 
 /// Reads instructions and stack from the end of a verifier's log:

@@ -88,8 +88,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for entry in entries {
         let console = console(entry);
         let _ = fs::remove_file(&console);
-        match examine(entry, &programs) {
-            Ok(verdict) => verdicts.extend(verdict),
+        match examine(entry, &programs, &mut verdicts) {
+            Ok(()) => (),
             Err(error) => {
                 interrupt::check()?;
                 eprintln!("Linux {} fails: {error:#}", entry.kernel.series);
@@ -105,6 +105,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     figures::print(&verdicts);
     for verdict in &verdicts {
+        failures.extend(
+            verdict.refused.iter().map(|(program, log)| {
+                format!("Linux {} refuses {program}:\n{log}", verdict.release)
+            }),
+        );
         if args.accept {
             kept.accept(verdict)?;
         } else {
@@ -138,7 +143,7 @@ fn chosen(args: &Args) -> Result<Vec<&'static Entry>> {
 
 fn ask_this_machine(programs: &Programs) -> Result<Verdict> {
     let answer = output(Command::new(&programs.verifier).args(&programs.object))
-        .context("this machine's own kernel does not take the programs")?;
+        .context("cannot ask this machine's own kernel")?;
     Ok(serde_json::from_str(&answer)?)
 }
 
@@ -146,8 +151,8 @@ fn console(entry: &Entry) -> PathBuf {
     directory().join(format!("{}.console", entry.kernel.series))
 }
 
-/// Boots a kernel and does everything with it. A kernel that is refused has no verdict.
-fn examine(entry: &Entry, programs: &Programs) -> Result<Option<Verdict>> {
+/// Boots a kernel and does everything with it. A kernel that is too old has no verdict.
+fn examine(entry: &Entry, programs: &Programs, verdicts: &mut Vec<Verdict>) -> Result<()> {
     let series = entry.kernel.series;
     let files = entry.kernel.fetch()?;
     let initramfs = directory().join(format!("{series}.cpio"));
@@ -167,12 +172,12 @@ fn examine(entry: &Entry, programs: &Programs) -> Result<Option<Verdict>> {
     if !entry.runs {
         let said = trial::refuse(&mut guest)?;
         eprintln!("Linux {release}: {said}");
-        return Ok(None);
+        return Ok(());
     }
     let object = programs.object_in_guest();
-    let verdict = trial::ask_verifier(&mut guest, object)?;
+    verdicts.push(trial::ask_verifier(&mut guest, object)?);
     eprintln!(
-        "the verifier has taken the programs, {:.0} s",
+        "the verifier has answered, {:.0} s",
         start.elapsed().as_secs_f64()
     );
     let shown = trial::meter(&mut guest, entry.machine.cpus, object)?;
@@ -187,5 +192,5 @@ fn examine(entry: &Entry, programs: &Programs) -> Result<Option<Verdict>> {
         shown.leaves,
         start.elapsed().as_secs_f64()
     );
-    Ok(Some(verdict))
+    Ok(())
 }

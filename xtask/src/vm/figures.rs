@@ -106,13 +106,13 @@ fn series(release: &str) -> String {
 
 pub(crate) fn print(verdicts: &[Verdict]) {
     println!(
-        "\n{:<24} {:<20} {:>8} {:>6} {:>8} {:>8}",
-        "kernel", "program", "verified", "stack", "octets", "jited"
+        "\n{:<20} {:<31} {:>8} {:>6} {:>7} {:>7}",
+        "kernel", "program", "verified", "frames", "octets", "jited"
     );
     for verdict in verdicts {
         for (name, figures) in &verdict.programs {
             println!(
-                "{:<24} {:<20} {:>8} {:>6} {:>8} {:>8}",
+                "{:<20} {:<31} {:>8} {:>6} {:>7} {:>7}",
                 verdict.release,
                 name,
                 figures.instructions,
@@ -140,6 +140,7 @@ mod tests {
         Verdict {
             release: "6.12.95+deb12-amd64".into(),
             programs: [(name.to_owned(), figures)].into(),
+            refused: [].into(),
         }
     }
 
