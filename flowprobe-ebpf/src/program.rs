@@ -79,10 +79,15 @@ unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
     // SAFETY: the caller's; the scratch memory is this CPU's, and holds what `dissect` has put
     // there.
     unsafe {
-        if tag.control().is_none() && count_near_plain::<FRAGS>(ctx.ctx, cpu, epoch) {
-            return;
+        let mut near = false;
+        if tag.control().is_none() {
+            near = read_near_plain::<FRAGS>(ctx.ctx, cpu);
         }
-        let skip = dissect::<FRAGS, T>(ctx.ctx, cpu, tag);
+        let skip = if near {
+            PARSED
+        } else {
+            dissect::<FRAGS, T>(ctx.ctx, cpu, tag)
+        };
         compiler_fence(Ordering::SeqCst);
         let scratch = scratch(cpu);
         let octets = (*scratch).octets;
@@ -91,7 +96,7 @@ unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
             return (*cpu).ignored[skip as usize].count(octets);
         }
         let parsed = &(*scratch).parsed;
-        if parsed.around.is_wide() {
+        if !near && parsed.around.is_wide() {
             count_wide(ctx.ctx, cpu, epoch);
         } else if let Addresses::V4(_) = parsed.packet.addresses {
             count_v4(ctx.ctx, cpu, epoch);
@@ -101,34 +106,23 @@ unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
     }
 }
 
-/// Meters a packet that is nearly plain; false if it is not.
+/// Reads a nearly plain packet into the scratch memory; false if it is none.
 ///
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn count_near_plain<const FRAGS: bool>(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) -> bool {
-    let ctx = &XdpContext::new(ctx);
-    // SAFETY: the caller's, and the context is the one that the kernel passed in.
+unsafe fn read_near_plain<const FRAGS: bool>(ctx: *mut xdp_md, cpu: *mut Cpu) -> bool {
+    let ctx = XdpContext::new(ctx);
+    // SAFETY: the caller's.
     unsafe {
-        let frame = XdpFrame::<FRAGS>::new(ctx, scratch(cpu));
+        let scratch = scratch(cpu);
+        let frame = XdpFrame::<FRAGS>::new(&ctx, scratch);
         let packet = match near_plain(&frame) {
             Some(packet) if !may_be_tunnel(&packet) => packet,
             _ => return false,
         };
-        let octets = frame.octets();
-        see_rest::<FRAGS>(ctx, cpu, octets);
-        let ifindex = (*ctx.ctx).ingress_ifindex;
-        let result = match packet.addresses {
-            Addresses::V4(addresses) => {
-                let key = KeyV4::new(addresses, &packet, ifindex, epoch);
-                account::<false, _>(ctx.ctx, cpu, maps::bucket_v4, &key, &packet)
-            }
-            Addresses::V6(addresses) => {
-                let key = KeyV6::new(addresses, &packet, ifindex, epoch);
-                account::<false, _>(ctx.ctx, cpu, maps::bucket_v6, &key, &packet)
-            }
-        };
-        conclude(cpu, result, octets, packet.octets);
+        (*scratch).parsed.packet = packet;
+        (*scratch).octets = frame.octets();
     }
     true
 }
