@@ -17,6 +17,7 @@ pub mod key;
 pub mod macs;
 pub mod parse;
 pub mod ring;
+pub mod rx_vlan;
 pub mod sampling;
 pub mod skip;
 pub mod table;

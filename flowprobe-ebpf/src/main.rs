@@ -14,13 +14,13 @@ compile_error!("flowprobe-bpf is a BPF program: build it with `cargo xtask build
 mod program;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use program::observe;
+use program::{InFrame, MayBeBeside, observe};
 
 /// For frames that lie in one buffer.
 #[xdp]
 #[inline(always)] // a call of its own costs 6 ns a packet
 fn flowprobe(ctx: XdpContext) -> u32 {
-    observe::<false>(&ctx); // a monitor never changes a packet's fate
+    observe::<false, InFrame>(&ctx); // a monitor never changes a packet's fate
     xdp_action::XDP_PASS
 }
 
@@ -28,7 +28,24 @@ fn flowprobe(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 #[inline(always)]
 fn flowprobe_frags(ctx: XdpContext) -> u32 {
-    observe::<true>(&ctx);
+    observe::<true, InFrame>(&ctx);
+    xdp_action::XDP_PASS
+}
+
+/// For devices that take the outermost VLAN tag out of a frame and tell it to those who ask. To be
+/// loaded for one device; see [`flowprobe_ebpf::rx_vlan`].
+#[xdp]
+#[inline(always)]
+fn flowprobe_rx_vlan(ctx: XdpContext) -> u32 {
+    observe::<false, MayBeBeside>(&ctx);
+    xdp_action::XDP_PASS
+}
+
+/// The same for jumbo frames in several buffers.
+#[xdp(frags)]
+#[inline(always)]
+fn flowprobe_rx_vlan_frags(ctx: XdpContext) -> u32 {
+    observe::<true, MayBeBeside>(&ctx);
     xdp_action::XDP_PASS
 }
 

@@ -76,6 +76,13 @@ impl Packet {
         fragment_flags: 0,
         priorities: 0,
     };
+
+    /// Puts in the outermost VLAN tag by its control information (IEEE 802.1Q §9.6).
+    #[inline(always)]
+    pub fn put_outer_tag(&mut self, control: u16) {
+        self.vlan = control & ethernet::VLAN_ID_MASK;
+        self.priorities = (control >> ethernet::PRIORITY_SHIFT) as u8;
+    }
 }
 
 /// What stands around the IP packet beyond a single VLAN tag, all 0 for most frames.
@@ -168,6 +175,14 @@ impl Parsed {
         around: Around::EMPTY,
         fragment: Fragment::NONE,
     };
+
+    /// Puts in the outermost VLAN tag by its control information, before anything else is there:
+    /// for tags that the frame does not hold (any more).
+    #[inline(always)]
+    pub fn put_outer_tag(&mut self, control: u16) {
+        self.packet.put_outer_tag(control);
+        self.around.tags = 1;
+    }
 }
 
 /// Parses an Ethernet frame.
@@ -194,7 +209,8 @@ pub fn parse<F: Frame + ?Sized>(frame: &F, tunnels: &Tunnels) -> Result<Parsed, 
     Ok(parsed)
 }
 
-/// Parses an Ethernet frame layer by layer, into `parsed`, which is empty.
+/// Parses an Ethernet frame layer by layer, into `parsed`, which is empty but for a tag that
+/// [`Parsed::put_outer_tag`] has put there.
 ///
 /// # Errors
 /// The reason why the frame belongs to no flow.
@@ -209,8 +225,8 @@ pub fn parse_ethernet<F: Frame + ?Sized>(
     parse_at(frame, tunnels, ethertype, ethernet::LEN, parsed)
 }
 
-/// Parses what `ethertype` names and begins at `offset`, into `parsed`, which is empty. For links
-/// other than Ethernet too.
+/// Parses what `ethertype` names and begins at `offset`, into `parsed`, as [`parse_ethernet`] does.
+/// For links other than Ethernet too.
 ///
 /// # Errors
 /// The reason why the frame belongs to no flow.

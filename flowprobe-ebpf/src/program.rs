@@ -6,6 +6,7 @@ mod clock;
 mod frame;
 mod maps;
 mod sample;
+mod tag;
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -17,14 +18,17 @@ use flowprobe_ebpf::{
     parse::{near_plain, parse_ethernet, plain},
 };
 
+pub(crate) use self::tag::{InFrame, MayBeBeside};
 use self::{
     account::{Scratch, account, scratch},
     frame::XdpFrame,
+    tag::OuterTag,
 };
 
-/// Meters one packet. `FRAGS` says whether it may lie in several buffers.
+/// Meters one packet. `FRAGS` says whether it may lie in several buffers, `T` where its outermost
+/// VLAN tag may be.
 #[inline(always)]
-pub(crate) fn observe<const FRAGS: bool>(ctx: &XdpContext) {
+pub(crate) fn observe<const FRAGS: bool, T: OuterTag>(ctx: &XdpContext) {
     // SAFETY: a helper without arguments.
     let id = unsafe { bpf_get_smp_processor_id() };
     let Some(cpu) = maps::cpu(id) else {
@@ -41,11 +45,15 @@ pub(crate) fn observe<const FRAGS: bool>(ctx: &XdpContext) {
         };
         // Helpers before the frame is read: what a register holds does not outlive a call.
         clock::set(cpu);
+        let tag = T::ask(ctx);
         let frame = XdpFrame::<FRAGS>::new(ctx, scratch(cpu));
-        let packet = match plain(&frame) {
+        let mut packet = match plain(&frame) {
             Some(packet) if !may_be_tunnel(&packet) => packet,
-            _ => return dissect_and_count::<FRAGS>(ctx, cpu, epoch),
+            _ => return dissect_and_count::<FRAGS, T>(ctx, cpu, epoch, tag),
         };
+        if let Some(control) = tag.control() {
+            packet.put_outer_tag(control);
+        }
         let octets = frame.octets();
         see_rest::<FRAGS>(ctx, cpu, octets);
         if let Addresses::V4(addresses) = packet.addresses {
@@ -62,14 +70,19 @@ pub(crate) fn observe<const FRAGS: bool>(ctx: &XdpContext) {
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(always)]
-unsafe fn dissect_and_count<const FRAGS: bool>(ctx: &XdpContext, cpu: *mut Cpu, epoch: u32) {
+unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
+    ctx: &XdpContext,
+    cpu: *mut Cpu,
+    epoch: u32,
+    tag: T,
+) {
     // SAFETY: the caller's; the scratch memory is this CPU's, and holds what `dissect` has put
     // there.
     unsafe {
-        if count_near_plain::<FRAGS>(ctx.ctx, cpu, epoch) {
+        if tag.control().is_none() && count_near_plain::<FRAGS>(ctx.ctx, cpu, epoch) {
             return;
         }
-        let skip = dissect::<FRAGS>(ctx.ctx, cpu);
+        let skip = dissect::<FRAGS, T>(ctx.ctx, cpu, tag);
         compiler_fence(Ordering::SeqCst);
         let scratch = scratch(cpu);
         let octets = (*scratch).octets;
@@ -135,13 +148,16 @@ const PARSED: u32 = u32::MAX;
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn dissect<const FRAGS: bool>(ctx: *mut xdp_md, cpu: *mut Cpu) -> u32 {
+unsafe fn dissect<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cpu, tag: T) -> u32 {
     let ctx = XdpContext::new(ctx);
     // SAFETY: the caller's.
     unsafe {
         let scratch = scratch(cpu);
         let frame = XdpFrame::<FRAGS>::new(&ctx, scratch);
         let parsed = account::emptied(scratch);
+        if let Some(control) = tag.control() {
+            parsed.put_outer_tag(control);
+        }
         match parse_ethernet(&frame, &maps::tunnels(), parsed) {
             Ok(()) => {
                 (*scratch).octets = frame.octets();

@@ -8,6 +8,7 @@
 pub mod ethtool;
 pub mod interface;
 pub mod link;
+pub mod netdev;
 pub mod netlink;
 pub mod preflight;
 pub mod promisc;
@@ -17,7 +18,7 @@ use std::{fmt, os::fd::BorrowedFd, str::FromStr};
 pub use self::{
     interface::{FactsError, Interface, InterfaceFacts, InterfaceStats, LookupError},
     link::{AttachError, Link, Mode, refuse_foreign},
-    preflight::{Finding, Warning, preflight},
+    preflight::{Finding, Warning, missed_tags, preflight, tells_tags},
     promisc::{PromiscError, Promiscuous},
 };
 
@@ -55,6 +56,8 @@ pub struct Attached {
     pub mode: Mode,
     /// Whether packets of several buffers reach the program.
     pub frags: bool,
+    /// Whether the program is one that asks the device for the VLAN tag beside a packet.
+    pub vlan_metadata: bool,
     _link: Link,
 }
 
@@ -97,6 +100,11 @@ fn attach_native(interface: &Interface, programs: Programs<'_>) -> Result<Attach
         return Err(refused);
     };
     let link = Link::new(interface, linear, Mode::Native)?;
+    warn_of_mtu(interface)?;
+    Ok(attached(interface, Mode::Native, false, link))
+}
+
+fn warn_of_mtu(interface: &Interface) -> Result<(), AttachError> {
     let mtu = interface.link()?.mtu;
     if mtu > LINEAR_MTU {
         tracing::warn!(
@@ -108,7 +116,28 @@ fn attach_native(interface: &Interface, programs: Programs<'_>) -> Result<Attach
             interface.name
         );
     }
-    Ok(attached(interface, Mode::Native, false, link))
+    Ok(())
+}
+
+/// Attaches a program that was loaded for this interface alone, which native mode only takes.
+/// `frags` says how it was loaded.
+///
+/// # Errors
+/// See [`AttachError`]; nothing is attached then.
+pub fn attach_bound(
+    interface: &Interface,
+    program: BorrowedFd<'_>,
+    frags: bool,
+) -> Result<Attached, AttachError> {
+    refuse_foreign(interface)?;
+    let link = Link::new(interface, program, Mode::Native)?;
+    if !frags {
+        warn_of_mtu(interface)?;
+    }
+    Ok(Attached {
+        vlan_metadata: true,
+        ..attached(interface, Mode::Native, frags, link)
+    })
 }
 
 /// Before 6.9 the kernel makes every packet linear for a generic program, with or without frags,
@@ -124,6 +153,7 @@ fn attached(interface: &Interface, mode: Mode, frags: bool, link: Link) -> Attac
         interface: interface.clone(),
         mode,
         frags,
+        vlan_metadata: false,
         _link: link,
     }
 }

@@ -1,8 +1,10 @@
-//! The few bpf() commands that attaching and the grace period need, on the kernel's own structures.
+//! The few bpf() commands that attaching, the grace period and programs for one device need, on the
+//! kernel's own structures.
 //!
-//! Not a loader: objects, maps and programs are loaded with aya.
+//! Not a loader: objects, maps and all other programs are loaded with aya.
 
 use std::{
+    ffi::CStr,
     io, mem,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
@@ -10,17 +12,27 @@ use std::{
 // linux/bpf.h: enum bpf_cmd, enum bpf_attach_type, enum bpf_map_type.
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_XDP: u32 = 37;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
+const BPF_F_XDP_DEV_BOUND_ONLY: u32 = 1 << 6;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 
 // linux/bpf.h: struct bpf_prog_info, `name` follows `map_ids`; both are there since 4.15.
 const PROGRAM_INFO_LEN: usize = 80;
 const PROGRAM_NAME_OFFSET: usize = 64;
+
+/// Octets of a program's name, with a zero at the end.
+const NAME_LEN: usize = 16;
+
+/// The verifier keeps the end of a longer log (6.4), and there it says what was wrong.
+const LOG_LEN: usize = 1 << 16;
 
 /// An attribute of bpf(): a prefix of `union bpf_attr`, of integers only and without padding.
 /// The kernel takes what is beyond the prefix as zero.
@@ -43,6 +55,23 @@ struct MapUpdate {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgramLoad {
+    program_type: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; NAME_LEN],
+    ifindex: u32,
+    expected_attach_type: u32,
 }
 
 #[repr(C)]
@@ -74,6 +103,7 @@ struct LinkDetach {
 
 impl Attribute for MapCreate {}
 impl Attribute for MapUpdate {}
+impl Attribute for ProgramLoad {}
 impl Attribute for GetById {}
 impl Attribute for GetInfo {}
 impl Attribute for LinkCreate {}
@@ -122,6 +152,64 @@ pub(crate) fn set_map(outer: BorrowedFd<'_>, inner: BorrowedFd<'_>) -> io::Resul
         },
     )
     .map(drop)
+}
+
+/// An XDP program for one device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BoundProgram<'a> {
+    /// Name, of which the kernel gets 15 octets.
+    pub(crate) name: &'a str,
+    /// Instructions as in memory, 8 octets each.
+    pub(crate) instructions: &'a [[u8; 8]],
+    /// License.
+    pub(crate) license: &'a CStr,
+    /// Whether it takes packets of several buffers.
+    pub(crate) frags: bool,
+}
+
+/// Loads an XDP program for the device `ifindex` alone. Where the kernel refuses it, that is said
+/// with the end of the verifier's log.
+pub(crate) fn load_bound(
+    program: &BoundProgram<'_>,
+    ifindex: u32,
+) -> Result<OwnedFd, (io::Error, String)> {
+    let mut attribute = ProgramLoad {
+        program_type: BPF_PROG_TYPE_XDP,
+        instruction_count: program.instructions.len() as u32,
+        instructions: program.instructions.as_ptr() as u64,
+        license: program.license.as_ptr() as u64,
+        flags: BPF_F_XDP_DEV_BOUND_ONLY
+            | if program.frags {
+                BPF_F_XDP_HAS_FRAGS
+            } else {
+                0
+            },
+        ifindex,
+        expected_attach_type: BPF_XDP,
+        ..ProgramLoad::default()
+    };
+    for (to, from) in attribute.name[..NAME_LEN - 1]
+        .iter_mut()
+        .zip(program.name.bytes())
+    {
+        *to = from;
+    }
+    let refused = match call_for_fd(BPF_PROG_LOAD, &mut attribute) {
+        Ok(fd) => return Ok(fd),
+        Err(error) => error,
+    };
+    // Once more, now with a log: to write one takes long.
+    let mut log = vec![0_u8; LOG_LEN];
+    attribute.log_level = 1;
+    attribute.log_size = LOG_LEN as u32;
+    attribute.log = log.as_mut_ptr() as u64;
+    match call_for_fd(BPF_PROG_LOAD, &mut attribute) {
+        Ok(fd) => Ok(fd),
+        Err(_) => {
+            let end = log.iter().position(|&c| c == 0).unwrap_or(log.len());
+            Err((refused, String::from_utf8_lossy(&log[..end]).into_owned()))
+        }
+    }
 }
 
 /// Links an XDP program to an interface. `flags` is one of `XDP_FLAGS_*_MODE`.
@@ -182,7 +270,8 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
 
 fn call<A: Attribute>(command: libc::c_long, attribute: &mut A) -> io::Result<libc::c_long> {
     // SAFETY: the kernel reads and writes at most the size given, which is that of `attribute`;
-    // where it holds an address, that is of a live array of `info_len` octets or a live word.
+    // where it holds an address, that is of a live array as long as it says beside, of a live word,
+    // or of a C string.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,

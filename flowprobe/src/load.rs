@@ -1,6 +1,8 @@
 //! Puts the kernel half into the kernel: sizes its maps, sets its constants, seeds its samplers,
 //! and maps the memory it shares.
 
+pub mod rx_vlan;
+
 use std::{io, os::fd::AsFd, sync::Arc};
 
 use aya::{
@@ -15,6 +17,7 @@ use flowprobe_ebpf::{
     sampling::{METHOD_COUNT, METHOD_RANDOM, geometric_gap, next_random},
 };
 
+use self::rx_vlan::{RxVlan, RxVlanError};
 use crate::{
     sampling::Sampling,
     table::{
@@ -103,6 +106,7 @@ pub enum LoadError {
 /// The loaded kernel half. Dropping it unloads the programs, once nothing is attached.
 pub struct Kernel {
     ebpf: Ebpf,
+    object: Vec<u8>,
     shared: Arc<Shared>,
 }
 
@@ -187,6 +191,7 @@ impl Kernel {
         let shared = Shared::new(geometry, secret, &maps)?;
         let kernel = Self {
             ebpf,
+            object: object.to_vec(),
             shared: Arc::new(shared),
         };
         kernel.seed(options.sampling).map_err(LoadError::Random)?;
@@ -205,6 +210,15 @@ impl Kernel {
     /// The object is not ours.
     pub fn program(&mut self, frags: bool) -> Result<&mut Xdp, LoadError> {
         program(&mut self.ebpf, if frags { PROGRAM_FRAGS } else { PROGRAM })
+    }
+
+    /// The program that asks for the VLAN tags beside the frame, to be loaded for one interface
+    /// after the other. It shares all maps with the ordinary one.
+    ///
+    /// # Errors
+    /// The kernel has no such tags to tell, or the object no such program.
+    pub fn rx_vlan(&self) -> Result<RxVlan, RxVlanError> {
+        RxVlan::new(&self.object, &self.ebpf)
     }
 
     /// The object, for aya-log.

@@ -2,6 +2,7 @@
 
 pub(crate) mod ending;
 mod error;
+mod rx_vlan;
 mod summary;
 mod threads;
 
@@ -106,6 +107,7 @@ impl Watched {
             interface,
             mode,
             frags,
+            vlan_metadata,
             ..
         } = &self.attached;
         let after = interface.statistics().unwrap_or_else(|error| {
@@ -117,6 +119,7 @@ impl Watched {
             ifindex: interface.index,
             mode: mode.to_string(),
             frags: *frags,
+            vlan_metadata: *vlan_metadata,
             counters: after.since(&self.before),
         }
     }
@@ -375,6 +378,7 @@ fn watch(
         frags: frags.as_fd(),
         linear: Some(linear.as_fd()),
     };
+    let mut rx_vlan = rx_vlan::Attacher::new(kernel);
     interfaces
         .iter()
         .map(|interface| {
@@ -383,7 +387,10 @@ fn watch(
                 .then(|| Promiscuous::new(&interface.name, interface.index))
                 .transpose()?;
             let before = interface.statistics()?;
-            let attached = attach::attach(interface, programs, settings.xdp_mode)?;
+            let attached = match rx_vlan.attach(interface, settings.xdp_mode)? {
+                Some(attached) => attached,
+                None => attach::attach(interface, programs, settings.xdp_mode)?,
+            };
             if settings.xdp_mode == XdpMode::Generic && attached.mode == Mode::Generic {
                 tracing::warn!(
                     interface = interface.name,
@@ -392,9 +399,10 @@ fn watch(
             }
             tracing::info!(
                 interface = interface.name,
-                "attached, {}{}",
+                "attached, {}{}{}",
                 attached.mode,
-                if attached.frags { ", frags" } else { "" }
+                if attached.frags { ", frags" } else { "" },
+                summary::tags_from(attached.vlan_metadata),
             );
             Ok(Watched {
                 attached,

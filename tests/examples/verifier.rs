@@ -51,7 +51,10 @@ fn main() -> Result<()> {
         };
         match loaded {
             Ok(mut kernel) => {
-                for (name, program) in kernel.ebpf_mut().programs_mut() {
+                // Those that ask a device for its VLAN tags can be loaded for a device only, with a
+                // call that the loader puts in: the tests on a veth do.
+                let programs = kernel.ebpf_mut().programs_mut();
+                for (name, program) in programs.filter(|(name, _)| !name.contains("rx_vlan")) {
                     let name = format!("{name}{setting}");
                     let figures = ask(program).with_context(|| format!("program {name}"))?;
                     verdict.programs.insert(name, figures);

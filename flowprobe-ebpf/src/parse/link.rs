@@ -90,15 +90,14 @@ fn tags<F: Frame + ?Sized>(
         // What is compared must be what is indexed with, or the verifier sees no bound.
         let outside = frame.forget(parsed.around.tags as usize);
         if outside == 0 {
-            parsed.packet.vlan = id;
-            parsed.packet.priorities = priority;
+            parsed.packet.put_outer_tag(control);
         } else if outside < MAX_TAGS {
             parsed.around.inner_vlans[outside - 1] = id;
             if outside == 1 {
                 parsed.packet.priorities |= priority << 4;
             }
         } else {
-            // Tags inside a tunnel, beyond those outside.
+            // Tags inside a tunnel, beyond those outside; or one that stood beside the frame.
             break;
         }
         parsed.around.tags += 1;

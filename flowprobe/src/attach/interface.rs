@@ -4,6 +4,7 @@ use std::{ffi::CStr, fmt, io};
 
 use super::{
     ethtool::{Channels, Ethtool, Offloads},
+    netdev,
     netlink::{self, LinkInfo, NetlinkError},
 };
 
@@ -62,6 +63,8 @@ pub struct InterfaceFacts {
     pub offloads: Option<Offloads>,
     /// Channels.
     pub channels: Option<Channels>,
+    /// Whether the driver tells a program in native mode the VLAN tag beside a packet.
+    pub tells_vlan_tag: bool,
 }
 
 /// Counters of what an interface received, and of what it lost before XDP could see it.
@@ -161,6 +164,8 @@ impl Interface {
             driver: ethtool.and_then(Ethtool::driver),
             offloads: ethtool.and_then(Ethtool::offloads),
             channels: ethtool.and_then(Ethtool::channels),
+            // A kernel before 6.3 has nobody who could be asked, and tells no tags.
+            tells_vlan_tag: netdev::tells_vlan_tag(self.index).unwrap_or(false),
         })
     }
 

@@ -196,7 +196,8 @@ impl AttachError {
 
     /// Whether the refusal may be about frags. Drivers answer such a program with EOPNOTSUPP or
     /// EINVAL, as they answer much else.
-    pub(super) fn linear_may_work(&self) -> bool {
+    #[must_use]
+    pub fn linear_may_work(&self) -> bool {
         match self {
             Self::NoNative { .. } => true,
             Self::Kernel { source, .. } => source.raw_os_error() == Some(libc::EINVAL),

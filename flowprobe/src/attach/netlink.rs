@@ -12,7 +12,7 @@ use super::interface::InterfaceStats;
 /// A reply holds one interface without its virtual functions: about 2 KiB. Larger ones are an error.
 const REPLY_BYTES: usize = 32 * 1024;
 
-const HEADER: usize = 16; // struct nlmsghdr
+pub(super) const HEADER: usize = 16; // struct nlmsghdr
 const INFO: usize = 16; // struct ifinfomsg
 const ATTRIBUTE: usize = 4; // struct nlattr
 const STATS64: usize = 24 * 8; // struct rtnl_link_stats64 up to rx_nohandler, kernel 4.6
@@ -80,12 +80,17 @@ pub struct XdpPrograms {
 /// # Errors
 /// ENODEV where there is no such interface in this network namespace.
 pub fn link(ifindex: u32) -> Result<LinkInfo, NetlinkError> {
+    parse(&ask(libc::NETLINK_ROUTE, &request(ifindex))?)
+}
+
+/// Sends one request over a socket of its own, and returns what comes back first.
+pub(super) fn ask(protocol: libc::c_int, request: &[u8]) -> Result<Vec<u8>, NetlinkError> {
     // SAFETY: no pointers.
     let fd = unsafe {
         libc::socket(
             libc::AF_NETLINK,
             libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-            libc::NETLINK_ROUTE,
+            protocol,
         )
     };
     if fd < 0 {
@@ -93,7 +98,6 @@ pub fn link(ifindex: u32) -> Result<LinkInfo, NetlinkError> {
     }
     // SAFETY: the descriptor is new and nothing else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let request = request(ifindex);
     // SAFETY: the pointer and length are those of `request`. Without an address a netlink
     // message goes to the kernel.
     let sent = unsafe { libc::send(fd, request.as_ptr().cast(), request.len(), 0) };
@@ -112,10 +116,11 @@ pub fn link(ifindex: u32) -> Result<LinkInfo, NetlinkError> {
     };
     let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
     // MSG_TRUNC makes recv say how long the message was, not how much of it fits.
-    let reply = reply
-        .get(..length)
-        .ok_or(NetlinkError::Malformed(REPLY_BYTES))?;
-    parse(reply)
+    if length > reply.len() {
+        return Err(NetlinkError::Malformed(REPLY_BYTES));
+    }
+    reply.truncate(length);
+    Ok(reply)
 }
 
 fn request(ifindex: u32) -> [u8; HEADER + INFO] {
@@ -132,16 +137,7 @@ fn request(ifindex: u32) -> [u8; HEADER + INFO] {
 /// # Errors
 /// The kernel's own error, or the octet from which the message makes no sense.
 pub fn parse(reply: &[u8]) -> Result<LinkInfo, NetlinkError> {
-    let length = u32_at(reply, 0)? as usize;
-    let message = reply.get(..length).ok_or(NetlinkError::Malformed(0))?;
-    let kind = u16_at(message, 4)?;
-    if i32::from(kind) == libc::NLMSG_ERROR {
-        let errno = u32_at(message, HEADER)?.cast_signed();
-        return Err(io::Error::from_raw_os_error(errno.saturating_neg()).into());
-    }
-    if kind != libc::RTM_NEWLINK {
-        return Err(NetlinkError::Malformed(4));
-    }
+    let message = message(reply, libc::RTM_NEWLINK)?;
     let mut link = LinkInfo {
         index: u32_at(message, HEADER + 4)?,
         flags: u32_at(message, HEADER + 8)?,
@@ -161,6 +157,21 @@ pub fn parse(reply: &[u8]) -> Result<LinkInfo, NetlinkError> {
         }
     }
     Ok(link)
+}
+
+/// The first message of `reply`, which is of type `kind`.
+pub(super) fn message(reply: &[u8], kind: u16) -> Result<&[u8], NetlinkError> {
+    let length = u32_at(reply, 0)? as usize;
+    let message = reply.get(..length).ok_or(NetlinkError::Malformed(0))?;
+    let found = u16_at(message, 4)?;
+    if i32::from(found) == libc::NLMSG_ERROR {
+        let errno = u32_at(message, HEADER)?.cast_signed();
+        return Err(io::Error::from_raw_os_error(errno.saturating_neg()).into());
+    }
+    if found != kind {
+        return Err(NetlinkError::Malformed(4));
+    }
+    Ok(message)
 }
 
 fn read_kinds(
@@ -231,14 +242,14 @@ fn stats(message: &[u8], start: usize, end: usize) -> Result<InterfaceStats, Net
 }
 
 /// Type of an attribute, and where its value lies in the message.
-struct Attribute {
-    kind: u16,
-    start: usize,
-    end: usize,
+pub(super) struct Attribute {
+    pub(super) kind: u16,
+    pub(super) start: usize,
+    pub(super) end: usize,
 }
 
 /// Walks the attributes in `message[start..end]`; ends at the first malformed one with an error.
-fn attributes(
+pub(super) fn attributes(
     message: &[u8],
     start: usize,
     end: usize,
@@ -272,12 +283,12 @@ fn attributes(
     })
 }
 
-fn u16_at(octets: &[u8], at: usize) -> Result<u16, NetlinkError> {
+pub(super) fn u16_at(octets: &[u8], at: usize) -> Result<u16, NetlinkError> {
     let field = octets.get(at..at + 2).ok_or(NetlinkError::Malformed(at))?;
     Ok(u16::from_ne_bytes([field[0], field[1]]))
 }
 
-fn u32_at(octets: &[u8], at: usize) -> Result<u32, NetlinkError> {
+pub(super) fn u32_at(octets: &[u8], at: usize) -> Result<u32, NetlinkError> {
     let field = octets.get(at..at + 4).ok_or(NetlinkError::Malformed(at))?;
     Ok(u32::from_ne_bytes([field[0], field[1], field[2], field[3]]))
 }

@@ -15,6 +15,8 @@ pub enum Warning {
     Down,
     /// The NIC takes VLAN tags out before XDP sees the packet.
     RxVlan,
+    /// The peer of a veth may hand over VLAN tags beside the packet.
+    PeerTags,
     /// The NIC merges TCP segments.
     Lro,
     /// Packets may not fit one buffer, and the driver is not known to take frags.
@@ -101,11 +103,8 @@ pub fn preflight(facts: &InterfaceFacts, mode: XdpMode) -> Vec<Finding> {
     if link.flags & libc::IFF_UP as u32 == 0 {
         warnings.push(Warning::Down);
     }
-    // A veth takes no tag out of a packet: where its peer hands one over beside the packet, XDP
-    // misses it with rxvlan on or off alike. So there is nothing to mend here, and on most veths
-    // no tag to miss.
-    if facts.offloads.is_some_and(|offloads| offloads.rx_vlan) && driver != "veth" {
-        warnings.push(Warning::RxVlan);
+    if !tells_tags(facts, mode) {
+        warnings.extend(tags_beside(facts));
     }
     if facts.offloads.is_some_and(|offloads| offloads.lro) {
         warnings.push(Warning::Lro);
@@ -132,6 +131,36 @@ pub fn preflight(facts: &InterfaceFacts, mode: XdpMode) -> Vec<Finding> {
             warning,
         })
         .collect()
+}
+
+/// Whether VLAN tags may stand beside the packets of this interface and a program that asks for
+/// them, which must be loaded for it alone, would be told. With the offload off on a NIC all tags
+/// are in the packet, and the question would cost time for nothing.
+#[must_use]
+pub fn tells_tags(facts: &InterfaceFacts, mode: XdpMode) -> bool {
+    mode != XdpMode::Generic && facts.tells_vlan_tag && tags_beside(facts).is_some()
+}
+
+/// What to say where the program that asks for VLAN tags was refused after all.
+#[must_use]
+pub fn missed_tags(facts: &InterfaceFacts) -> Option<Finding> {
+    tags_beside(facts).map(|warning| Finding {
+        interface: facts.link.name.clone(),
+        warning,
+    })
+}
+
+/// The warning of VLAN tags that stand beside the packet, if some may.
+///
+/// A veth takes no tag out of a packet, but its peer may hand one over beside it, whatever rxvlan
+/// says here. On most veths there is no tag to miss, so that it is mentioned only where it need not
+/// be missed.
+fn tags_beside(facts: &InterfaceFacts) -> Option<Warning> {
+    if facts.driver.as_deref() == Some("veth") {
+        return facts.tells_vlan_tag.then_some(Warning::PeerTags);
+    }
+    let offload = facts.offloads.is_some_and(|offloads| offloads.rx_vlan);
+    offload.then_some(Warning::RxVlan)
 }
 
 /// Whether the MTU can matter: a kind of interface without native XDP runs the program on skbs
@@ -164,6 +193,12 @@ impl fmt::Display for Finding {
                 f,
                 "{name} takes VLAN tags out of packets before XDP sees them, so that flows of all \
                  VLANs look untagged: `ethtool -K {name} rxvlan off`"
+            ),
+            Warning::PeerTags => write!(
+                f,
+                "VLAN tags that the peer of {name} hands over beside packets are missed here, so \
+                 that flows of all such VLANs look untagged: native mode instead of generic, or \
+                 `ethtool -K PEER txvlan off` at the peer"
             ),
             Warning::Lro => write!(
                 f,
@@ -245,6 +280,62 @@ mod tests {
             rx_vlan: true,
         });
         assert_eq!(warnings(&facts, XdpMode::Auto), []);
+    }
+
+    #[test]
+    fn tags_are_asked_for_where_they_are_told_and_missed_without() {
+        let mut facts = nic("ice");
+        let mut with = |rx_vlan, told, mode| {
+            facts.offloads = Some(Offloads {
+                lro: false,
+                rx_vlan,
+            });
+            facts.tells_vlan_tag = told;
+            (
+                tells_tags(&facts, mode),
+                warnings(&facts, mode).contains(&Warning::RxVlan),
+            )
+        };
+        for mode in [XdpMode::Auto, XdpMode::Native] {
+            assert_eq!(with(true, true, mode), (true, false));
+            // An older kernel, or another driver.
+            assert_eq!(with(true, false, mode), (false, true));
+            assert_eq!(with(false, true, mode), (false, false));
+        }
+        assert_eq!(with(true, true, XdpMode::Generic), (false, true));
+        assert_eq!(with(false, true, XdpMode::Generic), (false, false));
+        facts.offloads = None;
+        assert!(!tells_tags(&facts, XdpMode::Auto), "nobody knows of tags");
+        facts.offloads = Some(Offloads {
+            lro: false,
+            rx_vlan: true,
+        });
+        let missed = missed_tags(&facts).unwrap();
+        assert_eq!(missed.warning, Warning::RxVlan);
+        assert_eq!(missed.interface, "eth0");
+    }
+
+    #[test]
+    fn a_veth_is_asked_for_tags_whatever_rxvlan_says() {
+        for rx_vlan in [false, true] {
+            let mut facts = nic("veth");
+            facts.offloads = Some(Offloads {
+                lro: false,
+                rx_vlan,
+            });
+            facts.tells_vlan_tag = true;
+            assert!(tells_tags(&facts, XdpMode::Auto));
+            assert_eq!(warnings(&facts, XdpMode::Auto), []);
+            assert!(!tells_tags(&facts, XdpMode::Generic));
+            assert_eq!(warnings(&facts, XdpMode::Generic), [Warning::PeerTags]);
+            let line = missed_tags(&facts).unwrap().to_string();
+            assert!(line.contains("`ethtool -K PEER txvlan off`") && !line.contains("  "));
+            // A kernel before 6.8: nothing can be done here.
+            facts.tells_vlan_tag = false;
+            assert!(!tells_tags(&facts, XdpMode::Auto));
+            assert_eq!(warnings(&facts, XdpMode::Generic), []);
+            assert_eq!(missed_tags(&facts), None);
+        }
     }
 
     #[test]

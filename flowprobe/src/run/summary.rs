@@ -23,8 +23,19 @@ pub struct InterfaceSummary {
     pub(super) ifindex: u32,
     pub(super) mode: String,
     pub(super) frags: bool,
+    /// Whether VLAN tags were read that stand beside packets.
+    pub(super) vlan_metadata: bool,
     #[serde(flatten)]
     pub(super) counters: InterfaceStats,
+}
+
+/// What to say of an interface beside its mode.
+pub(super) fn tags_from(vlan_metadata: bool) -> &'static str {
+    if vlan_metadata {
+        ", VLAN tags from metadata"
+    } else {
+        ""
+    }
 }
 
 /// How packets were sampled.
@@ -117,10 +128,11 @@ impl Summary {
         for interface in &self.interfaces {
             let counters = &interface.counters;
             eprintln!(
-                "{} ({}): {} packets received; lost before the hook: {} missed, {} no buffer; \
+                "{} ({}{}): {} packets received; lost before the hook: {} missed, {} no buffer; \
              {} errors, {} dropped by driver or stack",
                 interface.name,
                 interface.mode,
+                tags_from(interface.vlan_metadata),
                 counters.rx_packets,
                 counters.rx_missed,
                 counters.rx_fifo_errors,

@@ -1,0 +1,218 @@
+//! The program that asks the device for the VLAN tag beside a frame: made ready once, loaded for
+//! each interface.
+//!
+//! aya loads neither programs that are bound to a device nor calls of the kernel's own functions,
+//! so this does what aya does for the others: puts in the maps, which are those that aya has made,
+//! links the functions, and loads. No BTF comes with it: functions without are static, which
+//! these are.
+
+use std::{
+    ffi::CString,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+};
+
+use aya::{Ebpf, maps::Map};
+use aya_obj::{
+    Object, ParseError,
+    btf::{Btf, BtfError, BtfKind},
+    generated::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL, bpf_insn},
+    relocation::EbpfRelocationError,
+};
+use flowprobe_ebpf::rx_vlan::{KFUNC, PLACEHOLDER};
+
+use crate::bpf::{self, BoundProgram};
+
+/// The two entries, by whether they take frames of several buffers.
+const PROGRAM: &str = "flowprobe_rx_vlan";
+const PROGRAM_FRAGS: &str = "flowprobe_rx_vlan_frags";
+
+/// Why VLAN tags cannot be asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum RxVlanError {
+    /// Not an object.
+    #[error("the BPF object cannot be read again: {0}")]
+    Object(#[from] ParseError),
+    /// The object is of other making.
+    #[error("the BPF object has no program {0} that asks for them")]
+    NoProgram(&'static str),
+    /// A map is missing.
+    #[error("the BPF object's map {0} was not loaded")]
+    NoMap(String),
+    /// The object's references do not fit.
+    #[error("the BPF object cannot be linked: {0}")]
+    Link(#[from] EbpfRelocationError),
+    /// The kernel says nothing of its functions, or has not the one that is needed.
+    #[error("this kernel has no function {KFUNC}, which is there since 6.8 ({0})")]
+    NoFunction(#[from] BtfError),
+    /// The kernel refused the program.
+    #[error(
+        "the kernel refused the program {name}: {source}; --log debug shows the verifier's log"
+    )]
+    Refused {
+        /// Which one.
+        name: &'static str,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+}
+
+/// Both entries, ready to be loaded for an interface.
+#[derive(Debug)]
+pub struct RxVlan {
+    linear: Vec<[u8; 8]>,
+    frags: Vec<[u8; 8]>,
+    license: CString,
+}
+
+impl RxVlan {
+    /// Makes the entries of `object` ready, with the maps of `ebpf`, which was loaded from it.
+    pub(super) fn new(object: &[u8], ebpf: &Ebpf) -> Result<Self, RxVlanError> {
+        let mut object = Object::parse(object)?;
+        let function = Btf::from_sys_fs()?.id_by_type_name_kind(KFUNC, BtfKind::Func)?;
+        let sections = object.functions.keys().map(|(section, _)| *section);
+        let sections = sections.collect();
+        let maps = std::mem::take(&mut object.maps);
+        let mut loaded = Vec::new();
+        for (name, map) in &maps {
+            let fd = map_fd(ebpf, name).ok_or_else(|| RxVlanError::NoMap(name.clone()))?;
+            loaded.push((name.as_str(), fd.as_raw_fd(), map));
+        }
+        object.relocate_maps(loaded.into_iter(), &sections)?;
+        object.relocate_calls(&sections)?;
+        Ok(Self {
+            linear: instructions(&object, PROGRAM, function)?,
+            frags: instructions(&object, PROGRAM_FRAGS, function)?,
+            license: object.license,
+        })
+    }
+
+    /// Loads the program for one interface of this network namespace; it cannot be attached to
+    /// another.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn load(&self, ifindex: u32, frags: bool) -> Result<OwnedFd, RxVlanError> {
+        let (name, instructions) = if frags {
+            (PROGRAM_FRAGS, &self.frags)
+        } else {
+            (PROGRAM, &self.linear)
+        };
+        let program = BoundProgram {
+            name,
+            instructions,
+            license: &self.license,
+            frags,
+        };
+        bpf::load_bound(&program, ifindex).map_err(|(source, log)| {
+            tracing::debug!("the verifier on {name}: {log}");
+            RxVlanError::Refused { name, source }
+        })
+    }
+}
+
+/// The instructions of a linked program, with a call of the kernel's function in each place that
+/// is held for it.
+fn instructions(
+    object: &Object,
+    name: &'static str,
+    function: u32,
+) -> Result<Vec<[u8; 8]>, RxVlanError> {
+    let program = object.programs.get(name);
+    let linked = program.and_then(|program| object.functions.get(&program.function_key()));
+    let mut instructions = linked
+        .ok_or(RxVlanError::NoProgram(name))?
+        .instructions
+        .clone();
+    let mut calls = 0;
+    for instruction in &mut instructions {
+        calls += u32::from(resolve(instruction, function));
+    }
+    if calls == 0 {
+        return Err(RxVlanError::NoProgram(name));
+    }
+    Ok(instructions.iter().map(octets).collect())
+}
+
+/// Makes a call of the kernel's function of one that stands for it; says whether this was one.
+fn resolve(instruction: &mut bpf_insn, function: u32) -> bool {
+    let call = u32::from(instruction.code) == BPF_JMP | BPF_CALL;
+    let held = call && instruction.src_reg() == 0 && instruction.imm == PLACEHOLDER.cast_signed();
+    if held {
+        instruction.set_src_reg(BPF_PSEUDO_KFUNC_CALL as u8);
+        instruction.imm = function.cast_signed();
+        // The function is the kernel's own, and no module's.
+        instruction.off = 0;
+    }
+    held
+}
+
+/// linux/bpf.h: struct bpf_insn.
+fn octets(instruction: &bpf_insn) -> [u8; 8] {
+    let [a, b] = instruction.off.to_ne_bytes();
+    let [c, d, e, f] = instruction.imm.to_ne_bytes();
+    let registers = if cfg!(target_endian = "little") {
+        instruction.dst_reg() | instruction.src_reg() << 4
+    } else {
+        instruction.dst_reg() << 4 | instruction.src_reg()
+    };
+    [instruction.code, registers, a, b, c, d, e, f]
+}
+
+/// The maps of the program, and what a debug build of it logs through.
+fn map_fd<'a>(ebpf: &'a Ebpf, name: &str) -> Option<BorrowedFd<'a>> {
+    match ebpf.map(name)? {
+        Map::Array(map) | Map::RingBuf(map) => Some(map.fd().as_fd()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(register: u8, number: i32) -> bpf_insn {
+        let mut instruction = bpf_insn {
+            code: 0x85,
+            ..copied([0; 8])
+        };
+        instruction.set_src_reg(register);
+        instruction.imm = number;
+        instruction
+    }
+
+    fn copied(octets: [u8; 8]) -> bpf_insn {
+        aya_obj::copy_instructions(&octets).unwrap()[0]
+    }
+
+    #[test]
+    fn only_the_call_that_is_held_becomes_one_of_the_function() {
+        let mut held = call(0, PLACEHOLDER.cast_signed());
+        assert!(resolve(&mut held, 0x0102_0304));
+        // Operation, registers (source 2), offset, number.
+        let mut expected = [0x85, 0x20, 0, 0, 0, 0, 0, 0];
+        if cfg!(target_endian = "big") {
+            expected[1] = 0x02;
+        }
+        expected[4..].copy_from_slice(&0x0102_0304_u32.to_ne_bytes());
+        assert_eq!(octets(&held), expected);
+        for mut other in [
+            call(0, 14),
+            call(1, PLACEHOLDER.cast_signed()),
+            copied([0x18, 0, 0, 0, 1, 0, 0xff, 0x7f]),
+        ] {
+            let before = octets(&other);
+            assert!(!resolve(&mut other, 1));
+            assert_eq!(octets(&other), before);
+        }
+    }
+
+    #[test]
+    fn instructions_stay_as_they_are_in_memory() {
+        for raw in [
+            [0x61, 0x12, 4, 0, 0, 0, 0, 0],
+            [0x2d, 0x34, 0xff, 0xff, 1, 2, 3, 4],
+        ] {
+            assert_eq!(octets(&copied(raw)), raw);
+        }
+    }
+}
