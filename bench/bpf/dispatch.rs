@@ -7,7 +7,7 @@ use aya_ebpf::{
     macros::btf_map,
     programs::{TcContext, XdpContext},
 };
-use flowprobe_bench::{DESTINATION, NETWORK, SOURCE, Walk};
+use flowprobe_bench::{DESTINATION, FRAME_LEN, NETWORK, Walk};
 
 // One for each kind: a program array takes programs of one kind only.
 #[btf_map]
@@ -25,6 +25,8 @@ static mut WALK: Walk = Walk {
     ifindex: 0,
     order: 0,
     half: 0,
+    flow_at: 0,
+    pad: 0,
 };
 
 pub(crate) fn xdp(ctx: &XdpContext) {
@@ -54,15 +56,16 @@ pub(crate) fn generate(ctx: &XdpContext) -> u32 {
 
 #[inline(always)]
 fn pick_flow(data: usize, end: usize) {
-    if data + SOURCE + size_of::<u64>() > end {
+    // SAFETY: only this CPU runs the walk.
+    let (flow, at) = unsafe { ((*(&raw mut WALK)).step(), (&raw const WALK.flow_at).read()) };
+    let source = data + (at as usize & (FRAME_LEN - 1));
+    if source + size_of::<u64>() > end {
         return;
     }
-    // SAFETY: only this CPU runs the walk.
-    let flow = unsafe { (*(&raw mut WALK)).step() };
     // Both addresses in one store: a program that loads them as one word would otherwise wait
     // until a store of half of it has left the CPU, which no received packet makes it do.
     let addresses = u64::from(NETWORK | flow) << 32 | u64::from(DESTINATION);
-    let source = (data + SOURCE) as *mut u64;
+    let source = source as *mut u64;
     // SAFETY: the eight octets were just checked to lie before the end of the packet.
     unsafe { source.write_unaligned(addresses.to_be()) };
 }

@@ -13,7 +13,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use flowprobe::sampling::Sampling;
-use flowprobe_bench::FIRST_ORDER;
+use flowprobe_bench::{FIRST_ORDER, PLAIN};
+use flowprobe_ebpf::Tunnels;
 use serde_json::json;
 
 use crate::{
@@ -110,8 +111,14 @@ pub(crate) fn run(args: &ClockArgs) -> Result<()> {
 
 /// Packets one after another, without a driver.
 fn test_run(args: &ClockArgs, object: &[u8]) -> Result<Lag> {
-    let meter = Meter::load(object, Kind::Xdp, DEFAULT_MAX_FLOWS, Sampling::All)?;
-    let dispatcher = Dispatcher::load(&args.bench_object, Kind::Xdp)?;
+    let meter = Meter::load(
+        object,
+        Kind::Xdp,
+        DEFAULT_MAX_FLOWS,
+        Sampling::All,
+        Tunnels::OUTER,
+    )?;
+    let dispatcher = Dispatcher::load(&args.bench_object, Kind::Xdp, PLAIN)?;
     let end = Instant::now() + Duration::from_secs(args.seconds);
     while Instant::now() < end {
         dispatcher.run(Some(meter.program()), FLOWS, FIRST_ORDER, CHUNK)?;
@@ -129,7 +136,13 @@ fn live(args: &ClockArgs, object: &[u8], rate: u32) -> Result<Lag> {
         io::Error::last_os_error()
     );
     ip(&["link", "add", "out", "type", "veth", "peer", "name", "in"])?;
-    let meter = Meter::load(object, Kind::Xdp, DEFAULT_MAX_FLOWS, Sampling::All)?;
+    let meter = Meter::load(
+        object,
+        Kind::Xdp,
+        DEFAULT_MAX_FLOWS,
+        Sampling::All,
+        Tunnels::OUTER,
+    )?;
     attach(&meter, ifindex("in")?)?;
     for name in ["out", "in"] {
         ip(&["link", "set", name, "up"])?;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
-use flowprobe_bench::{FIRST_ORDER, FRAME, MAX_FLOWS, Walk};
+use flowprobe_bench::{FIRST_ORDER, Frame, MAX_FLOWS, PLAIN, Walk};
 use libbpf_rs::{Map, MapCore as _, MapFlags, Object, ObjectBuilder, ProgramInput, ProgramMut};
 use libbpf_sys::BPF_F_TEST_XDP_LIVE_FRAMES;
 
@@ -45,13 +45,18 @@ pub(crate) const SLICE: u32 = 1 << 16;
 pub(crate) struct Dispatcher {
     object: Object,
     kind: Kind,
+    frame: Frame,
 }
 
 impl Dispatcher {
-    /// Loads it from the benchmark's object.
-    pub(crate) fn load(path: &Path, kind: Kind) -> Result<Self> {
+    /// Loads it from the benchmark's object; it sends packets of this kind.
+    pub(crate) fn load(path: &Path, kind: Kind, frame: Frame) -> Result<Self> {
         let object = load(path, &[&dispatch(kind), &empty(kind)])?;
-        Ok(Self { object, kind })
+        Ok(Self {
+            object,
+            kind,
+            frame,
+        })
     }
 
     /// Sends `packets` packets through `target`, the first one in flow 0; `None` is the empty
@@ -69,7 +74,7 @@ impl Dispatcher {
             "{flows} flows: not a power of two up to {MAX_FLOWS}"
         );
         self.aim(target)?;
-        set_walk(&self.object, Walk::new(flows, order))?;
+        set_walk(&self.object, Walk::new(flows, order, &self.frame))?;
 
         let dispatcher = program(&self.object, &dispatch(self.kind))?;
         let mut slices = Vec::new();
@@ -77,7 +82,7 @@ impl Dispatcher {
         while left != 0 {
             let repeat = left.min(SLICE);
             let input = ProgramInput {
-                data_in: Some(&FRAME),
+                data_in: Some(self.frame.sent()),
                 repeat,
                 ..ProgramInput::default()
             };
@@ -117,7 +122,7 @@ impl Generator {
         let object = load(path, &[GENERATE])?;
         let walk = Walk {
             ifindex,
-            ..Walk::new(flows, FIRST_ORDER)
+            ..Walk::new(flows, FIRST_ORDER, &PLAIN)
         };
         set_walk(&object, walk)?;
         Ok(Self { object })
@@ -126,7 +131,7 @@ impl Generator {
     /// Sends the next packets.
     pub(crate) fn send(&self, packets: u32) -> Result<()> {
         let input = ProgramInput {
-            data_in: Some(&FRAME),
+            data_in: Some(PLAIN.sent()),
             repeat: packets,
             flags: BPF_F_TEST_XDP_LIVE_FRAMES,
             ..ProgramInput::default()

@@ -12,11 +12,14 @@ use anyhow::Result;
 use flowprobe::{
     load::{Kernel, Options, RING_PARTS},
     sampling::Sampling,
-    table::{Shared, shared::Slot},
+    table::{
+        Shared,
+        shared::{Slot, Table},
+    },
 };
 use flowprobe_ebpf::{
     Tunnels,
-    table::{State, WAYS, Way as _},
+    table::{State, WAYS, Way},
 };
 
 use crate::dispatcher::Kind;
@@ -48,13 +51,14 @@ impl Meter {
         kind: Kind,
         max_flows: u32,
         sampling: Sampling,
+        tunnels: Tunnels,
     ) -> Result<Self> {
         let options = Options {
             max_flows,
             partitions: u32::try_from(libbpf_rs::num_possible_cpus()?)?,
             ring_parts: RING_PARTS,
             sampling,
-            tunnels: Tunnels::OUTER,
+            tunnels,
         };
         let mut kernel = Kernel::load(object, &options)?;
         let program = kernel.program(kind == Kind::XdpFrags)?;
@@ -129,24 +133,35 @@ impl Meter {
         Ok(())
     }
 
-    /// Packets of the flows in the table.
+    /// Packets of the flows in the tables.
     fn held(&self) -> u64 {
         let geometry = self.shared.geometry();
-        let mut packets = 0;
-        for partition in 0..geometry.partitions {
-            for bucket in 0..geometry.buckets {
-                for way in 0..WAYS as u32 {
-                    let slot = Slot {
-                        partition,
-                        bucket,
-                        way,
-                    };
-                    if self.shared.v4.load(slot).state() != State::Free {
-                        packets += self.shared.v4.way(slot).counters().packets;
-                    }
+        held(&self.shared.v4, geometry.partitions, geometry.buckets)
+            + held(&self.shared.v6, geometry.partitions, geometry.buckets)
+            + held(
+                &self.shared.wide,
+                geometry.partitions,
+                geometry.wide_buckets(),
+            )
+    }
+}
+
+/// Packets of the flows in a table.
+fn held<W: Way + Copy>(table: &Table<W>, partitions: u32, buckets: u32) -> u64 {
+    let mut packets = 0;
+    for partition in 0..partitions {
+        for bucket in 0..buckets {
+            for way in 0..WAYS as u32 {
+                let slot = Slot {
+                    partition,
+                    bucket,
+                    way,
+                };
+                if table.load(slot).state() != State::Free {
+                    packets += table.way(slot).counters().packets;
                 }
             }
         }
-        packets
     }
+    packets
 }

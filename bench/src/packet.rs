@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf, str::FromStr, sync::Arc};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use flowprobe::load::OBJECT;
+use flowprobe_bench::{FRAMES, Frame};
 
 use crate::{
     dispatcher::{Dispatcher, Kind},
@@ -53,6 +54,10 @@ pub(crate) struct PacketArgs {
         default_value = "1,4096,65536,262144,1048576,new"
     )]
     flows: Vec<Cell>,
+    /// What the packets are: plain, ipv6, vlan, qinq, mpls, or vxlan (opened). All but plain
+    /// measure flowprobe alone
+    #[arg(long, default_value = "plain", value_parser = frame)]
+    frame: &'static Frame,
     /// Which programs, all by default: flowprobe, flowprobe_sampled_100, percpu_hash,
     /// percpu_hash_same_clock, lru_hash
     #[arg(long, value_delimiter = ',', conflicts_with = "obj")]
@@ -107,7 +112,7 @@ pub(crate) fn run(args: PacketArgs) -> Result<()> {
         drain_cpu: (0..cpus).find(|&cpu| cpu != args.cpu).unwrap_or(args.cpu),
         nice: args.nice,
     };
-    let dispatcher = Dispatcher::load(&args.bench_object, args.kind)?;
+    let dispatcher = Dispatcher::load(&args.bench_object, args.kind, *args.frame)?;
     let (flows, json) = (args.flows.clone(), args.json);
     settle(args.cpu, args.nice)?;
     let subjects = subjects(args)?;
@@ -144,7 +149,7 @@ fn subjects(args: PacketArgs) -> Result<Vec<Subject>> {
             .into(),
         None => OBJECT.into(),
     };
-    let mut all = Subject::all(&flowprobe, &args.bench_object, args.kind);
+    let mut all = Subject::all(&flowprobe, &args.bench_object, args.kind, args.frame);
     for name in &args.programs {
         ensure!(
             all.iter().any(|subject| subject.name == *name),
@@ -159,6 +164,15 @@ fn subjects(args: PacketArgs) -> Result<Vec<Subject>> {
         all.retain(|subject| args.programs.contains(&subject.name));
     }
     Ok(all)
+}
+
+/// The kind of test packet of this name.
+fn frame(name: &str) -> Result<&'static Frame, String> {
+    let found = FRAMES.iter().find(|frame| frame.name == name);
+    found.ok_or_else(|| {
+        let names: Vec<_> = FRAMES.iter().map(|frame| frame.name).collect();
+        format!("want one of {}", names.join(", "))
+    })
 }
 
 /// Parses NAME=VALUE.

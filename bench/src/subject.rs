@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::Result;
 use flowprobe::sampling::Sampling;
+use flowprobe_bench::{Frame, PLAIN};
+use flowprobe_ebpf::Tunnels;
 
 use crate::{
     dispatcher::Kind,
@@ -37,6 +39,7 @@ enum Source {
     Meter {
         object: Arc<[u8]>,
         sampling: Sampling,
+        tunnels: Tunnels,
     },
     /// A baseline with its flows in a hash map.
     Baseline { object: PathBuf, map: &'static str },
@@ -63,14 +66,19 @@ enum Program {
 }
 
 impl Subject {
-    /// flowprobe and the baselines, in the order of the report.
-    pub(crate) fn all(flowprobe: &Arc<[u8]>, bench: &Path, kind: Kind) -> Vec<Self> {
+    /// flowprobe and the baselines, in the order of the report. The baselines take plain packets.
+    pub(crate) fn all(flowprobe: &Arc<[u8]>, bench: &Path, kind: Kind, frame: &Frame) -> Vec<Self> {
         let meter = |name: &str, sampling| Self {
             name: name.to_owned(),
             kind,
             source: Source::Meter {
                 object: Arc::clone(flowprobe),
                 sampling,
+                tunnels: if frame.name == "vxlan" {
+                    Tunnels::INNER
+                } else {
+                    Tunnels::OUTER
+                },
             },
         };
         let baseline = |name: &str, map| Self {
@@ -85,7 +93,7 @@ impl Subject {
             meter("flowprobe", Sampling::All),
             meter("flowprobe_sampled_100", Sampling::Count(SAMPLED)),
         ];
-        if kind == Kind::Xdp {
+        if kind == Kind::Xdp && *frame == PLAIN {
             all.extend([
                 baseline("percpu_hash", "PERCPU_FLOWS"),
                 baseline("percpu_hash_same_clock", "CLOCKED_FLOWS"),
@@ -117,8 +125,12 @@ impl Subject {
     /// Loads it afresh, with room for `capacity` flows.
     pub(crate) fn load(&self, capacity: u32) -> Result<Running> {
         let (program, drain) = match &self.source {
-            Source::Meter { object, sampling } => {
-                let meter = Meter::load(object, self.kind, capacity, *sampling)?;
+            Source::Meter {
+                object,
+                sampling,
+                tunnels,
+            } => {
+                let meter = Meter::load(object, self.kind, capacity, *sampling, *tunnels)?;
                 (Program::Meter(meter), false)
             }
             Source::Baseline { object, map } => {

@@ -7,8 +7,8 @@
 //! way, or was displaced, belongs to the flow with ports 0 and is counted as an orphan.
 
 use crate::{
-    hash::hash_by,
-    parse::{Addresses, Fragment, Packet},
+    hash::hash_each,
+    parse::{AROUND_WORDS, Addresses, Packet, Parsed, network::has_ports},
 };
 
 /// First fragments in a set.
@@ -43,31 +43,45 @@ pub struct FragmentSet {
 
 const _: () = assert!(size_of::<FragmentSet>() == 64);
 
+/// Whether a packet is a fragment that gives or needs ports. Over IPv4 each fragment says the
+/// protocol; over IPv6 what a later one names may be one more extension header.
+#[inline(always)]
+#[must_use]
+pub fn is_followed(parsed: &Parsed) -> bool {
+    let Parsed {
+        packet, fragment, ..
+    } = parsed;
+    let v6 = matches!(packet.addresses, Addresses::V6(_));
+    fragment.is_fragment() && (v6 || has_ports(packet.protocol))
+}
+
+/// Words of what the fragments of a packet share.
+const TAG_WORDS: usize = 6 + AROUND_WORDS;
+
 /// The tag of the packet that a fragment belongs to: a keyed hash of what its fragments share. Its
 /// low bits choose the set.
 #[inline(always)]
 #[must_use]
-pub fn tag(
-    packet: &Packet,
-    fragment: &Fragment,
-    ifindex: u32,
-    secret: impl Fn(usize) -> u64,
-) -> u64 {
+pub fn tag(parsed: &Parsed, ifindex: u32, secret: impl Fn(usize) -> u64) -> u64 {
+    let Parsed {
+        packet,
+        around,
+        fragment,
+    } = parsed;
     // RFC 791 §3.2: addresses, protocol and identification. RFC 8200 §4.5: addresses and
-    // identification; later fragments do not say which protocol is behind further headers.
-    let ([a, b, c, d], protocol) = match packet.addresses {
+    // identification; later fragments do not say which protocol is behind further headers. In
+    // another VLAN, label or tunnel the same addresses may be other hosts'.
+    let (addresses, protocol) = match packet.addresses {
         Addresses::V4(both) => ([both, 0, 0, 0], packet.protocol),
         Addresses::V6(words) => (words, 0),
     };
-    let words = [
-        a,
-        b,
-        c,
-        d,
-        u64::from(fragment.id) << 32 | u64::from(ifindex),
-        u64::from(packet.vlan) << 8 | u64::from(protocol),
-    ];
-    hash_by(&words, secret) | 1 << 63
+    let word = |i: usize| match i {
+        0..4 => addresses[i],
+        4 => u64::from(fragment.id) << 32 | u64::from(ifindex),
+        5 => u64::from(packet.vlan) << 8 | u64::from(protocol),
+        _ => around.words()[i - 6],
+    };
+    hash_each::<TAG_WORDS>(word, secret) | 1 << 63
 }
 
 impl FragmentSet {

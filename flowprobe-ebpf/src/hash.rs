@@ -21,11 +21,21 @@ pub fn hash<const N: usize>(words: &[u64; N], secret: &[u64; SECRET_WORDS]) -> u
 #[inline(always)]
 #[must_use]
 pub fn hash_by<const N: usize>(words: &[u64; N], secret: impl Fn(usize) -> u64) -> u64 {
+    hash_each::<N>(|i| words[i], secret)
+}
+
+/// Hashes the `N` words that `word` gives, which then need not lie together in memory.
+#[inline(always)]
+#[must_use]
+pub fn hash_each<const N: usize>(
+    word: impl Fn(usize) -> u64,
+    secret: impl Fn(usize) -> u64,
+) -> u64 {
     const { assert!(N < SECRET_WORDS) };
     let mut sum = secret(SECRET_WORDS - 1);
     let mut i = 0;
     while i < N {
-        let (word, secret) = (words[i], secret(i));
+        let (word, secret) = (word(i), secret(i));
         let low = (word as u32).wrapping_add(secret as u32);
         let high = ((word >> 32) as u32).wrapping_add((secret >> 32) as u32);
         sum = sum.wrapping_add(u64::from(low).wrapping_mul(u64::from(high)));

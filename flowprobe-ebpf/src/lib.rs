@@ -26,5 +26,5 @@ pub mod wire;
 pub use flow::{Counters, Marks};
 pub use frame::Frame;
 pub use key::{KeyV4, KeyV6, KeyWide};
-pub use parse::{Addresses, Around, Fragment, Packet, Parsed, Tunnels, parse};
+pub use parse::{Addresses, Around, Fragment, Packet, Parsed, Tunnels, parse, parse_at};
 pub use skip::{Lost, Skip};

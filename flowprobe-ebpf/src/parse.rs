@@ -2,8 +2,8 @@
 //!
 //! The one parser of flowprobe: the XDP program, captures and host tests run the same code.
 //!
-//! [`plain`] takes the frames that nearly all are, with constant offsets. [`parse_at`] walks all
-//! others, layer by layer: [`link`](mod@link), [`network`], and where that is asked for [`tunnel`].
+//! [`plain`] and [`near_plain`] take the frames that nearly all are, with constant offsets.
+//! [`parse_at`] walks all others, layer by layer: [`link`](mod@link), [`network`], and where that is asked for [`tunnel`].
 
 pub mod link;
 pub mod network;
@@ -12,7 +12,7 @@ pub mod tunnel;
 use crate::{
     frame::Frame,
     skip::Skip,
-    wire::{ethernet, ethertype, ipv4, protocol, tcp},
+    wire::{ethernet, ethertype, ipv4, ipv6, protocol, tcp},
 };
 
 pub use link::{MAX_LABELS, MAX_TAGS};
@@ -191,9 +191,15 @@ impl Parsed {
 /// The reason why the frame belongs to no flow.
 pub fn parse<F: Frame + ?Sized>(frame: &F, tunnels: &Tunnels) -> Result<Parsed, Skip> {
     let mut parsed = Parsed::EMPTY;
-    if let Some(packet) = plain(frame) {
+    if let Some(packet) = plain(frame).or_else(|| near_plain(frame))
+        && !tunnels.may_be(&packet)
+    {
         parsed.packet = packet;
-        parsed.around.version = 4;
+        parsed.around.tags = is_tagged(frame).into();
+        parsed.around.version = match packet.addresses {
+            Addresses::V4(_) => 4,
+            Addresses::V6(_) => 6,
+        };
         return Ok(parsed);
     }
     parse_ethernet(frame, tunnels, &mut parsed)?;
@@ -239,21 +245,61 @@ pub fn parse_at<F: Frame + ?Sized>(
     Ok(())
 }
 
-/// Octets of Ethernet header, IPv4 header and ports.
-const PLAIN_LEN: usize = ethernet::LEN + ipv4::MIN_LEN + 4;
-
 /// The packet of a plain frame, as nearly all are: IPv4 without tag, options and fragments, whole,
 /// with TCP or UDP in it. `None` for any other frame, whether or not something is wrong with it;
-/// [`parse_ethernet`] says what.
+/// [`parse_ethernet`] says what. It does not look into tunnels: see [`Tunnels::may_be`].
 ///
 /// It is read in few and large pieces at constant offsets: this is most of what a packet costs.
 #[inline(always)]
 pub fn plain<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
-    let octets: [u8; PLAIN_LEN] = frame.read(0)?;
+    plain_ipv4::<F, { ethernet::LEN }>(frame)
+}
+
+/// The packet of a frame that differs from a plain one in a VLAN tag, or in being IPv6 without
+/// extension headers, or in both.
+#[inline(always)]
+pub fn near_plain<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
+    let ethertype = u16::from_be_bytes(frame.read(ethernet::TYPE)?);
+    if ethertype == ethertype::IPV6 {
+        return plain_ipv6::<F, { ethernet::LEN }>(frame);
+    }
+    if ethertype != ethertype::VLAN {
+        return None;
+    }
+    // The tag control information, then the EtherType of what the tag holds.
+    let [a, b, c, d] = frame.read(ethernet::LEN)?;
+    let control = u16::from_be_bytes([a, b]);
+    let mut packet = match u16::from_be_bytes([c, d]) {
+        ethertype::IPV4 => plain_ipv4::<F, TAGGED_LEN>(frame)?,
+        ethertype::IPV6 => plain_ipv6::<F, TAGGED_LEN>(frame)?,
+        _ => return None,
+    };
+    packet.vlan = control & ethernet::VLAN_ID_MASK;
+    packet.priorities = (control >> ethernet::PRIORITY_SHIFT) as u8;
+    Some(packet)
+}
+
+/// Whether a frame has a tag of the kind that [`near_plain`] takes.
+#[inline(always)]
+pub fn is_tagged<F: Frame + ?Sized>(frame: &F) -> bool {
+    let kind = frame.read(ethernet::TYPE);
+    kind.is_some_and(|kind| u16::from_be_bytes(kind) == ethertype::VLAN)
+}
+
+/// Octets of Ethernet header and tag.
+const TAGGED_LEN: usize = ethernet::LEN + ethernet::TAG_LEN;
+
+/// Octets of EtherType, IPv4 header and ports.
+const V4_LEN: usize = 2 + ipv4::MIN_LEN + 4;
+
+/// See [`plain`]; the IPv4 header is at `AT`.
+#[inline(always)]
+fn plain_ipv4<F: Frame + ?Sized, const AT: usize>(frame: &F) -> Option<Packet> {
+    let octets: [u8; V4_LEN] = frame.read(AT - 2)?;
     // EtherType, version and header length, type of service.
-    let kind = u32::from_be_bytes(field(&octets, ethernet::TYPE));
+    let kind = u32::from_be_bytes(field(&octets, 0));
     // Total length, identification, flags and offset, TTL, protocol.
-    let rest = u64::from_be_bytes(field(&octets, ethernet::LEN + ipv4::TOTAL_LEN));
+    let rest = u64::from_be_bytes(field(&octets, 2 + ipv4::TOTAL_LEN));
     let protocol = rest as u8;
     let ip_octets = (rest >> 48) as usize;
     let fragment = (rest >> 16) as u16;
@@ -262,41 +308,74 @@ pub fn plain<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
     if !kind_is_plain || fragment & fragment_mask != 0 {
         return None;
     }
-    let tcp_flags = if protocol == protocol::UDP {
-        if ip_octets < ipv4::MIN_LEN + 4 {
-            return None;
-        }
-        0
-    } else if protocol == protocol::TCP {
-        if ip_octets < ipv4::MIN_LEN + tcp::FLAGS + 1 {
-            return None;
-        }
-        // With the octet before it: see `XdpFrame::read`.
-        let [_, flags] = frame.read(ethernet::LEN + ipv4::MIN_LEN + tcp::FLAGS - 1)?;
-        flags
-    } else {
-        return None;
-    };
-    if !frame.reaches(ethernet::LEN + ip_octets) {
+    let payload = ip_octets.checked_sub(ipv4::MIN_LEN)?;
+    let tcp_flags = plain_flags(frame, AT + ipv4::MIN_LEN, protocol, payload)?;
+    if !frame.reaches(AT + ip_octets) {
         return None;
     }
     Some(Packet {
-        addresses: Addresses::V4(u64::from_ne_bytes(field(
-            &octets,
-            ethernet::LEN + ipv4::ADDRESSES,
-        ))),
-        ports: u32::from_ne_bytes(field(&octets, ethernet::LEN + ipv4::MIN_LEN)),
+        addresses: Addresses::V4(u64::from_ne_bytes(field(&octets, 2 + ipv4::ADDRESSES))),
+        ports: u32::from_ne_bytes(field(&octets, 2 + ipv4::MIN_LEN)),
         octets: ip_octets as u32,
-        flow_label: 0,
-        options: 0,
-        vlan: 0,
         protocol,
         traffic_class: kind as u8,
         ttl: (rest >> 8) as u8,
         tcp_flags,
         fragment_flags: (fragment >> 8) as u8 & ipv4::FRAGMENT_FLAGS,
-        priorities: 0,
+        ..Packet::EMPTY
     })
+}
+
+/// Octets of IPv6 header and ports.
+const V6_LEN: usize = ipv6::LEN + 4;
+
+/// See [`near_plain`]; the IPv6 header is at `AT`.
+#[inline(always)]
+fn plain_ipv6<F: Frame + ?Sized, const AT: usize>(frame: &F) -> Option<Packet> {
+    let octets: [u8; V6_LEN] = frame.read(AT)?;
+    // Version, traffic class, flow label, payload length, next header, hop limit.
+    let head = u64::from_be_bytes(field(&octets, 0));
+    let payload = (head >> 16) as u16 as usize;
+    let protocol = (head >> 8) as u8;
+    if head >> 60 != 6 {
+        return None;
+    }
+    let tcp_flags = plain_flags(frame, AT + ipv6::LEN, protocol, payload)?;
+    if !frame.reaches(AT + ipv6::LEN + payload) {
+        return None;
+    }
+    let word = |i: usize| u64::from_ne_bytes(field(&octets, ipv6::ADDRESSES + 8 * i));
+    Some(Packet {
+        addresses: Addresses::V6([word(0), word(1), word(2), word(3)]),
+        ports: u32::from_ne_bytes(field(&octets, ipv6::LEN)),
+        octets: (ipv6::LEN + payload) as u32,
+        flow_label: (head >> 32) as u32 & ipv6::FLOW_LABEL_MASK,
+        protocol,
+        traffic_class: (head >> 52) as u8,
+        ttl: head as u8,
+        tcp_flags,
+        ..Packet::EMPTY
+    })
+}
+
+/// The control bits of a TCP header at `at`, 0 for UDP; `None` for another protocol, or where the
+/// payload of the IP packet is too short for ports and bits.
+#[inline(always)]
+fn plain_flags<F: Frame + ?Sized>(
+    frame: &F,
+    at: usize,
+    protocol: u8,
+    payload: usize,
+) -> Option<u8> {
+    if protocol == protocol::UDP && payload >= 4 {
+        Some(0)
+    } else if protocol == protocol::TCP && payload > tcp::FLAGS {
+        // With the octet before it: see `XdpFrame::read`.
+        let [_, flags] = frame.read(at + tcp::FLAGS - 1)?;
+        Some(flags)
+    } else {
+        None
+    }
 }
 
 /// The field of `N` octets at the constant offset `at` of a header that has been read.

@@ -12,10 +12,10 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::{bindings::xdp_md, helpers::bpf_get_smp_processor_id, programs::XdpContext};
 use flowprobe_ebpf::{
-    Addresses, Fragment, KeyV4, KeyV6, KeyWide, Lost, Parsed, Skip,
+    Addresses, Fragment, KeyV4, KeyV6, KeyWide, Lost, Packet, Skip,
     cpu::Cpu,
     fragments,
-    parse::{network::has_ports, parse_ethernet, plain},
+    parse::{is_tagged, near_plain, parse_ethernet, plain},
 };
 
 pub(crate) use self::tag::{InFrame, MayBeBeside};
@@ -47,12 +47,11 @@ pub(crate) fn observe<const FRAGS: bool, T: OuterTag>(ctx: &XdpContext) {
         clock::set(cpu);
         let tag = T::ask(ctx);
         let frame = XdpFrame::<FRAGS>::new(ctx, scratch(cpu));
-        let Some(mut packet) = plain(&frame) else {
-            return dissect_and_count::<FRAGS, T>(ctx, cpu, epoch, tag);
+        let packet = match plain(&frame) {
+            Some(packet) if !may_be_tunnel(&packet) => packet,
+            _ => return dissect_and_count::<FRAGS, T>(ctx, cpu, epoch, tag),
         };
-        if let Some(control) = tag.control() {
-            packet.put_outer_tag(control);
-        }
+        let packet = tag.onto(packet);
         let octets = frame.octets();
         see_rest::<FRAGS>(ctx, cpu, octets);
         if let Addresses::V4(addresses) = packet.addresses {
@@ -78,6 +77,9 @@ unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
     // SAFETY: the caller's; the scratch memory is this CPU's, and holds what `dissect` has put
     // there.
     unsafe {
+        if count_near_plain::<FRAGS, T>(ctx.ctx, cpu, epoch, tag) {
+            return;
+        }
         let skip = dissect::<FRAGS, T>(ctx.ctx, cpu, tag);
         compiler_fence(Ordering::SeqCst);
         let scratch = scratch(cpu);
@@ -95,6 +97,53 @@ unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
             count_v6(ctx.ctx, cpu, epoch);
         }
     }
+}
+
+/// Meters a packet that is nearly plain; false if it is not.
+///
+/// # Safety
+/// `cpu` points to the element of this CPU.
+#[inline(never)]
+unsafe fn count_near_plain<const FRAGS: bool, T: OuterTag>(
+    ctx: *mut xdp_md,
+    cpu: *mut Cpu,
+    epoch: u32,
+    tag: T,
+) -> bool {
+    let ctx = &XdpContext::new(ctx);
+    // SAFETY: the caller's, and the context is the one that the kernel passed in.
+    unsafe {
+        let frame = XdpFrame::<FRAGS>::new(ctx, scratch(cpu));
+        if tag.control().is_some() && is_tagged(&frame) {
+            return false; // two tags
+        }
+        let packet = match near_plain(&frame) {
+            Some(packet) if !may_be_tunnel(&packet) => packet,
+            _ => return false,
+        };
+        let packet = tag.onto(packet);
+        let octets = frame.octets();
+        see_rest::<FRAGS>(ctx, cpu, octets);
+        let ifindex = (*ctx.ctx).ingress_ifindex;
+        let result = match packet.addresses {
+            Addresses::V4(addresses) => {
+                let key = KeyV4::new(addresses, &packet, ifindex, epoch);
+                account::<false, _>(ctx.ctx, cpu, maps::bucket_v4, &key, &packet)
+            }
+            Addresses::V6(addresses) => {
+                let key = KeyV6::new(addresses, &packet, ifindex, epoch);
+                account::<false, _>(ctx.ctx, cpu, maps::bucket_v6, &key, &packet)
+            }
+        };
+        conclude(cpu, result, octets, packet.octets);
+    }
+    true
+}
+
+/// Whether a packet may be a tunnel that is to be opened.
+#[inline(always)]
+fn may_be_tunnel(packet: &Packet) -> bool {
+    maps::tunnels_inner() != 0 && maps::tunnels().may_be(packet)
 }
 
 /// What [`dissect`] returns for a frame that belongs to a flow.
@@ -119,7 +168,7 @@ unsafe fn dissect<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cp
         match parse_ethernet(&frame, &maps::tunnels(), parsed) {
             Ok(()) => {
                 (*scratch).octets = frame.octets();
-                if parsed.fragment.is_fragment() && has_ports_or_later(parsed) {
+                if fragments::is_followed(parsed) {
                     follow(ctx.ctx, cpu);
                 }
                 PARSED
@@ -133,11 +182,6 @@ unsafe fn dissect<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cp
     }
 }
 
-#[inline(always)]
-fn has_ports_or_later(parsed: &Parsed) -> bool {
-    parsed.fragment.part == Fragment::LATER || has_ports(parsed.packet.protocol)
-}
-
 /// Remembers the ports of a first fragment, and gives them to later ones.
 ///
 /// # Safety
@@ -148,16 +192,14 @@ unsafe fn follow(ctx: *mut xdp_md, cpu: *mut Cpu) {
     unsafe {
         let id = bpf_get_smp_processor_id();
         let now_ns = (*cpu).now_ns;
-        let Parsed {
-            packet, fragment, ..
-        } = &mut (*scratch(cpu)).parsed;
-        let tag = fragments::tag(packet, fragment, (*ctx).ingress_ifindex, maps::hash_secret);
+        let parsed = &mut (*scratch(cpu)).parsed;
+        let tag = fragments::tag(parsed, (*ctx).ingress_ifindex, maps::hash_secret);
         let Some(set) = maps::fragment_set(id, tag) else {
             return;
         };
-        if fragment.part == Fragment::FIRST {
-            (*set).insert(tag, packet, now_ns);
-        } else if !(*set).complete(tag, packet, now_ns) {
+        if parsed.fragment.part == Fragment::FIRST {
+            (*set).insert(tag, &parsed.packet, now_ns);
+        } else if !(*set).complete(tag, &mut parsed.packet, now_ns) {
             (*cpu).fragment_orphans += 1;
         }
     }

@@ -132,6 +132,8 @@ pub mod ipv6 {
     pub const LEN: usize = 40;
     /// Source address, 16 octets; the destination address follows.
     pub const ADDRESSES: usize = 8;
+    /// The flow label in the first 4 octets.
+    pub const FLOW_LABEL_MASK: u32 = 0x000f_ffff;
     /// The fragment offset, in units of 8 octets, in the Fragment header (RFC 8200 §4.5).
     pub const FRAGMENT_OFFSET_MASK: u16 = 0xfff8;
     /// More Fragments, in the same 2 octets.

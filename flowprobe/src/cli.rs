@@ -11,6 +11,7 @@ use crate::{
     export::{Collector, Output},
     load::MAX_FLOWS,
     sampling::Sampling,
+    table,
 };
 
 pub use parsing::Parsing;
@@ -34,6 +35,13 @@ pub enum Command {
     /// where none is given. At the end the ledger is printed: every packet that
     /// was seen, in exactly one of its terms.
     Run(Box<Run>),
+    /// Meter the packets of captures, as if they came in now
+    ///
+    /// Reads pcap and pcapng files of Ethernet, raw IP, Linux cooked and loopback
+    /// packets one after the other, as one run. Times are those of the captures,
+    /// also for the timeouts. Output and ledger are as for `run`. It needs no
+    /// privileges.
+    Pcap(Box<Pcap>),
 }
 
 /// Options of `flowprobe run`.
@@ -43,9 +51,9 @@ pub struct Run {
     #[arg(short, long = "interface", value_name = "NAME", required = true)]
     pub interfaces: Vec<String>,
 
-    /// IPFIX collector, udp://HOST[:PORT]; each one given gets every record
-    #[arg(short, long = "collector", value_name = "URL")]
-    pub collectors: Vec<Collector>,
+    /// Where flows go.
+    #[command(flatten)]
+    pub export: Export,
 
     /// Meter 1 packet in N: 1/N count-based, random:1/N probabilistic
     #[arg(short, long, value_name = "RATE", default_value = "1/1")]
@@ -55,27 +63,9 @@ pub struct Run {
     #[command(flatten)]
     pub parsing: Parsing,
 
-    /// Tell VLAN tags to collectors as vlanId alone, or as dot1qVlanId and
-    /// dot1qPriority too
-    #[arg(long, value_name = "ELEMENTS", default_value = "vlan")]
-    pub vlan_elements: VlanElements,
-
-    /// Print flows to standard output; without a collector they are printed in any
-    /// case, as a table on a terminal and else as json
-    #[arg(short, long, value_name = "FORMAT")]
-    pub output: Option<OutputFormat>,
-
-    /// Export a flow that had no packet for this long, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = seconds)]
-    pub idle_timeout: Duration,
-
-    /// Report a flow that goes on this often, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
-    pub active_timeout: Duration,
-
-    /// Wait this long for stragglers after a TCP FIN or RST, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
-    pub tcp_linger: Duration,
+    /// How long flows are kept.
+    #[command(flatten)]
+    pub timeouts: Timeouts,
 
     /// Look at every flow this often, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
@@ -92,6 +82,74 @@ pub struct Run {
     #[arg(long, value_name = "N")]
     pub max_overflow_flows: Option<u32>,
 
+    /// Records that wait for each collector at most; what is more is dropped and
+    /// counted
+    #[arg(long, value_name = "RECORDS", default_value = "1048576")]
+    pub export_queue: NonZeroU32,
+
+    /// How to attach: in the driver (native), behind it (generic), or auto
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub xdp_mode: XdpMode,
+
+    /// Receive frames for other hosts too, as on a tap or SPAN port
+    #[arg(long)]
+    pub promisc: bool,
+
+    /// Stop after this long, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub duration: Option<Duration>,
+
+    /// What is said.
+    #[command(flatten)]
+    pub report: Report,
+
+    /// Load this BPF object instead of the built-in one (for development)
+    #[arg(long, value_name = "FILE")]
+    pub object: Option<PathBuf>,
+}
+
+/// Options of `flowprobe pcap`.
+#[derive(Debug, Args)]
+pub struct Pcap {
+    /// Capture to read, pcap or pcapng; - is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+
+    /// Which headers make the flow.
+    #[command(flatten)]
+    pub parsing: Parsing,
+
+    /// Where flows go.
+    #[command(flatten)]
+    pub export: Export,
+
+    /// How long flows are kept.
+    #[command(flatten)]
+    pub timeouts: Timeouts,
+
+    /// Flows in the table; when it is full, the one that was silent for longest is
+    /// exported. A flow takes about 200 octets
+    #[arg(long, value_name = "N", default_value_t = 1 << 20,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_FLOWS)))]
+    pub max_flows: u32,
+
+    /// What is said.
+    #[command(flatten)]
+    pub report: Report,
+}
+
+/// Options for where flows go, and how.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// IPFIX collector, udp://HOST[:PORT]; each one given gets every record
+    #[arg(short, long = "collector", value_name = "URL")]
+    pub collectors: Vec<Collector>,
+
+    /// Print flows to standard output; without a collector they are printed in any
+    /// case, as a table on a terminal and else as json
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<OutputFormat>,
+
     /// Largest IP packet to a collector, in octets; 512 where the path is unknown
     #[arg(long, value_name = "OCTETS", default_value_t = 1400,
           value_parser = clap::value_parser!(u16).range(i64::from(crate::export::MIN_MTU)..))]
@@ -105,38 +163,52 @@ pub struct Run {
     #[arg(long, value_name = "RECORDS", default_value_t = 200_000)]
     pub export_rate: u32,
 
-    /// Records that wait for each collector at most; what is more is dropped and
-    /// counted
-    #[arg(long, value_name = "RECORDS", default_value = "1048576")]
-    pub export_queue: NonZeroU32,
-
     /// Observation domain of the records
     #[arg(long, value_name = "ID", default_value_t = 1)]
     pub observation_domain: u32,
 
-    /// How to attach: in the driver (native), behind it (generic), or auto
-    #[arg(long, value_name = "MODE", default_value = "auto")]
-    pub xdp_mode: XdpMode,
+    /// Tell VLAN tags to collectors as vlanId alone, or as dot1qVlanId and
+    /// dot1qPriority too
+    #[arg(long, value_name = "ELEMENTS", default_value = "vlan")]
+    pub vlan_elements: VlanElements,
+}
 
-    /// Receive frames for other hosts too, as on a tap or SPAN port
-    #[arg(long)]
-    pub promisc: bool,
+/// Options for how long flows are kept.
+#[derive(Debug, Args)]
+pub struct Timeouts {
+    /// Export a flow that had no packet for this long, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = seconds)]
+    pub idle_timeout: Duration,
 
+    /// Report a flow that goes on this often, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub active_timeout: Duration,
+
+    /// Wait this long for stragglers after a TCP FIN or RST, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub tcp_linger: Duration,
+}
+
+impl From<Timeouts> for table::Timeouts {
+    fn from(options: Timeouts) -> Self {
+        Self {
+            idle: options.idle_timeout,
+            active: options.active_timeout,
+            linger: options.tcp_linger,
+        }
+    }
+}
+
+/// Options for what is said of the run.
+#[derive(Debug, Args)]
+pub struct Report {
     /// Write the ledger and all figures to FILE as JSON at the end
     #[arg(long, value_name = "FILE")]
     pub summary: Option<PathBuf>,
 
-    /// Stop after this long, in seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    pub duration: Option<Duration>,
-
     /// Log this and what is worse
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: LogLevel,
-
-    /// Load this BPF object instead of the built-in one (for development)
-    #[arg(long, value_name = "FILE")]
-    pub object: Option<PathBuf>,
 }
 
 /// Elements that tell a single VLAN tag. Several are always told by all of them.

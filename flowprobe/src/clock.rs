@@ -37,6 +37,14 @@ impl Default for Clock {
 }
 
 impl Clock {
+    /// The clock of packets that are stamped with the time of day already.
+    #[must_use]
+    pub fn time_of_day() -> Self {
+        Self {
+            offset_ns: AtomicI64::new(0),
+        }
+    }
+
     /// Measures the offset. Of several readings the one between the closest pair of monotonic
     /// readings counts: a process may be interrupted between any two.
     pub fn measure(&self) {

@@ -1,6 +1,6 @@
 //! Sends finished flows on: to IPFIX collectors over UDP, or printed to standard output.
 //!
-//! Metering never waits here. [`Exporter::send`] puts the records into a bounded queue of each
+//! Live metering never waits here. [`Exporter::send`] puts the records into a bounded queue of each
 //! destination and returns; threads of the exporter do the rest. Every destination gets every
 //! record, and accounts for each: sent, still queued, or dropped for a named reason.
 
@@ -283,6 +283,13 @@ impl Exporter {
             outlet.account().push(&records, now);
         }
         self.bell.ring();
+    }
+
+    /// How many records the fullest queue of a destination that still takes any has room for.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let rooms = self.outlets.iter().map(|outlet| outlet.account().room());
+        rooms.flatten().min().unwrap_or(usize::MAX)
     }
 
     /// The account of each destination as it stands.

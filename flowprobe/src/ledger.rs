@@ -6,7 +6,7 @@
 //! exported  = sent + dropped(by reason), for each collector
 //! ```
 //!
-//! `seen` is counted at the hook's entry and never derived. Octets of the first line are those
+//! `seen` is counted at the hook's entry, or as a packet is read from a capture, and never derived. Octets of the first line are those
 //! of frames, from the first link-layer octet; from `accounted_ip_octets` on they are those of
 //! IP packets, as flow records have them.
 
@@ -104,6 +104,14 @@ impl Ledger {
         };
         ledger.balanced = ledger.balances();
         ledger
+    }
+
+    /// With packets ignored for a reason that the parser does not know of.
+    #[must_use]
+    pub fn also_ignored(mut self, reason: &'static str, tally: Tally) -> Self {
+        self.ignored.insert(reason, tally.into());
+        self.balanced = self.balances();
+        self
     }
 
     fn balances(&self) -> bool {

@@ -3,7 +3,8 @@
 //! In the order of the data path: [`attach`] and [`load`] put the program into the kernel and
 //! onto the interfaces, [`table`] takes flows out of the memory shared with it, [`record`] is
 //! what a finished flow looks like, [`export`] sends it on, encoded by [`ipfix`] or printed.
-//! [`run`] joins the stages; [`ledger`] says what became of every packet.
+//! [`run`] joins the stages, and [`pcap`] does for captures; [`ledger`] says what became of every
+//! packet.
 
 pub mod attach;
 mod bpf;
@@ -14,6 +15,7 @@ pub mod host;
 pub mod ipfix;
 pub mod ledger;
 pub mod load;
+pub mod pcap;
 pub mod record;
 pub mod run;
 pub mod sampling;

@@ -6,7 +6,7 @@ pub mod rx_vlan;
 use std::{io, os::fd::AsFd, sync::Arc};
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, VerifierLogLevel,
     maps::Map,
     programs::{ProgramError, Xdp},
 };
@@ -123,6 +123,18 @@ impl Kernel {
     /// # Errors
     /// What the kernel refused, and what to do.
     pub fn load(object: &[u8], options: &Options) -> Result<Self, LoadError> {
+        Self::load_with_log(object, options, VerifierLogLevel::default())
+    }
+
+    /// The same, where it is chosen how much the verifier logs.
+    ///
+    /// # Errors
+    /// What the kernel refused, and what to do.
+    pub fn load_with_log(
+        object: &[u8],
+        options: &Options,
+        log: VerifierLogLevel,
+    ) -> Result<Self, LoadError> {
         let geometry = Geometry::new(options.max_flows, options.partitions, options.ring_parts);
         let secret = random_words::<SECRET_WORDS>().map_err(LoadError::Random)?;
         let elements = |each: u32| geometry.partitions.checked_mul(each);
@@ -138,6 +150,7 @@ impl Kernel {
             });
         };
         let mut ebpf = EbpfLoader::new()
+            .verifier_log_level(log)
             .override_global("BUCKET_MASK", &(geometry.buckets - 1), true)
             .override_global("RING_MASK", &(geometry.ring_parts - 1), true)
             .override_global("STORES_IN_ORDER", &u32::from(STORES_IN_ORDER), true)
@@ -250,7 +263,7 @@ fn packed([a, b, c, d]: [u16; PORTS]) -> u64 {
 }
 
 /// Words from the kernel's random number generator.
-fn random_words<const N: usize>() -> io::Result<[u64; N]> {
+pub(crate) fn random_words<const N: usize>() -> io::Result<[u64; N]> {
     let mut words = [0_u64; N];
     let octets = size_of_val(&words);
     // SAFETY: the buffer is as long as said.

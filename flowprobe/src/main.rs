@@ -5,10 +5,11 @@ use std::{io::IsTerminal as _, process::ExitCode};
 use anyhow::Context as _;
 use clap::{Parser as _, error::ErrorKind};
 use flowprobe::{
-    cli::{Cli, Command, Run, VlanElements},
+    cli::{Cli, Command, Export, Pcap, Run, VlanElements},
     export::{self, Output},
-    run::{self, RunError, Settings},
-    table::Timeouts,
+    pcap::{self, PcapError},
+    run::{self, RunError},
+    sampling::Sampling,
 };
 
 /// Exit code for bad input and for machines that cannot do it: nothing was attached.
@@ -30,23 +31,23 @@ fn main() -> ExitCode {
         // --help and --version.
         Err(error) => error.exit(),
     };
-    let Command::Run(options) = cli.command;
-    match meter(*options) {
+    match meter(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => match error.downcast_ref::<RunError>() {
-            Some(error) => {
-                eprintln!("flowprobe: {error}");
-                ExitCode::from(match error.before_start() {
-                    true => BAD_INPUT,
-                    false => FAILED,
-                })
-            }
-            None => {
-                eprintln!("flowprobe: {error:#}");
-                ExitCode::from(FAILED)
-            }
-        },
+        Err(error) => {
+            eprintln!("flowprobe: {error:#}");
+            ExitCode::from(match bad_input(&error) {
+                true => BAD_INPUT,
+                false => FAILED,
+            })
+        }
     }
+}
+
+/// Whether nothing had been metered yet.
+fn bad_input(error: &anyhow::Error) -> bool {
+    let run = error.downcast_ref().map(RunError::before_start);
+    let pcap = error.downcast_ref().map(PcapError::before_start);
+    run.or(pcap).unwrap_or(false)
 }
 
 /// What is wrong with the command line, without usage and hints.
@@ -59,11 +60,29 @@ fn one_line(error: &clap::Error) -> String {
         .collect();
     let line = words.join(" ");
     let problem = line.strip_prefix("error: ").unwrap_or(&line);
-    format!("{problem}; see `flowprobe run --help`")
+    // Clap does not say which command it was about.
+    let command = std::env::args().nth(1).filter(|name| name == "pcap");
+    let command = command.as_deref().unwrap_or("run");
+    format!("{problem}; see `flowprobe {command} --help`")
 }
 
-fn meter(options: Run) -> anyhow::Result<()> {
-    let level = tracing::Level::from(options.log);
+fn meter(command: Command) -> anyhow::Result<()> {
+    start_log(match &command {
+        Command::Run(options) => options.report.log.into(),
+        Command::Pcap(options) => options.report.log.into(),
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    match command {
+        Command::Run(options) => drop(runtime.block_on(run::run(run_settings(*options)))?),
+        Command::Pcap(options) => drop(runtime.block_on(pcap::pcap(pcap_settings(*options)))?),
+    }
+    Ok(())
+}
+
+fn start_log(level: tracing::Level) -> anyhow::Result<()> {
     // The loader's own log is hundreds of lines about relocations.
     let loader = ["aya", "aya_obj"];
     tracing_log::LogTracer::builder()
@@ -76,23 +95,11 @@ fn meter(options: Run) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .finish();
-    tracing::subscriber::set_global_default(subscriber).context("cannot start the log")?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start")?;
-    runtime.block_on(run::run(settings(options)))?;
-    Ok(())
+    tracing::subscriber::set_global_default(subscriber).context("cannot start the log")
 }
 
-fn settings(options: Run) -> Settings {
-    let output = match (options.output, std::io::stdout().is_terminal()) {
-        (Some(format), _) => Some(format.into()),
-        (None, _) if !options.collectors.is_empty() => None,
-        (None, true) => Some(Output::Table),
-        (None, false) => Some(Output::Json),
-    };
-    Settings {
+fn run_settings(options: Run) -> run::Settings {
+    run::Settings {
         interfaces: options.interfaces,
         xdp_mode: options.xdp_mode,
         promisc: options.promisc,
@@ -102,26 +109,47 @@ fn settings(options: Run) -> Settings {
         max_overflow_flows: options
             .max_overflow_flows
             .unwrap_or(options.max_flows.saturating_mul(8)) as usize,
-        timeouts: Timeouts {
-            idle: options.idle_timeout,
-            active: options.active_timeout,
-            linger: options.tcp_linger,
-        },
+        timeouts: options.timeouts.into(),
         sweep_interval: options.sweep_interval,
-        export: export::Settings {
-            collectors: options.collectors,
-            mtu: options.mtu,
-            template_refresh: options.template_refresh,
-            export_rate: options.export_rate,
-            queue: options.export_queue.get() as usize,
-            observation_domain: options.observation_domain,
-            sampling: options.sample,
-            interfaces: Vec::new(),
-            dot1q: options.vlan_elements == VlanElements::Dot1q,
-            output,
-        },
-        summary: options.summary,
+        export: export_settings(
+            options.export,
+            options.export_queue.get() as usize,
+            options.sample,
+        ),
+        summary: options.report.summary,
         duration: options.duration,
         object: options.object,
+    }
+}
+
+fn pcap_settings(options: Pcap) -> pcap::Settings {
+    pcap::Settings {
+        files: options.files,
+        tunnels: (&options.parsing).into(),
+        max_flows: options.max_flows,
+        timeouts: options.timeouts.into(),
+        export: export_settings(options.export, pcap::QUEUE, Sampling::All),
+        summary: options.report.summary,
+    }
+}
+
+fn export_settings(options: Export, queue: usize, sampling: Sampling) -> export::Settings {
+    let output = match (options.output, std::io::stdout().is_terminal()) {
+        (Some(format), _) => Some(format.into()),
+        (None, _) if !options.collectors.is_empty() => None,
+        (None, true) => Some(Output::Table),
+        (None, false) => Some(Output::Json),
+    };
+    export::Settings {
+        collectors: options.collectors,
+        mtu: options.mtu,
+        template_refresh: options.template_refresh,
+        export_rate: options.export_rate,
+        queue,
+        observation_domain: options.observation_domain,
+        sampling,
+        interfaces: Vec::new(),
+        dot1q: options.vlan_elements == VlanElements::Dot1q,
+        output,
     }
 }

@@ -1,34 +1,29 @@
 //! `flowprobe run`: the stages put together, from attaching to the last record.
 
+pub(crate) mod ending;
 mod error;
 mod rx_vlan;
 mod summary;
 mod threads;
 
-use std::{
-    fs::{self, File},
-    io,
-    os::fd::AsFd as _,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{fs, os::fd::AsFd as _, path::PathBuf, sync::Arc, time::Duration};
 
 use flowprobe_ebpf::Tunnels;
 use tokio::{
     io::unix::AsyncFd,
-    signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
 
-use self::threads::{Ended, Threads};
+pub(crate) use self::summary::SamplingSummary;
 pub use self::{
+    ending::SummaryError,
     error::RunError,
     summary::{InterfaceSummary, Summary},
+};
+use self::{
+    ending::{Signals, SummaryFile, nobody_reads, send_rest},
+    threads::{Ended, Threads},
 };
 use crate::{
     attach::{
@@ -36,7 +31,7 @@ use crate::{
         XdpMode, preflight,
     },
     clock::Clock,
-    export::{self, DestinationReport, Exporter, Telemetry},
+    export::{self, Exporter, Telemetry},
     host,
     load::{Kernel, OBJECT, Options, RING_PARTS},
     record::FlowRecord,
@@ -144,7 +139,7 @@ pub async fn run(settings: Settings) -> Result<Summary, RunError> {
 struct Metering {
     sampling: Sampling,
     duration: Option<Duration>,
-    summary: Option<(PathBuf, File)>,
+    summary: Option<SummaryFile>,
     shared: Arc<Shared>,
     overflow: Arc<Overflow>,
     exported: Arc<Exported>,
@@ -214,7 +209,11 @@ impl Metering {
         let signals = Signals::new().map_err(RunError::Start)?;
         let threads =
             Threads::start(drainer, sweeper, settings.sweep_interval).map_err(RunError::Start)?;
-        let summary = settings.summary.take().map(create).transpose()?;
+        let summary = settings
+            .summary
+            .take()
+            .map(SummaryFile::create)
+            .transpose()?;
         let watched = watch(&mut kernel, &interfaces, &settings)?;
         say_memory(&shared, capacity);
         let names: Vec<_> = settings.interfaces.iter().map(String::as_str).collect();
@@ -295,7 +294,7 @@ impl Metering {
             }
         }
         drop(self.logs);
-        let reports = send_rest(exporter, &mut signals).await;
+        let reports = send_rest(exporter, &mut signals, Arc::default()).await;
         let reports = reports.unwrap_or_else(|| {
             broken = Some("exporter");
             Vec::new()
@@ -303,77 +302,13 @@ impl Metering {
         let sampling = self.sampling;
         let summary = Summary::new(sampling, &shared, &overflow, &exported, interfaces, reports);
         summary.print();
-        if let Some((path, file)) = self.summary {
-            summary
-                .write(&file)
-                .map_err(|source| RunError::Summary { path, source })?;
+        if let Some(file) = self.summary {
+            file.write(&summary)?;
         }
         match broken {
             Some(thread) => Err(RunError::Broken(thread)),
             None => Ok(summary),
         }
-    }
-}
-
-/// What ends the run in order.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    /// Waits for either.
-    async fn any(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
-/// Sends what is left, as long as the export rate makes it or until another signal, and says
-/// what became of all records; `None` if a thread that broke off has kept the exporter.
-async fn send_rest(
-    exporter: Arc<Exporter>,
-    signals: &mut Signals,
-) -> Option<Vec<DestinationReport>> {
-    let exporter = Arc::into_inner(exporter)?;
-    let given_up = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&given_up);
-    let sending = tokio::task::spawn_blocking(move || exporter.finish_unless(&told));
-    tokio::pin!(sending);
-    let reports = tokio::select! {
-        reports = &mut sending => reports,
-        () = signals.any() => {
-            tracing::warn!("second signal: records that were not sent yet are given up");
-            given_up.store(true, Ordering::Relaxed);
-            sending.await
-        }
-    };
-    reports.ok()
-}
-
-/// Whether all flows go to a pipe that has been closed.
-fn nobody_reads(reports: &[DestinationReport]) -> bool {
-    reports.iter().all(|report| {
-        report
-            .dropped
-            .iter()
-            .any(|(reason, _)| *reason == "broken_pipe")
-    })
-}
-
-fn create(path: PathBuf) -> Result<(PathBuf, File), RunError> {
-    match File::create(&path) {
-        Ok(file) => Ok((path, file)),
-        Err(source) => Err(RunError::SummaryFile { path, source }),
     }
 }
 

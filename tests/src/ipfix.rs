@@ -78,11 +78,16 @@ impl Record {
         })
     }
 
-    /// The octets of an element of IANA's, if it is there.
+    /// The octets of an element of IANA's, the first one if it is there more than once.
     #[must_use]
     pub fn get(&self, id: u16) -> Option<&[u8]> {
+        self.all(id).next()
+    }
+
+    /// The octets of an element of IANA's as often as it is there, in order.
+    pub fn all(&self, id: u16) -> impl Iterator<Item = &[u8]> {
         self.fields()
-            .find(|(field, _)| field.enterprise == 0 && field.id == id)
+            .filter(move |(field, _)| field.enterprise == 0 && field.id == id)
             .map(|(_, value)| value)
     }
 
@@ -323,9 +328,28 @@ fn longest(field: Field) -> u16 {
         return u16::MAX;
     }
     match field.id {
-        4 | 5 | 9 | 13 | 29 | 30 | 35 | 52 | 53 | 60 | 61 | 136 | 176..=179 | 192 => 1,
-        6 | 7 | 11 | 32 | 58 | 59 | 139 | 145 | 304 => 2,
-        8 | 10 | 12 | 14 | 31 | 34 | 50 | 141 | 143 | 144 | 149 | 305 | 306 => 4,
+        4
+        | 5
+        | 9
+        | 13
+        | 29
+        | 30
+        | 35
+        | 52
+        | 53
+        | 60
+        | 61
+        | 136
+        | 176..=179
+        | 192
+        | 197
+        | 244
+        | 246 => 1,
+        6 | 7 | 11 | 32 | 58 | 59 | 139 | 145 | 243 | 245 | 304 => 2,
+        // Octets, but the registry says how many.
+        70..=79 => 3,
+        8 | 10 | 12 | 14 | 31 | 34 | 50 | 64 | 141 | 143 | 144 | 149 | 208 | 296 | 305 | 306
+        | 507 => 4,
         56 | 57 | 80 | 81 => 6,
         1
         | 2
@@ -341,7 +365,8 @@ fn longest(field: Field) -> u16 {
         | 311
         | 318
         | 319
-        | 322..=325 => 8,
+        | 322..=325
+        | 351 => 8,
         27 | 28 => 16,
         _ => u16::MAX,
     }

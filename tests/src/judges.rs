@@ -1,5 +1,6 @@
 //! Collectors that others wrote: nfdump's and tshark's reading of what flowprobe exports.
 
+pub mod dissection;
 mod reading;
 
 pub use reading::Reading;

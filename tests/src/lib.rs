@@ -5,15 +5,21 @@
 //! agree with it where it is wrong. Traffic stays in network namespaces made here.
 
 pub mod bpf;
+pub mod capture_file;
+pub mod captures;
 pub mod collector;
+pub mod corpus;
 pub mod flow;
+pub mod headers;
 pub mod ipfix;
 pub mod judges;
 pub mod live;
 pub mod mix;
 pub mod netns;
+pub mod offline;
 pub mod packets;
 pub mod probe;
 pub mod sender;
 pub mod summary;
 pub mod topology;
+pub mod verifier;

@@ -3,9 +3,11 @@
 //! Checksums above IP are 0: no meter looks at them, and no host takes these frames, for they
 //! are addressed to a station that nobody is.
 
+mod tunnel;
+
 use std::net::IpAddr;
 
-use crate::flow::{Key, Truth};
+use crate::flow::{Around, Key, Truth};
 
 /// Control bits of TCP (RFC 9293 §3.1).
 pub mod flag {
@@ -40,6 +42,29 @@ pub struct Packet {
     pub octets: u64,
     /// TCP control bits.
     pub tcp_flags: u8,
+    /// Where the IP packet begins in the frame.
+    network: usize,
+    /// Flow and IP-layer octets of the packet in the tunnel, where it is one.
+    inside: Option<(Key, u64)>,
+    /// Whether it is a fragment that is not the first one.
+    pub later_fragment: bool,
+}
+
+impl Packet {
+    /// The same frame as a meter counts it that opens tunnels.
+    #[must_use]
+    pub fn opened(mut self) -> Self {
+        if let Some((key, octets)) = self.inside.take() {
+            self.key = Some(key);
+            self.octets = octets;
+        }
+        self
+    }
+
+    /// The IP packet, headers included.
+    fn ip(&self) -> &[u8] {
+        &self.frame[self.network..][..self.octets as usize]
+    }
 }
 
 /// Adds up what `packets` are, each sent `times`.
@@ -64,8 +89,17 @@ pub struct Ip {
     options: Vec<u8>,
     /// Extension headers: own number, and all octets but the first (next header).
     extensions: Vec<(u8, Vec<u8>)>,
+    dont_fragment: bool,
     /// Offset in units of 8 octets, and whether more fragments follow.
     fragment: Option<(u16, bool)>,
+    /// What the fragments of a packet share.
+    identification: u32,
+    /// A later fragment whose first one nobody has seen.
+    orphan: bool,
+    snap: bool,
+    pppoe: bool,
+    /// Label, traffic class and bottom of stack of each, top first.
+    labels: Vec<u32>,
     pad_to: usize,
 }
 
@@ -95,16 +129,53 @@ impl Ip {
             ttl: 64,
             options: Vec::new(),
             extensions: Vec::new(),
+            dont_fragment: false,
             fragment: None,
+            identification: 0x1234,
+            orphan: false,
+            snap: false,
+            pppoe: false,
+            labels: Vec::new(),
             pad_to: MIN_FRAME,
         }
     }
 
     /// Adds a VLAN tag inside those already there: 0x8100 (802.1Q) or 0x88a8 (802.1ad).
     #[must_use]
-    pub fn tag(mut self, ethertype: u16, vlan: u16) -> Self {
+    pub fn tag(self, ethertype: u16, vlan: u16) -> Self {
         // A priority too, which is no part of the identifier.
-        self.tags.push((ethertype, 0x6000 | vlan));
+        self.tag_of_priority(ethertype, vlan, 3)
+    }
+
+    /// The same with a priority of one's choice.
+    #[must_use]
+    pub fn tag_of_priority(mut self, ethertype: u16, vlan: u16, priority: u16) -> Self {
+        self.tags.push((ethertype, priority << 13 | vlan));
+        self
+    }
+
+    /// Puts an LLC and SNAP header (RFC 1042) before what the EtherType names.
+    #[must_use]
+    pub fn snap(mut self) -> Self {
+        self.snap = true;
+        self
+    }
+
+    /// Puts it into a PPPoE session (RFC 2516 §4).
+    #[must_use]
+    pub fn pppoe(mut self) -> Self {
+        self.pppoe = true;
+        self
+    }
+
+    /// Adds an MPLS label (RFC 3032 §2.1) below those already there.
+    #[must_use]
+    pub fn label(mut self, label: u32) -> Self {
+        if let Some(above) = self.labels.last_mut() {
+            *above &= !1;
+        }
+        // With a traffic class, which is part of the stack entry.
+        self.labels.push(label << 4 | 5 << 1 | 1);
         self
     }
 
@@ -124,8 +195,21 @@ impl Ip {
 
     /// Adds `words` times 4 octets of IPv4 options (no operation, RFC 791 §3.1).
     #[must_use]
-    pub fn options(mut self, words: usize) -> Self {
-        self.options = vec![1; words * 4];
+    pub fn options(self, words: usize) -> Self {
+        self.options_of(&vec![1; words * 4])
+    }
+
+    /// Adds IPv4 options, whole words.
+    #[must_use]
+    pub fn options_of(mut self, octets: &[u8]) -> Self {
+        self.options = octets.to_vec();
+        self
+    }
+
+    /// Sets Don't Fragment.
+    #[must_use]
+    pub fn dont_fragment(mut self) -> Self {
+        self.dont_fragment = true;
         self
     }
 
@@ -146,6 +230,20 @@ impl Ip {
     #[must_use]
     pub fn fragment(mut self, offset: u16, more: bool) -> Self {
         self.fragment = Some((offset, more));
+        self
+    }
+
+    /// Sets what the fragments of one packet share.
+    #[must_use]
+    pub fn identification(mut self, value: u16) -> Self {
+        self.identification = value.into();
+        self
+    }
+
+    /// Makes it a later fragment whose first one was not seen before it: nobody knows its ports.
+    #[must_use]
+    pub fn orphan(mut self) -> Self {
+        self.orphan = true;
         self
     }
 
@@ -220,20 +318,20 @@ impl Ip {
             }
             _ => unreachable!("one family, as checked when built"),
         };
-        let mut frame = [DESTINATION_MAC, SOURCE_MAC].concat();
-        for (ethertype, control) in &self.tags {
-            frame.extend(ethertype.to_be_bytes());
-            frame.extend(control.to_be_bytes());
-        }
-        frame.extend(if self.source.is_ipv4() {
-            [0x08, 0x00]
-        } else {
-            [0x86, 0xdd]
-        });
+        let mut frame = self.link(ip.len());
+        let network = frame.len();
         frame.extend(&ip);
         // Padding that would change a count if it were taken for payload.
         frame.resize(frame.len().max(self.pad_to), 0x55);
-        let (source_port, destination_port) = if later { (0, 0) } else { ports };
+        let (source_port, destination_port) = if self.orphan { (0, 0) } else { ports };
+        let vlan = |i: usize| self.tags.get(i).map_or(0, |(_, control)| control & 0x0fff);
+        let mut around = Around {
+            inner_vlan: vlan(1),
+            ..Around::default()
+        };
+        for (to, label) in around.labels.iter_mut().zip(&self.labels) {
+            *to = *label;
+        }
         Packet {
             frame,
             key: Some(Key {
@@ -243,11 +341,49 @@ impl Ip {
                 destination_port,
                 protocol,
                 traffic_class: self.traffic_class,
-                vlan: self.tags.first().map_or(0, |(_, control)| control & 0x0fff),
+                vlan: vlan(0),
+                around,
             }),
             octets: ip.len() as u64,
             tcp_flags: 0,
+            network,
+            inside: None,
+            later_fragment: later,
         }
+    }
+
+    /// Everything before an IP packet of `octets` octets.
+    fn link(&self, octets: usize) -> Vec<u8> {
+        let v4 = self.source.is_ipv4();
+        let mut inner = Vec::new();
+        let mut ethertype: u16 = if v4 { 0x0800 } else { 0x86dd };
+        let mut ppp: u16 = if v4 { 0x0021 } else { 0x0057 };
+        if !self.labels.is_empty() {
+            (ethertype, ppp) = (0x8847, 0x0281);
+            for entry in &self.labels {
+                inner.extend((entry << 8 | u32::from(self.ttl)).to_be_bytes());
+            }
+        }
+        if self.pppoe {
+            ethertype = 0x8864;
+            // Version and type, session data, session, length with the protocol's own octets.
+            let mut header = vec![0x11, 0, 0x0a, 0xbc];
+            header.extend(((2 + inner.len() + octets) as u16).to_be_bytes());
+            header.extend(ppp.to_be_bytes());
+            inner = [header, inner].concat();
+        }
+        let mut link = [DESTINATION_MAC, SOURCE_MAC].concat();
+        for (ethertype, control) in &self.tags {
+            link.extend(ethertype.to_be_bytes());
+            link.extend(control.to_be_bytes());
+        }
+        if self.snap {
+            link.extend(((8 + inner.len() + octets) as u16).to_be_bytes());
+            link.extend([0xaa, 0xaa, 3, 0, 0, 0]);
+        }
+        link.extend(ethertype.to_be_bytes());
+        link.extend(inner);
+        link
     }
 
     fn ipv4(&self, protocol: u8, source: [u8; 4], destination: [u8; 4], data: &[u8]) -> Vec<u8> {
@@ -255,8 +391,9 @@ impl Ip {
         let (offset, more) = self.fragment.unwrap_or((0, false));
         let mut ip = vec![0x40 | (header_len / 4) as u8, self.traffic_class];
         ip.extend(((header_len + data.len()) as u16).to_be_bytes());
-        ip.extend([0x12, 0x34]);
-        ip.extend((offset | u16::from(more) << 13).to_be_bytes());
+        ip.extend((self.identification as u16).to_be_bytes());
+        let flags = u16::from(self.dont_fragment) << 14 | u16::from(more) << 13;
+        ip.extend((offset | flags).to_be_bytes());
         ip.extend([self.ttl, protocol, 0, 0]);
         ip.extend(source);
         ip.extend(destination);
@@ -272,7 +409,8 @@ impl Ip {
         if let Some((offset, more)) = self.fragment {
             // RFC 8200 §4.5: reserved, offset and flag, identification.
             let [a, b] = (offset << 3 | u16::from(more)).to_be_bytes();
-            headers.push((44, vec![0, a, b, 0, 0, 0, 7]));
+            let id = self.identification.to_be_bytes();
+            headers.push((44, [&[0, a, b], &id[..]].concat()));
         }
         let numbers: Vec<u8> = headers.iter().map(|(number, _)| *number).collect();
         let next = |at: usize| numbers.get(at).copied().unwrap_or(protocol);
@@ -300,19 +438,28 @@ impl Ip {
 /// A frame that is not IP, for example ARP (0x0806).
 #[must_use]
 pub fn not_ip(ethertype: u16) -> Packet {
+    raw(&ethertype.to_be_bytes())
+}
+
+/// A frame of no flow, from its EtherType on.
+#[must_use]
+pub fn raw(octets: &[u8]) -> Packet {
     let mut frame = [DESTINATION_MAC, SOURCE_MAC].concat();
-    frame.extend(ethertype.to_be_bytes());
-    frame.resize(MIN_FRAME, 0);
+    frame.extend(octets);
+    frame.resize(frame.len().max(MIN_FRAME), 0);
     Packet {
         frame,
         key: None,
         octets: 0,
         tcp_flags: 0,
+        network: 0,
+        inside: None,
+        later_fragment: false,
     }
 }
 
 /// One's complement sum of 16-bit words (RFC 1071).
-fn checksum(octets: &[u8]) -> u16 {
+pub(crate) fn checksum(octets: &[u8]) -> u16 {
     let words = octets.chunks(2).map(|pair| {
         let low = pair.get(1).copied().unwrap_or(0);
         u32::from(u16::from_be_bytes([pair[0], low]))

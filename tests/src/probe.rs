@@ -247,7 +247,7 @@ pub fn output(namespace: &Netns, arguments: &[&str]) -> Result<Output> {
 }
 
 /// A child that outlives a killed test would keep its namespace.
-pub(crate) fn end_with_parent(command: &mut Command) {
+pub fn end_with_parent(command: &mut Command) {
     let set = || {
         // SAFETY: a plain system call, safe between fork and exec.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };

@@ -73,6 +73,8 @@ pub struct Interface {
     pub ifindex: u32,
     /// `native` or `generic`.
     pub mode: String,
+    /// Whether the program takes frames of several buffers.
+    pub frags: bool,
     /// Frames received.
     pub rx_packets: u64,
 }
@@ -95,6 +97,8 @@ pub struct Table {
     pub evicted: u64,
     /// Packets that went to userspace by themselves.
     pub single: u64,
+    /// Later fragments whose first one was not known.
+    pub fragment_orphans: u64,
 }
 
 /// Every packet in exactly one term.

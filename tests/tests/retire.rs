@@ -29,6 +29,7 @@ use flowprobe::{
         grace::Rcu,
     },
 };
+use flowprobe_ebpf::Tunnels;
 
 /// Packets for each of the two flows.
 const PACKETS: u32 = 20_000;
@@ -108,6 +109,7 @@ fn meter(grace: Box<dyn GracePeriod>) -> HashMap<IpAddr, u64> {
         partitions: 2,
         ring_parts: 1024,
         sampling: Sampling::All,
+        tunnels: Tunnels::OUTER,
     };
     let mut kernel = Kernel::load(&object(), &options).expect("the kernel takes the program");
     let shared = Arc::clone(kernel.shared());

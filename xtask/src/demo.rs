@@ -1,6 +1,5 @@
 //! `demo`: flowprobe on a gateway between two hosts, on a machine that needs no NIC.
 
-mod interrupt;
 mod report;
 mod traffic;
 
@@ -14,7 +13,10 @@ use flowprobe_tests::{
     topology::Routed,
 };
 
-use crate::workspace::{self, cargo};
+use crate::{
+    interrupt,
+    workspace::{self, cargo},
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -1,10 +1,14 @@
 //! What is done with this repository besides `cargo build`: see `cargo xtask --help`.
 
 mod bench;
+mod captures;
 mod demo;
 mod ebpf;
+mod fuzz;
+mod interrupt;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -29,6 +33,10 @@ enum Task {
     Bench(bench::Args),
     /// Show the whole path on this machine: hosts, gateway, traffic, flows, ledger (as root)
     Demo(demo::Args),
+    /// Boot other kernels in guests, and see whether flowprobe counts on them (as root)
+    Vm(vm::Args),
+    /// Try the parser on frames that nobody thought of, and stop at the first rule that it breaks
+    Fuzz(fuzz::Args),
     /// Everything that continuous integration checks
     Test(test::Args),
 }
@@ -49,6 +57,8 @@ fn run(task: Task) -> Result<()> {
         Task::Setup => setup::run(),
         Task::Bench(args) => bench::run(&args),
         Task::Demo(args) => demo::run(&args),
+        Task::Vm(args) => vm::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Test(args) => test::run(&args),
     }
 }

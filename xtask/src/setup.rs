@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    ebpf,
+    captures, ebpf,
     workspace::{self, find, output},
 };
 
@@ -20,7 +20,7 @@ const BUILD: &[&str] = &[
     "libzstd-dev",
 ];
 
-/// What the tests and benchmarks run, and what libbpf is built with.
+/// What the tests, guests and benchmarks run, and what libbpf is built with.
 const RUN: &[&str] = &[
     "iproute2",
     "ethtool",
@@ -29,6 +29,12 @@ const RUN: &[&str] = &[
     "libelf-dev",
     "pkg-config",
     "build-essential",
+    "qemu-system-x86",
+    "seabios",
+    "busybox-static",
+    "cpio",
+    "kmod",
+    "xz-utils",
 ];
 
 const LINKER: &[&str] = &[
@@ -41,6 +47,8 @@ const LINKER: &[&str] = &[
 ];
 
 const NEXTEST: &[&str] = &["install", "--locked", "cargo-nextest"];
+
+const FUZZ: &[&str] = &["install", "--locked", "cargo-fuzz@0.13.2"];
 
 /// Where Debian installs LLVM 22.
 const LLVM: &str = "/usr/lib/llvm-22";
@@ -65,6 +73,11 @@ pub(crate) fn run() -> Result<()> {
         println!("installing cargo-nextest with cargo");
         workspace::run(workspace::cargo().args(NEXTEST))?;
     }
+    if find("cargo-fuzz").is_none() {
+        println!("installing cargo-fuzz with cargo");
+        workspace::run(workspace::cargo().args(FUZZ))?;
+    }
+    captures::fetch().context("cannot fetch captures")?;
     println!("everything that the tests need is installed");
     Ok(())
 }

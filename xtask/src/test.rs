@@ -7,7 +7,7 @@ use clap::ValueEnum as _;
 
 use crate::{
     ebpf::{self, Variant},
-    setup,
+    fuzz, setup, vm,
     workspace::{self, cargo},
 };
 
@@ -31,7 +31,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "--all-targets",
             "--",
             "-Dwarnings",
-        ])
+        ])?;
+        let target = ["--package", "flowprobe-tests", "--bin", "parse"];
+        let lint = ["clippy", "--quiet", "--features", "fuzz"];
+        call(&[&lint[..], &target, &["--", "-Dwarnings"]].concat())
     })?;
     stage("eBPF object", ebpf::check)?;
     stage("eBPF variants", || {
@@ -45,6 +48,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     stage("build", || {
         call(&["build", "--quiet", "--package", "flowprobe"])
     })?;
+    stage("guest", || vm::run(&vm::Args::default()))?;
+    stage("fuzz", || fuzz::run(&fuzz::Args::default()))?;
     // The last lines are nextest's own summary, with its time.
     let mut nextest = cargo();
     nextest.args(["nextest", "run", "--workspace"]);

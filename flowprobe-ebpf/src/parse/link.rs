@@ -87,7 +87,8 @@ fn tags<F: Frame + ?Sized>(
         let control = u16::from_be_bytes([a, b]);
         let id = control & ethernet::VLAN_ID_MASK;
         let priority = (control >> ethernet::PRIORITY_SHIFT) as u8;
-        let outside = parsed.around.tags as usize;
+        // What is compared must be what is indexed with, or the verifier sees no bound.
+        let outside = frame.forget(parsed.around.tags as usize);
         if outside == 0 {
             parsed.packet.put_outer_tag(control);
         } else if outside < MAX_TAGS {
@@ -121,7 +122,7 @@ fn labels<F: Frame + ?Sized>(frame: &F, offset: usize, parsed: &mut Parsed) -> R
         let entry = frame.read(at).ok_or(Skip::TruncatedLink)?;
         // Label, traffic class, bottom of stack; the TTL is no part of a flow.
         let label = u32::from_be_bytes(entry) >> 8;
-        let above = parsed.around.labels as usize;
+        let above = frame.forget(parsed.around.labels as usize);
         if above >= MAX_LABELS {
             break;
         }

@@ -140,6 +140,10 @@ fn parse_ipv4<F: Frame + ?Sized>(
     }
     let end = end(frame, at, octets, limit)?;
     let options = if header_len > ipv4::MIN_LEN {
+        // All of it or none: of a header captured in part nobody knows which options it has.
+        let [_] = frame
+            .read(at + header_len - 1)
+            .ok_or(Skip::TruncatedNetwork)?;
         options(frame, at + ipv4::MIN_LEN, at + header_len)
     } else {
         0
@@ -249,7 +253,7 @@ fn parse_ipv6<F: Frame + ?Sized>(
                 packet.fragment_flags = ipv4::MORE_FRAGMENTS_FLAG;
             }
             if later {
-                packet.options = seen | extension::LATER_FRAGMENT;
+                packet.options = seen & !extension::FIRST_FRAGMENT | extension::LATER_FRAGMENT;
                 packet.protocol = next;
                 return Ok((Payload { at, end }, fragment));
             }
@@ -265,6 +269,10 @@ fn parse_ipv6<F: Frame + ?Sized>(
     }
     if EXTENSIONS[usize::from(protocol)] != 0 {
         return Err(Skip::TooManyExtensions);
+    }
+    // Where nothing is read behind it, a header has to fit all the same.
+    if at > end {
+        return Err(Skip::TruncatedTransport);
     }
     if protocol == protocol::ESP {
         seen |= extension::ESP;

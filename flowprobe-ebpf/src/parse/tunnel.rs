@@ -62,6 +62,24 @@ impl Tunnels {
         geneve: [geneve::PORT, 0, 0, 0],
         gtpu: [gtpu::PORT, 0, 0, 0],
     };
+
+    /// Whether a packet that [`super::plain`] has read may be a tunnel that is to be opened.
+    #[inline(always)]
+    #[must_use]
+    pub fn may_be(&self, packet: &Packet) -> bool {
+        let port = destination_port(packet);
+        self.inner
+            && packet.protocol == protocol::UDP
+            && (is_one_of(port, &self.vxlan)
+                || is_one_of(port, &self.geneve)
+                || is_one_of(port, &self.gtpu))
+    }
+}
+
+#[inline(always)]
+fn destination_port(packet: &Packet) -> u16 {
+    let [_, _, a, b] = packet.ports.to_ne_bytes();
+    u16::from_be_bytes([a, b])
 }
 
 /// A tunnel, and what is in it.
@@ -164,8 +182,7 @@ fn recognise<F: Frame + ?Sized>(
         }
         protocol::GRE => gre(frame, at, end),
         protocol::UDP => {
-            let [_, _, a, b] = packet.ports.to_ne_bytes();
-            let port = u16::from_be_bytes([a, b]);
+            let port = destination_port(packet);
             let at = at + udp::LEN;
             if is_one_of(port, &tunnels.vxlan) {
                 vxlan(frame, at, end)

@@ -1,53 +1,112 @@
 //! Statistics: what packets add up to does not depend on how they were divided.
 
 use flowprobe_ebpf::{
-    Addresses, Counters, KeyV4, KeyV6, Marks, Packet,
-    table::{Span, Way, WayV4, WayV6},
+    Addresses, Counters, KeyV4, KeyV6, KeyWide, Marks, Packet,
+    flow::bits,
+    table::{Asides, Bucket, Span, WAYS, Way, WayV4, WayV6, WayWide},
 };
 use proptest::{collection::vec, prelude::*};
 
 fn packets() -> impl Strategy<Value = Vec<(Packet, u64)>> {
-    let packet = (1..65_536_u32, any::<(u8, u8)>(), 0..1_000_u64);
+    let octets = any::<(u8, u8, u8)>();
+    // Most packets have no options.
+    let options = prop_oneof![2 => Just(0), 1 => any::<u32>()];
+    let label = 0..1_u32 << 20;
+    let packet = (1..65_536_u32, octets, options, label, 0..4_u8, 0..1_000_u64);
     vec(packet, 2..40).prop_map(|packets| {
         let mut now = 0;
         packets
             .into_iter()
-            .map(|(octets, (ttl, tcp_flags), later)| {
-                now += later << 20; // the unit of a way's last packet
-                let packet = Packet {
-                    addresses: Addresses::V4(0),
-                    ports: 0,
-                    protocol: 6,
-                    traffic_class: 0,
-                    vlan: 0,
-                    ttl,
-                    tcp_flags,
-                    octets,
-                    flow_label: 0,
-                };
-                (packet, now)
-            })
+            .map(
+                |(octets, (ttl, tcp_flags, priorities), options, flow_label, fragment, later)| {
+                    now += later << 20; // the unit of a way's last packet
+                    let packet = Packet {
+                        addresses: Addresses::V4(0),
+                        ports: 0,
+                        octets,
+                        flow_label,
+                        options,
+                        vlan: 0,
+                        protocol: 6,
+                        traffic_class: 0,
+                        ttl,
+                        tcp_flags,
+                        fragment_flags: fragment << 5,
+                        priorities: priorities & 0x77,
+                    };
+                    (packet, now)
+                },
+            )
             .collect()
     })
 }
 
+/// Counts into each kind of way; what a kind has no room for is not compared.
 fn count(packets: &[(Packet, u64)]) -> (Counters, Marks) {
-    let counted = count_in::<WayV4>(&KeyV4::default(), packets);
-    assert_eq!(counted, count_in::<WayV6>(&KeyV6::default(), packets));
-    counted
+    let (counters, marks) = count_in::<WayWide>(&KeyWide::default(), packets);
+    let v6 = Marks {
+        inner_priority: 0,
+        ..marks
+    };
+    assert_eq!(
+        count_in::<WayV6>(&KeyV6::default(), packets),
+        (counters, v6)
+    );
+    let v4 = Marks {
+        flow_label: 0,
+        ..v6
+    };
+    assert_eq!(
+        count_in::<WayV4>(&KeyV4::default(), packets),
+        (counters, v4)
+    );
+    // And without a way.
+    let ((first, now), rest) = packets.split_first().expect("at least one");
+    let (mut alone, mut plain) = (Counters::first(first, *now), Marks::first(first));
+    for (packet, now) in rest {
+        alone.add(packet, *now);
+        plain.add(packet);
+    }
+    // Only a bucket notes that it has options.
+    plain.bits |= marks.bits & bits::OPTIONS;
+    assert_eq!((alone, plain), (counters, marks));
+    (counters, marks)
 }
 
-/// Counts into a way in which another flow has been.
-fn count_in<W: Way + Default>(key: &W::Key, packets: &[(Packet, u64)]) -> (Counters, Marks) {
-    let mut way = W::default();
+/// Counts into a way in which another flow has been, which others prefer.
+fn count_in<W: Way + Default + Copy>(key: &W::Key, packets: &[(Packet, u64)]) -> (Counters, Marks) {
+    const WAY: usize = 5;
+    let mut bucket = Bucket {
+        asides: Asides::default(),
+        options: [0; WAYS],
+        pad: [0; 4],
+        ways: [W::default(); WAYS],
+    };
     let ((first, now), rest) = packets.split_first().expect("at least one");
-    way.fill(key, first, 77);
-    way.add(first, 78 << 20);
-    way.fill(key, first, *now);
+    let former = Packet {
+        options: u32::MAX,
+        tcp_flags: 0xff,
+        fragment_flags: 0x60,
+        priorities: 0x77,
+        flow_label: 0xf_ffff,
+        ..*first
+    };
+    *bucket.ways[WAY].bits() |= bits::DISPLACED;
+    bucket.ways[WAY].fill(key, &former, 9, 77);
+    bucket.note_options(WAY, &former);
+    bucket.ways[WAY].add(&former, 78 << 20);
+    bucket.ways[WAY].fill(key, first, 7, *now);
+    bucket.note_options(WAY, first);
     for (packet, now) in rest {
-        way.add(packet, *now);
+        bucket.ways[WAY].add(packet, *now);
+        bucket.note_options(WAY, packet);
     }
-    (way.counters(), way.marks())
+    assert_eq!(bucket.ways[WAY].mac_number(), 7, "counting leaves it alone");
+    assert!(
+        bucket.ways[WAY].displaced(),
+        "what belongs to the way stays"
+    );
+    (bucket.ways[WAY].counters(), bucket.marks(WAY))
 }
 
 #[test]
@@ -86,6 +145,16 @@ proptest! {
         let flags = flags.fold(0, |all, some| all | some);
         prop_assert_eq!(marks.tcp_flags, flags);
         prop_assert_eq!(marks.ended(), flags & 0x05 != 0);
+        let all = |of: fn(&Packet) -> u32| packets.iter().fold(0, |all, (packet, _)| all | of(packet));
+        prop_assert_eq!(marks.options, all(|packet| packet.options));
+        let fragments = all(|packet| packet.fragment_flags.into());
+        prop_assert_eq!(u32::from(marks.bits & bits::FRAGMENT_FLAGS), fragments);
+        // What is the first packet's.
+        let (first, _) = &packets[0];
+        prop_assert_eq!(marks.flow_label, first.flow_label);
+        prop_assert_eq!(marks.began_with_syn(), first.tcp_flags & 0x02 != 0);
+        prop_assert_eq!(marks.bits & bits::PRIORITY, first.priorities & 7);
+        prop_assert_eq!(marks.inner_priority, first.priorities >> 4);
     }
 
     #[test]
@@ -93,9 +162,20 @@ proptest! {
         let (a, b) = packets.split_at(1 + cut.index(packets.len() - 1));
         for (one, other) in [(a, b), (b, a)] {
             let ((mut counters, mut marks), other) = (count(one), count(other));
+            let began_later = other.0.first_ns < counters.first_ns;
             counters.merge(&other.0);
             marks.merge(&other.1);
-            prop_assert_eq!((counters, marks), count(&packets));
+            let (whole, all) = count(&packets);
+            prop_assert_eq!(counters, whole);
+            // Parts that begin at one time have no order.
+            if a[0].1 == b[0].1 {
+                continue;
+            }
+            if began_later {
+                marks.begin_with(&other.1);
+            }
+            marks.bits |= all.bits & bits::OPTIONS;
+            prop_assert_eq!(marks, all);
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The keyed hash: avalanche, spread, and dependence on its secret.
 
-use flowprobe_ebpf::hash::{SECRET_WORDS, bucket, fingerprint, hash, preferred_way};
+use flowprobe_ebpf::{
+    hash::{SECRET_WORDS, bucket, fingerprint, hash, preferred_way, wide_bucket},
+    key::MAX_WORDS,
+};
 
 use crate::random;
 
@@ -31,7 +34,7 @@ fn avalanche<const N: usize>(mut key: impl FnMut() -> [u64; N], keys: u32) -> f6
         .fold(0.0, f64::max)
 }
 
-/// 1,024 keys: the standard deviation of each of up to 24,576 chances is 1/64; six of them.
+/// 1,024 keys: the standard deviation of each of up to 61,440 chances is 1/64; six of them.
 const KEYS: u32 = 1024;
 const BOUND: f64 = 6.0 / 64.0;
 
@@ -43,6 +46,21 @@ fn every_bit_of_a_random_key_flips_every_bit_of_the_hash_half_the_time() {
     let mut random6 = random(3);
     let v6 = avalanche::<6>(|| core::array::from_fn(|_| random6()), KEYS);
     assert!(v6 < BOUND, "IPv6: {v6}");
+    let mut random15 = random(11);
+    let wide = avalanche::<MAX_WORDS>(|| core::array::from_fn(|_| random15()), KEYS);
+    assert!(wide < BOUND, "wide: {wide}");
+}
+
+/// A flow's buckets in all tables are in one range, so that a sweep step sees all of its parts.
+#[test]
+fn wide_buckets_lie_where_the_others_do() {
+    let mut random = random(12);
+    for _ in 0..1000 {
+        let hash = random();
+        let narrow = bucket(hash, 1023);
+        assert_eq!(wide_bucket(hash, 1023, 2), narrow / 4);
+        assert_eq!(wide_bucket(hash, 0, 0), 0);
+    }
 }
 
 /// Keys as they are: few bits set, and one after the other.
@@ -165,7 +183,7 @@ fn keys_aimed_at_a_bucket_scatter_under_another_secret() {
 
 #[test]
 fn every_word_of_the_secret_counts() {
-    let key = [0x0123_4567_89ab_cdef; 6];
+    let key = [0x0123_4567_89ab_cdef; MAX_WORDS];
     let secret = secret(10);
     for word in 0..SECRET_WORDS {
         for bit in 0..64 {

@@ -46,12 +46,6 @@ proptest! {
         for other in (0..WAYS).filter(|other| *other != way && before[*other] != fingerprint) {
             prop_assert_eq!(hints.0[other].hint, before[other]);
         }
-        let mut hints = asides(before);
-        hints.set_preferred(way, fingerprint);
-        for other in (0..WAYS).filter(|other| *other != way) {
-            prop_assert_eq!(hints.0[other].hint, before[other]);
-        }
-        prop_assert_eq!(hints.0[way].hint, fingerprint);
     }
 
     #[test]

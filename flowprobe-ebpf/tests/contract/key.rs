@@ -1,6 +1,10 @@
 //! Keys, made from packets and read back.
 
-use flowprobe_ebpf::{Addresses, KeyV4, KeyV6, Packet, key::Key};
+use flowprobe_ebpf::{
+    Addresses, Around, KeyV4, KeyV6, KeyWide, Packet,
+    key::{Key, MAX_WORDS},
+    parse::AROUND_WORDS,
+};
 use proptest::prelude::*;
 
 /// What makes a packet's key, but for the addresses.
@@ -43,6 +47,9 @@ fn packet(addresses: Addresses, rest: &Rest) -> Packet {
         tcp_flags: 0xff,
         octets: 0xffff_ffff,
         flow_label: 0xf_ffff,
+        options: 0xffff_ffff,
+        fragment_flags: 0xff,
+        priorities: 0xff,
     }
 }
 
@@ -80,16 +87,78 @@ proptest! {
     fn v4_reads_back(addresses in any::<[u8; 8]>(), rest in rest()) {
         let key = key_v4(addresses, &rest);
         assert_reads_back!(key, addresses, rest);
-        let padded = key.padded();
-        prop_assert_eq!(&padded[3..], &[0; 3]);
-        prop_assert_eq!(KeyV4::from_padded(&padded), key);
+        let mut place = [7; MAX_WORDS];
+        key.write(&mut place);
+        prop_assert_eq!(&place[3..], &[7; MAX_WORDS - 3]);
+        prop_assert_eq!(KeyV4::read(&place), key);
+        let wide = key.widened();
+        let octets = key.source().iter().chain(&key.destination()).copied().collect::<Vec<_>>();
+        prop_assert_eq!(wide.v4().map(|both| both.concat()), Some(octets));
+        prop_assert_eq!(wide.around(), Around { version: 4, ..Around::EMPTY });
+        prop_assert_eq!((wide.vlan(), wide.epoch()), (key.vlan(), key.epoch()));
     }
 
     #[test]
     fn v6_reads_back(addresses in any::<[u8; 32]>(), rest in rest()) {
         let key = key_v6(addresses, &rest);
         assert_reads_back!(key, addresses, rest);
-        prop_assert_eq!(KeyV6::from_padded(&key.padded()), key);
+        let mut place = [7; MAX_WORDS];
+        key.write(&mut place);
+        prop_assert_eq!(&place[6..], &[7; AROUND_WORDS]);
+        prop_assert_eq!(KeyV6::read(&place), key);
+        let wide = key.widened();
+        prop_assert_eq!(wide.v6(), Some([key.source(), key.destination()]));
+        prop_assert_eq!(wide.around(), Around { version: 6, ..Around::EMPTY });
+        prop_assert_eq!((wide.vlan(), wide.epoch()), (key.vlan(), key.epoch()));
+    }
+
+    #[test]
+    fn wide_reads_back(
+        addresses in any::<[u8; 32]>(),
+        v6 in any::<bool>(),
+        rest in rest(),
+        around in any::<[u64; AROUND_WORDS]>(),
+    ) {
+        let around = Around {
+            version: if v6 { 6 } else { 4 },
+            ..Around::from_words(around)
+        };
+        let (words, _) = addresses.as_chunks::<8>();
+        let words: [u64; 4] = core::array::from_fn(|i| u64::from_ne_bytes(words[i]));
+        let packet = packet(
+            if v6 { Addresses::V6(words) } else { Addresses::V4(words[0]) },
+            &rest,
+        );
+        let key = KeyWide::new(&packet, &around, rest.ifindex, rest.epoch);
+        prop_assert_eq!(key.around(), around);
+        let (source, destination) = addresses.split_at(16);
+        let as_v6 = [source, destination].map(|address| address.try_into().unwrap());
+        let as_v4 = [&source[..4], &source[4..8]].map(|address| address.try_into().unwrap());
+        prop_assert_eq!(key.v6(), v6.then_some(as_v6));
+        prop_assert_eq!(key.v4(), (!v6).then_some(as_v4));
+        prop_assert_eq!(key.source_port(), rest.ports.0);
+        prop_assert_eq!(key.destination_port(), rest.ports.1);
+        prop_assert_eq!(key.protocol(), rest.protocol);
+        prop_assert_eq!(key.traffic_class(), rest.traffic_class);
+        prop_assert_eq!(key.vlan(), rest.vlan);
+        prop_assert_eq!(key.ifindex(), rest.ifindex);
+        prop_assert_eq!(key.epoch(), rest.epoch);
+        let mut place = [7; MAX_WORDS];
+        key.write(&mut place);
+        prop_assert_eq!(KeyWide::read(&place), key);
+        // It becomes the same key wherever another has been.
+        let mut again = KeyWide { words: [u64::MAX; MAX_WORDS] };
+        again.set(&packet, &around, rest.ifindex, rest.epoch);
+        prop_assert_eq!(again, key);
+    }
+
+    #[test]
+    fn wide_keys_differ_in_every_bit(words in any::<[u64; MAX_WORDS]>(), bit in 0..64 * MAX_WORDS) {
+        let key = KeyWide { words };
+        let mut other = key;
+        other.words[bit / 64] ^= 1 << (bit % 64);
+        prop_assert!(key.same(&key));
+        prop_assert!(!key.same(&other));
     }
 
     #[test]

@@ -1,45 +1,149 @@
-//! What a test compares: a parsed packet in plain values.
+//! What a test compares: what the parser says, in the plain values of the corpus.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use flowprobe_ebpf::{Addresses, KeyV4, KeyV6, Skip, parse};
+use flowprobe_ebpf::{
+    Addresses, Fragment, Frame, KeyV4, KeyV6, KeyWide, Marks, Parsed, Skip, Tunnels,
+    flow::bits,
+    parse::{self, parse_ethernet, tunnel::kind},
+};
+use flowprobe_tests::corpus::{Part, Seen, Tunnel};
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    pub(crate) ports: (u16, u16),
-    pub(crate) protocol: u8,
-    pub(crate) traffic_class: u8,
-    pub(crate) vlan: u16,
-    pub(crate) ttl: u8,
-    pub(crate) tcp_flags: u8,
-    pub(crate) octets: u32,
-    pub(crate) flow_label: u32,
+/// A frame of which only the first octets can be read.
+pub(crate) struct Captured<'a> {
+    pub(crate) octets: &'a [u8],
+    /// Octets on the wire.
+    pub(crate) len: usize,
 }
 
-/// Parses `frame`, through the packet and the key that is made of it.
-pub(crate) fn look(frame: &[u8]) -> Result<Seen, Skip> {
-    let packet = parse(frame)?;
-    macro_rules! seen {
-        ($key:expr, $address:ident) => {{
-            let key = $key;
-            Seen {
-                source: $address::from(key.source()).into(),
-                destination: $address::from(key.destination()).into(),
-                ports: (key.source_port(), key.destination_port()),
-                protocol: key.protocol(),
-                traffic_class: key.traffic_class(),
-                vlan: key.vlan(),
-                ttl: packet.ttl,
-                tcp_flags: packet.tcp_flags,
-                octets: packet.octets,
-                flow_label: packet.flow_label,
-            }
-        }};
+impl Frame for Captured<'_> {
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.octets.read(offset)
     }
-    Ok(match packet.addresses {
-        Addresses::V4(addresses) => seen!(KeyV4::new(addresses, &packet, 0, 0), Ipv4Addr),
-        Addresses::V6(addresses) => seen!(KeyV6::new(addresses, &packet, 0, 0), Ipv6Addr),
+
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// Parses `frame`, and reads what is in it out of the key and the marks that are made of it.
+pub(crate) fn look<F: Frame + ?Sized>(frame: &F, tunnels: &Tunnels) -> Result<Seen, &'static str> {
+    let parsed = parse::parse(frame, tunnels);
+    let mut by_layers = Parsed::EMPTY;
+    let general = parse_ethernet(frame, tunnels, &mut by_layers);
+    assert_eq!(
+        parsed,
+        general.map(|()| by_layers),
+        "both ways through the parser"
+    );
+    let parsed = parsed.map_err(Skip::label)?;
+    Ok(seen(&parsed))
+}
+
+fn seen(parsed: &Parsed) -> Seen {
+    let Parsed {
+        packet,
+        around,
+        fragment,
+    } = parsed;
+    // Every key has the words of the wide one, if it begins with them.
+    let wide = KeyWide::new(packet, around, 0, 0);
+    let (source, destination, words): (IpAddr, IpAddr, _) = match packet.addresses {
+        Addresses::V4(addresses) => {
+            let key = KeyV4::new(addresses, packet, 0, 0);
+            assert_eq!(wide.v4(), Some([key.source(), key.destination()]));
+            assert_eq!(wide.v6(), None);
+            let [_, transport, place] = key.words;
+            (
+                key.source().into(),
+                key.destination().into(),
+                [transport, place],
+            )
+        }
+        Addresses::V6(addresses) => {
+            let key = KeyV6::new(addresses, packet, 0, 0);
+            assert_eq!(wide.v6(), Some([key.source(), key.destination()]));
+            assert_eq!(wide.v4(), None);
+            let [.., transport, place] = key.words;
+            (
+                key.source().into(),
+                key.destination().into(),
+                [transport, place],
+            )
+        }
+    };
+    assert_eq!(wide.words[4..6], words);
+    let around = wide.around();
+    let marks = Marks::first(packet);
+    let syn = packet.tcp_flags & 0x02 != 0;
+    assert_eq!(marks.began_with_syn(), syn);
+    assert_eq!((marks.min_ttl, marks.max_ttl), (packet.ttl, packet.ttl));
+    let (tags, labels) = (usize::from(around.tags), usize::from(around.labels));
+    assert_eq!(
+        around.is_wide(),
+        tags > 1 || labels > 0 || around.tunnel != 0
+    );
+    let vlans = [wide.vlan()].into_iter().chain(around.inner_vlans);
+    Seen {
+        source,
+        destination,
+        ports: (wide.source_port(), wide.destination_port()),
+        protocol: wide.protocol(),
+        traffic_class: wide.traffic_class(),
+        ttl: marks.min_ttl,
+        tcp_flags: marks.tcp_flags,
+        octets: packet.octets,
+        flow_label: marks.flow_label,
+        options: marks.options,
+        fragment_flags: marks.bits & bits::FRAGMENT_FLAGS,
+        part: match fragment.part {
+            Fragment::FIRST => Part::First(fragment.id),
+            Fragment::LATER => Part::Later(fragment.id),
+            _ => Part::Whole,
+        },
+        vlans: vlans.take(tags).collect(),
+        priorities: (marks.bits & bits::PRIORITY, marks.inner_priority),
+        labels: around.label_stack[..labels]
+            .iter()
+            .enumerate()
+            .map(|(i, entry)| {
+                // A tunnel may have a stack outside and one inside.
+                let is_bottom = i + 1 == labels;
+                let may_be_bottom = is_bottom || around.tunnel != 0;
+                assert!(!is_bottom || entry & 1 == 1, "the bottom of the stack");
+                assert!(may_be_bottom || entry & 1 == 0, "a bottom in the stack");
+                (entry >> 4, (entry >> 1) as u8 & 7)
+            })
+            .collect(),
+        tunnel: tunnel(&around),
+    }
+}
+
+fn tunnel(around: &parse::Around) -> Option<Tunnel> {
+    let kind = match around.tunnel {
+        0 => return None,
+        kind::IP => "ip",
+        kind::GRE => "gre",
+        kind::NVGRE => "nvgre",
+        kind::VXLAN => "vxlan",
+        kind::GENEVE => "geneve",
+        kind::GTPU => "gtpu",
+        other => panic!("a tunnel of kind {other}"),
+    };
+    let octets = around.outer.map(u64::to_ne_bytes).concat();
+    let (source, destination): (IpAddr, IpAddr) = if around.outer_version == 4 {
+        assert_eq!(octets[8..], [0; 24]);
+        let address = |at: usize| <[u8; 4]>::try_from(&octets[at..at + 4]).unwrap();
+        (address(0).into(), address(4).into())
+    } else {
+        let address = |at: usize| <[u8; 16]>::try_from(&octets[at..at + 16]).unwrap();
+        (address(0).into(), address(16).into())
+    };
+    Some(Tunnel {
+        kind,
+        id: around.tunnel_id,
+        source,
+        destination,
+        protocol: around.outer_protocol,
     })
 }

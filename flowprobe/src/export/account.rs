@@ -103,11 +103,7 @@ impl Account {
 
     /// Queues the records; those that do not fit, the newest, are dropped.
     pub(super) fn push(&mut self, records: &Arc<Vec<FlowRecord>>, now: Now) {
-        let room = match self.closed {
-            Some(_) => 0,
-            None => self.capacity - self.queued.records as usize,
-        };
-        let end = records.len().min(room);
+        let end = records.len().min(self.room().unwrap_or(0));
         let (taken, left) = records.split_at(end);
         if !taken.is_empty() {
             self.queued += Volume::of(taken);
@@ -120,6 +116,14 @@ impl Account {
         }
         let reason = self.closed.unwrap_or("queue_full");
         self.drop(reason, Volume::of(left), now);
+    }
+
+    /// Records that still fit into the queue; `None` if it takes no more.
+    pub(super) fn room(&self) -> Option<usize> {
+        match self.closed {
+            Some(_) => None,
+            None => Some(self.capacity - self.queued.records as usize),
+        }
     }
 
     /// The waiting records, oldest first.

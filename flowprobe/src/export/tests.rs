@@ -30,6 +30,7 @@ fn settings(collectors: &[SocketAddr]) -> Settings {
         observation_domain: 1,
         sampling: Sampling::All,
         interfaces: Vec::new(),
+        dot1q: false,
         output: None,
     }
 }

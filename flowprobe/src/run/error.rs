@@ -4,6 +4,7 @@ use std::{io, path::PathBuf};
 
 use aya::programs::ProgramError;
 
+use super::SummaryError;
 use crate::{
     attach::{AttachError, FactsError, LookupError, PromiscError},
     export::ExportError,
@@ -52,22 +53,9 @@ pub enum RunError {
     /// No way to take flows out.
     #[error("this kernel offers no way to wait for running programs: {0}")]
     Grace(io::Error),
-    /// The summary's file.
-    #[error("cannot create the summary {path}: {source}")]
-    SummaryFile {
-        /// File.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
     /// The summary.
-    #[error("cannot write the summary to {path}: {source}")]
-    Summary {
-        /// File.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Summary(#[from] SummaryError),
     /// The operating system refused a thread or a signal handler.
     #[error("cannot start: {0}")]
     Start(io::Error),
@@ -80,6 +68,9 @@ impl RunError {
     /// Whether nothing had been attached yet: bad input, or a machine that cannot do it.
     #[must_use]
     pub fn before_start(&self) -> bool {
-        !matches!(self, Self::Summary { .. } | Self::Broken(_))
+        !matches!(
+            self,
+            Self::Summary(SummaryError::Write { .. }) | Self::Broken(_)
+        )
     }
 }

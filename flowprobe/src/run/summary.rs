@@ -1,10 +1,6 @@
 //! What a run has to say at its end, for people and as JSON.
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{self, Write as _},
-};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -44,9 +40,22 @@ pub(super) fn tags_from(vlan_metadata: bool) -> &'static str {
 
 /// How packets were sampled.
 #[derive(Clone, Debug, Serialize)]
-struct SamplingSummary {
+pub(crate) struct SamplingSummary {
     method: &'static str,
     n: u32,
+}
+
+impl From<Sampling> for SamplingSummary {
+    fn from(sampling: Sampling) -> Self {
+        Self {
+            method: match sampling {
+                Sampling::All => "all",
+                Sampling::Count(_) => "count",
+                Sampling::Random(_) => "random",
+            },
+            n: sampling.n(),
+        }
+    }
 }
 
 /// The table.
@@ -92,14 +101,7 @@ impl Summary {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             interfaces,
-            sampling: SamplingSummary {
-                method: match sampling {
-                    Sampling::All => "all",
-                    Sampling::Count(_) => "count",
-                    Sampling::Random(_) => "random",
-                },
-                n: sampling.n(),
-            },
+            sampling: sampling.into(),
             ledger: Ledger::new(&totals, exported.volume(), held, reports),
             end_reasons: exported
                 .by_reason()
@@ -118,12 +120,6 @@ impl Summary {
                 overflow_peak: overflow.peak(),
             },
         }
-    }
-
-    /// Writes it as JSON.
-    pub(super) fn write(&self, mut file: &File) -> io::Result<()> {
-        serde_json::to_writer_pretty(file, self)?;
-        file.write_all(b"\n")
     }
 
     /// Prints the end of a run for people.

@@ -84,7 +84,7 @@ impl Drainer {
             }
             drop(shard);
             self.emitter.emit(&whole, EndReason::EndOfFlow);
-        } else if let Err(flow) = shard.merge(hash, &flow) {
+        } else if shard.merge(hash, &flow).is_err() {
             drop(shard);
             self.emitter.emit(&flow, EndReason::LackOfResources);
         }

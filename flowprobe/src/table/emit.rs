@@ -10,10 +10,11 @@ use hdrhistogram::Histogram;
 use crate::{
     clock::{Clock, monotonic_ns, unix_ms},
     record::{EndReason, FlowRecord, Volume},
-    table::{Flow, expiry::Due},
+    table::{Flow, expiry::Due, local::Leave},
 };
 
-/// Takes finished records. It must not wait: metering does not stop for export.
+/// Takes finished records. Where packets arrive by themselves it must not wait: metering does not
+/// stop for export. Where they are read from a file it may.
 pub trait Sink: Send + Sync {
     /// Takes a batch.
     fn take(&self, records: Vec<FlowRecord>);
@@ -109,7 +110,7 @@ pub struct Emitter {
 }
 
 /// Records handed on at once, at most.
-const BATCH: usize = 4096;
+pub const BATCH: usize = 4096;
 
 impl Emitter {
     /// An emitter of records that were metered with 1 packet in `sampling_n`.
@@ -186,6 +187,12 @@ impl Emitter {
         if !self.batch.is_empty() {
             self.sink.take(std::mem::take(&mut self.batch));
         }
+    }
+}
+
+impl Leave for Emitter {
+    fn leave(&mut self, flow: &Flow, reason: EndReason) {
+        self.emit(flow, reason);
     }
 }
 

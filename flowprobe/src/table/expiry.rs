@@ -49,6 +49,13 @@ impl Expiry {
     /// Whether a flow with these statistics is due at `now_ns`: for the reason that came first.
     #[must_use]
     pub fn due(&self, counters: &Counters, marks: &Marks, now_ns: u64) -> Option<Due> {
+        let due = self.next(counters, marks);
+        (due.since_ns <= now_ns).then_some(due)
+    }
+
+    /// Why and when a flow with these statistics will be due, if no packet comes until then.
+    #[must_use]
+    pub fn next(&self, counters: &Counters, marks: &Marks) -> Due {
         let idle = Due {
             reason: EndReason::IdleTimeout,
             since_ns: counters.last_ns.saturating_add(self.idle_ns),
@@ -64,16 +71,27 @@ impl Expiry {
                 false => u64::MAX,
             },
         };
-        let due = [end, idle, active]
-            .into_iter()
-            .min_by_key(|due| due.since_ns)?;
+        let earlier = |a: Due, b: Due| if b.since_ns < a.since_ns { b } else { a };
+        let due = earlier(earlier(end, idle), active);
         // A flow that is both over its active time and known to have ended has ended: the
         // linger would only have delayed saying so.
         let reason = match due.reason {
             EndReason::ActiveTimeout if marks.ended() => EndReason::EndOfFlow,
             reason => reason,
         };
-        (due.since_ns <= now_ns).then_some(Due { reason, ..due })
+        Due { reason, ..due }
+    }
+
+    /// Whether a flow that spans `span_ns` has gone on for the active timeout.
+    #[must_use]
+    pub fn is_active_for(&self, span_ns: u64) -> bool {
+        span_ns >= self.active_ns
+    }
+
+    /// No flow is due sooner than this after a packet.
+    #[must_use]
+    pub fn shortest_ns(&self) -> u64 {
+        self.idle_ns.min(self.active_ns).min(self.linger_ns)
     }
 }
 

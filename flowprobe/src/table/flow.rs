@@ -1,7 +1,7 @@
 //! A flow in userspace, put together from its parts on several CPUs.
 
 use flowprobe_ebpf::{
-    Counters, KeyV4, KeyV6, KeyWide, Marks,
+    Addresses, Counters, KeyV4, KeyV6, KeyWide, Marks, Packet, Parsed,
     flow::Macs,
     key::Key as _,
     ring::{Part, family},
@@ -22,7 +22,43 @@ pub struct Flow {
     pub macs: Macs,
 }
 
+impl FlowKey {
+    /// The key of a frame that came in on `ifindex`.
+    #[must_use]
+    pub fn of(parsed: &Parsed, ifindex: u32, epoch: u32) -> Self {
+        let Parsed { packet, around, .. } = parsed;
+        if around.is_wide() {
+            return Self::Wide(KeyWide::new(packet, around, ifindex, epoch));
+        }
+        match packet.addresses {
+            Addresses::V4(addresses) => Self::V4(KeyV4::new(addresses, packet, ifindex, epoch)),
+            Addresses::V6(addresses) => Self::V6(KeyV6::new(addresses, packet, ifindex, epoch)),
+        }
+    }
+}
+
 impl Flow {
+    /// The flow whose first packet is `packet`, stamped `at_ns`.
+    #[must_use]
+    pub fn first(key: FlowKey, packet: &Packet, macs: Macs, at_ns: u64) -> Self {
+        Self {
+            key,
+            counters: Counters::first(packet, at_ns),
+            marks: Marks::first(packet),
+            macs,
+        }
+    }
+
+    /// Adds one packet, whose stamp may be earlier than those before it.
+    pub fn add(&mut self, packet: &Packet, at_ns: u64) {
+        let Counters {
+            first_ns, last_ns, ..
+        } = self.counters;
+        self.counters.add(packet, at_ns.max(last_ns));
+        self.counters.first_ns = at_ns.min(first_ns);
+        self.marks.add(packet);
+    }
+
     /// The flow in a part from a ring; `None` if its family is unknown.
     #[must_use]
     pub fn from_part(part: &Part) -> Option<Self> {

@@ -30,6 +30,10 @@ pub struct Entry {
     pub live_pass: u64,
 }
 
+/// There is no room for another flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
 /// All flows kept in userspace.
 #[derive(Debug)]
 pub struct Overflow {
@@ -158,8 +162,8 @@ impl Shard<'_> {
     /// Adds a part of a flow.
     ///
     /// # Errors
-    /// Gives the part back if it would be a new flow and there is no room.
-    pub fn merge(&mut self, hash: u64, flow: &Flow) -> Result<(), Flow> {
+    /// It would be a new flow, and there is no room.
+    pub fn merge(&mut self, hash: u64, flow: &Flow) -> Result<(), Full> {
         let entry = self
             .table
             .entry(hash, |entry| entry.flow.key == flow.key, |entry| entry.hash);
@@ -167,7 +171,7 @@ impl Shard<'_> {
             hash_table::Entry::Occupied(mut entry) => entry.get_mut().flow.merge(flow),
             hash_table::Entry::Vacant(entry) => {
                 if !self.overflow.grow() {
-                    return Err(*flow);
+                    return Err(Full);
                 }
                 entry.insert(Entry {
                     hash,
@@ -220,7 +224,11 @@ impl Shard<'_> {
 
 #[cfg(test)]
 mod tests {
-    use flowprobe_ebpf::{Counters, KeyV4, Marks, flow::Macs};
+    use flowprobe_ebpf::{
+        Counters, KeyV4, KeyWide, Marks,
+        flow::Macs,
+        hash::{SECRET_WORDS, wide_bucket},
+    };
 
     use super::*;
 
@@ -262,7 +270,7 @@ mod tests {
         for n in 0..2 {
             overflow.shard_of(n).merge(n, &flow(n, 1)).unwrap();
         }
-        assert_eq!(overflow.shard_of(5).merge(5, &flow(5, 1)), Err(flow(5, 1)));
+        assert_eq!(overflow.shard_of(5).merge(5, &flow(5, 1)), Err(Full));
         overflow.shard_of(1).merge(1, &flow(1, 1)).unwrap();
         assert_eq!((overflow.len(), overflow.peak()), (2, 2));
         overflow.shard_of(0).take(0, &flow(0, 0).key).unwrap();
@@ -292,6 +300,43 @@ mod tests {
             assert_eq!(next, geometry.buckets);
             let wide = overflow.wide_buckets(overflow.shards() - 1);
             assert_eq!(wide.end, geometry.wide_buckets());
+        }
+    }
+
+    /// A sweep decides on a flow of the wide table with its part in userspace at hand: the step
+    /// that scans the bucket where the program puts it holds the shard where the drainer does.
+    #[test]
+    fn every_wide_bucket_is_scanned_with_the_shard_of_its_flows() {
+        let secret: [u64; SECRET_WORDS] = std::array::from_fn(|i| 0x9e37_79b9 * (i as u64 + 1));
+        for max_flows in [1, 8, 16, 32, 64, 128, 1000, 1 << 14, 1 << 16, 1 << 20] {
+            let geometry = Geometry::new(max_flows, 1, 1);
+            let overflow = Overflow::new(&geometry, 1 << 20);
+            let mut next = 0;
+            for shard in 0..overflow.shards() {
+                let range = overflow.wide_buckets(shard);
+                assert!(range.start == next && !range.is_empty(), "{max_flows}");
+                next = range.end;
+            }
+            assert_eq!(next, geometry.wide_buckets(), "{max_flows}");
+
+            for n in 0..300 {
+                let mut words = KeyWide::default().words;
+                words[0] = n;
+                words[6] = 0x0200_0000_0007;
+                let key = FlowKey::Wide(KeyWide { words });
+                let flow = Flow { key, ..flow(n, 1) };
+                let hash = key.hash(&secret);
+                overflow.shard_of(hash).merge(hash, &flow).unwrap();
+                let mask = geometry.buckets - 1;
+                let bucket = wide_bucket(hash, mask, geometry.wide_shift());
+                let step = (0..overflow.shards()).find(|step| {
+                    let wide = overflow.wide_buckets(*step);
+                    wide.contains(&bucket)
+                });
+                let step = step.expect("a step scans each bucket");
+                let found = overflow.shard(step).find(hash, &key).is_some();
+                assert!(found, "{max_flows}: bucket {bucket}, step {step}");
+            }
         }
     }
 }

@@ -222,7 +222,7 @@ impl Sweeper {
                 None => {
                     let hash = flow.key.hash(self.shared.secret());
                     let kept = self.overflow.shard_of(hash).merge(hash, &flow);
-                    if let Err(flow) = kept {
+                    if kept.is_err() {
                         self.emitter.emit(&flow, EndReason::LackOfResources);
                     }
                 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::flow::{Counts, Flow, Key};
+use crate::flow::{Around, Counts, Flow, Key, Tunnel};
 
 /// What nfdump and tshark both print of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,9 +54,35 @@ impl Reading {
             text.with_context(|| format!("no {name} in {record}"))
         };
         let address = |v4: &str, v6: &str| -> Result<IpAddr> {
-            let text = text(v4).or_else(|_| text(v6))?;
-            text.parse().with_context(|| text.to_owned())
+            let parse = |text: &str| text.parse().with_context(|| text.to_owned());
+            let (v4, v6) = (text(v4), text(v6));
+            match (v4, v6) {
+                // Where the packet and the tunnel around it are of different versions, nfdump
+                // 1.7.1 prints the packet's address, which comes last in the record, in both
+                // forms: of IPv6 also the last four octets, of IPv4 also with zeroes before it.
+                (Ok(v4), Ok(v6)) => match v6.strip_prefix("::") {
+                    Some(rest) if rest == v4 => parse(v4),
+                    _ => parse(v6),
+                },
+                (Ok(one), Err(_)) | (Err(_), Ok(one)) => parse(one),
+                (Err(error), Err(_)) => Err(error),
+            }
         };
+        let mut around = Around {
+            inner_vlan: number("dst_vlan").try_into()?,
+            ..Around::default()
+        };
+        for (i, label) in around.labels.iter_mut().enumerate() {
+            // Label, traffic class, bottom of stack.
+            let Ok(text) = text(&format!("mpls_{}", i + 1)) else {
+                continue;
+            };
+            let parts: Vec<u32> = text.split('-').map(str::parse).collect::<Result<_, _>>()?;
+            let [value, class, bottom] = parts[..] else {
+                anyhow::bail!("not a label: {text}");
+            };
+            *label = value << 4 | class << 1 | bottom;
+        }
         // nfdump prints type and code of ICMP instead of ports.
         let icmp = number("icmp_type") * 256 + number("icmp_code");
         // One letter for each bit, the highest first: CEUAPRSF.
@@ -71,6 +97,7 @@ impl Reading {
                 protocol: number("proto").try_into()?,
                 traffic_class: number("src_tos").try_into()?,
                 vlan: number("src_vlan").try_into()?,
+                around,
             },
             start_ms: iso(text("first")?)?,
             end_ms: iso(text("last")?)?,
@@ -86,23 +113,55 @@ impl Reading {
     /// # Errors
     /// Where it is not as tshark 4.0 prints it.
     pub fn from_tshark(flow: &Value) -> Result<Self> {
-        let text = |name: &str| {
-            let name = format!("cflow.{name}");
-            let text = flow.get(&name).and_then(Value::as_str);
-            text.with_context(|| format!("no {name} in {flow}"))
-        };
-        let number = |name: &str| {
-            let text = text(name)?;
-            match text.strip_prefix("0x") {
-                Some(digits) => u64::from_str_radix(digits, 16),
-                None => text.parse(),
+        // What is there twice is a list, in the order of the record.
+        let texts = |name: &str| -> Vec<&str> {
+            match flow.get(format!("cflow.{name}")) {
+                Some(Value::Array(values)) => values.iter().filter_map(Value::as_str).collect(),
+                Some(value) => value.as_str().into_iter().collect(),
+                None => Vec::new(),
             }
-            .with_context(|| format!("{name}: {text}"))
         };
-        let address = |v4: &str, v6: &str| -> Result<IpAddr> {
-            let text = text(v4).or_else(|_| text(v6))?;
+        let text = |name: &str| {
+            let last = texts(name).pop();
+            last.with_context(|| format!("no cflow.{name} in {flow}"))
+        };
+        let number = |name: &str| digits(text(name)?).with_context(|| name.to_owned());
+        let v6 = number("ip_version")? == 6;
+        let addresses = |v6: bool, end: &str| {
+            let name = if v6 { "addrv6" } else { "addr" };
+            texts(&format!("{end}{name}"))
+        };
+        let address = |end: &str| -> Result<IpAddr> {
+            let text = addresses(v6, end).pop();
+            let text = text.with_context(|| format!("no {end} in {flow}"))?;
             text.parse().with_context(|| text.to_owned())
         };
+        let mut around = Around::default();
+        if flow.get("cflow.post_vlanid").is_some() {
+            around.inner_vlan = number("post_vlanid")?.try_into()?;
+            around.labels = labels(flow)?;
+        }
+        if let [outer, _] = texts("protocol")[..] {
+            let outer_address = |end: &str| -> Result<IpAddr> {
+                let mut all = addresses(v6, end);
+                all.pop();
+                // Of the other version, where there is no second one of this.
+                all.extend(addresses(!v6, end));
+                let [text] = all[..] else {
+                    anyhow::bail!("no outer {end} in {flow}");
+                };
+                text.parse().with_context(|| text.to_owned())
+            };
+            around.tunnel = Some(Tunnel {
+                source: outer_address("src")?,
+                destination: outer_address("dst")?,
+                protocol: digits(outer)?.try_into()?,
+                gre_key: number("gre_key")?.try_into()?,
+                segment: number("layer2_segment_id")?,
+                // tshark 4.0 does not know gtpuTEid (IE 507), and shows its octets.
+                teid: octets(text("enterprise_private_entry")?)?.try_into()?,
+            });
+        }
         let times = flow.get("cflow.timedelta_tree").context("no times")?;
         let time = |name: &str| {
             let text = times.get(name).and_then(Value::as_str);
@@ -110,13 +169,14 @@ impl Reading {
         };
         Ok(Self {
             key: Key {
-                source: address("srcaddr", "srcaddrv6")?,
-                destination: address("dstaddr", "dstaddrv6")?,
+                source: address("src")?,
+                destination: address("dst")?,
                 source_port: number("srcport")?.try_into()?,
                 destination_port: number("dstport")?.try_into()?,
                 protocol: number("protocol")?.try_into()?,
                 traffic_class: number("tos")?.try_into()?,
                 vlan: number("vlanid")?.try_into()?,
+                around,
             },
             start_ms: time("cflow.abstimestart")?,
             end_ms: time("cflow.abstimeend")?,
@@ -126,6 +186,41 @@ impl Reading {
             interface: number("inputint")?.try_into()?,
         })
     }
+}
+
+/// A number in decimal or with `0x` before it.
+fn digits(text: &str) -> Result<u64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    }
+    .with_context(|| text.to_owned())
+}
+
+/// `00:00:03:e8` as a number.
+fn octets(text: &str) -> Result<u64> {
+    let mut octets = text.split(':').map(|octet| u64::from_str_radix(octet, 16));
+    octets.try_fold(0, |sum, octet| Ok(sum << 8 | octet?))
+}
+
+/// The label stack, which tshark shows as `MPLS-Label1: …` and so on.
+fn labels(flow: &Value) -> Result<[u32; 6]> {
+    let mut labels = [0; 6];
+    for (name, tree) in flow.as_object().into_iter().flatten() {
+        let Some(rest) = name.strip_prefix("MPLS-Label") else {
+            continue;
+        };
+        let number = |field: &str| -> Result<u32> {
+            let text = tree.get(format!("cflow.mpls_{field}"));
+            let text = text.and_then(Value::as_str).context("a label's field")?;
+            text.parse().with_context(|| text.to_owned())
+        };
+        let (place, _) = rest.split_once(':').context("a label's place")?;
+        let place: usize = place.parse()?;
+        let label = labels.get_mut(place - 1).context("six labels")?;
+        *label = number("label")? << 4 | number("exp")? << 1 | number("bos")?;
+    }
+    Ok(labels)
 }
 
 /// `2026-11-24T02:54:13.313`

@@ -19,6 +19,7 @@ use flowprobe::{
         shared::Totals,
     },
 };
+use flowprobe_ebpf::Tunnels;
 
 /// Nobody else runs the program: a run has ended when its system call has.
 struct NoGrace;
@@ -54,6 +55,7 @@ pub(crate) const SMALL: Options = Options {
     partitions: 1,
     ring_parts: 4096,
     sampling: Sampling::All,
+    tunnels: Tunnels::OUTER,
 };
 
 /// Index of the loopback interface, which test runs come in on.

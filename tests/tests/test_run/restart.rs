@@ -45,8 +45,8 @@ fn a_syn_after_fin_or_rst_begins_a_new_flow() {
         assert_eq!(old.key, new.key);
         assert_eq!((old.packets, old.octets), (4, octets[0]));
         assert_eq!((new.packets, new.octets), (2, octets[1]));
-        assert_eq!(old.tcp_flags, flag::SYN | flag::ACK | end);
-        assert_eq!(new.tcp_flags, flag::SYN | flag::PSH | flag::ACK);
+        assert_eq!(old.marks.tcp_flags, flag::SYN | flag::ACK | end);
+        assert_eq!(new.marks.tcp_flags, flag::SYN | flag::PSH | flag::ACK);
         assert_eq!(old.reason, EndReason::EndOfFlow);
         assert_eq!(new.reason, EndReason::ForcedEnd);
         assert!(old.end_ms <= new.start_ms);

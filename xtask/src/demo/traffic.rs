@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use flowprobe_tests::topology::Routed;
 
-use super::interrupt;
+use crate::interrupt;
 
 /// Where the server listens, TCP and UDP.
 const PORT: u16 = 7000;

@@ -72,9 +72,9 @@ impl Collected {
         records.map(|(_, fields)| fields).collect()
     }
 
-    /// Flow records of either family.
+    /// Flow records of every template.
     pub(crate) fn flows(&self) -> usize {
-        self.of(256).len() + self.of(257).len()
+        (256..=263).map(|id| self.of(id).len()).sum()
     }
 
     fn templates(&mut self, mut set: &[u8], options: bool) {

@@ -1,6 +1,10 @@
 //! Flow records to test with.
 
-use flowprobe_ebpf::{Addresses, KeyV4, KeyV6, Packet};
+use flowprobe_ebpf::{
+    Addresses, Around, KeyV4, KeyV6, Marks, Packet,
+    flow::bits,
+    parse::{MAX_LABELS, MAX_TAGS, tunnel::kind},
+};
 use proptest::prelude::*;
 
 use crate::record::{EndReason, FlowKey, FlowRecord};
@@ -8,22 +12,33 @@ use crate::record::{EndReason, FlowKey, FlowRecord};
 fn packet(protocol: u8, ports: [u16; 2], traffic_class: u8, vlan: u16) -> Packet {
     let [[a, b], [c, d]] = ports.map(u16::to_be_bytes);
     Packet {
-        addresses: Addresses::V4(0),
         ports: u32::from_ne_bytes([a, b, c, d]),
         protocol,
         traffic_class,
         vlan,
-        ttl: 0,
-        tcp_flags: 0,
-        octets: 0,
-        flow_label: 0,
+        ..Packet::EMPTY
+    }
+}
+
+/// Both addresses as the key has them: of IPv4 the first four octets of each.
+fn addresses(v6: bool, [source, destination]: [[u8; 16]; 2]) -> Addresses {
+    if v6 {
+        let mut words = [0; 4];
+        let octets = [source, destination].concat();
+        for (word, octets) in words.iter_mut().zip(octets.chunks_exact(8)) {
+            *word = u64::from_ne_bytes(octets.try_into().expect("8 octets"));
+        }
+        Addresses::V6(words)
+    } else {
+        let [[a, b, c, d, ..], [e, f, g, h, ..]] = [source, destination];
+        Addresses::V4(u64::from_ne_bytes([a, b, c, d, e, f, g, h]))
     }
 }
 
 /// A key of either family.
 pub(crate) fn key(
     v6: bool,
-    [source, destination]: [[u8; 16]; 2],
+    both: [[u8; 16]; 2],
     protocol: u8,
     ports: [u16; 2],
     traffic_class: u8,
@@ -31,18 +46,59 @@ pub(crate) fn key(
     ifindex: u32,
 ) -> FlowKey {
     let packet = packet(protocol, ports, traffic_class, vlan);
-    let mut words = [0; 4];
-    let octets = [source, destination].concat();
-    for (word, octets) in words.iter_mut().zip(octets.chunks_exact(8)) {
-        *word = u64::from_ne_bytes(octets.try_into().expect("8 octets"));
+    match addresses(v6, both) {
+        Addresses::V4(word) => FlowKey::V4(KeyV4::new(word, &packet, ifindex, 1)),
+        Addresses::V6(words) => FlowKey::V6(KeyV6::new(words, &packet, ifindex, 1)),
     }
-    if v6 {
-        FlowKey::V6(KeyV6::new(words, &packet, ifindex, 1))
-    } else {
-        let [[a, b, c, d, ..], [e, f, g, h, ..]] = [source, destination];
-        let word = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-        FlowKey::V4(KeyV4::new(word, &packet, ifindex, 1))
+}
+
+/// The same flow as that of `key`, with `around` around its packets.
+pub(crate) fn wrapped(key: &FlowKey, around: &Around) -> FlowKey {
+    let mut key = key.widened();
+    let version = key.around().version;
+    let words = *Around { version, ..*around }.words();
+    let first = key.words.len() - words.len();
+    key.words[first..].copy_from_slice(&words);
+    FlowKey::Wide(key)
+}
+
+/// A tunnel between two addresses of either family, around nothing yet.
+pub(crate) fn tunnel(kind: u8, id: u32, protocol: u8, v6: bool, both: [[u8; 16]; 2]) -> Around {
+    let (outer_version, outer) = match addresses(v6, both) {
+        Addresses::V4(word) => (4, [word, 0, 0, 0]),
+        Addresses::V6(words) => (6, words),
+    };
+    Around {
+        tunnel: kind,
+        tunnel_id: id,
+        outer_version,
+        outer_protocol: protocol,
+        outer,
+        ..Around::EMPTY
     }
+}
+
+/// One record of each template of wide keys, in the order of the templates.
+pub(crate) fn one_of_each_wide() -> [FlowRecord; 6] {
+    let both = [[0xfd; 16], [0xfc; 16]];
+    let vxlan = |v6| tunnel(kind::VXLAN, 0x1234, 17, v6, both);
+    let tags = Around {
+        tags: 2,
+        inner_vlans: [7, 0, 0],
+        ..Around::EMPTY
+    };
+    [
+        (0, tags),
+        (4, tags),
+        (0, vxlan(false)),
+        (0, vxlan(true)),
+        (4, vxlan(false)),
+        (4, vxlan(true)),
+    ]
+    .map(|(i, around)| FlowRecord {
+        key: wrapped(&nth(i).key, &around),
+        ..nth(i)
+    })
 }
 
 /// The i-th of many records, no two alike; every fifth is IPv6.
@@ -75,10 +131,13 @@ pub(crate) fn nth(i: u32) -> FlowRecord {
         start_ms: 1_700_000_000_000 + u64::from(i),
         end_ms: 1_700_000_001_000 + u64::from(i),
         reason: EndReason::IdleTimeout,
-        tcp_flags: if protocol == 6 { 0x1b } else { 0 },
-        min_ttl: 63,
-        max_ttl: 64,
-        flow_label: if v6 { 0xabcde } else { 0 },
+        marks: Marks {
+            tcp_flags: if protocol == 6 { 0x1b } else { 0 },
+            min_ttl: 63,
+            max_ttl: 64,
+            flow_label: if v6 { 0xabcde } else { 0 },
+            ..Marks::default()
+        },
         source_mac: [2, 0, 0, 0, 0, 1],
         destination_mac: [2, 0, 0, 0, 0, 2],
         sampling_n: 1,
@@ -90,26 +149,64 @@ pub(crate) fn many(count: u32) -> Vec<FlowRecord> {
     (0..count).map(nth).collect()
 }
 
+/// What may be around packets that need a wide key.
+fn any_around() -> impl Strategy<Value = Around> {
+    let tags = (0..=MAX_TAGS, [0..4096u16, 0..4096, 0..4096]);
+    let labels = (0..=MAX_LABELS, any::<[u32; MAX_LABELS]>());
+    let tunnel = (0..=kind::GTPU, any::<(u32, u8, bool, [[u8; 16]; 2])>());
+    (tags, labels, tunnel).prop_map(|((tags, vlans), (labels, stack), (kind, outside))| {
+        let mut around = match (kind, outside) {
+            (0, _) => Around::EMPTY,
+            // Identifiers of overlays have 24 bits.
+            (kind::NVGRE..=kind::GENEVE, (id, protocol, v6, both)) => {
+                self::tunnel(kind, id >> 8, protocol, v6, both)
+            }
+            (_, (id, protocol, v6, both)) => self::tunnel(kind, id, protocol, v6, both),
+        };
+        // Nothing at all around it would be no wide key.
+        let tags = if kind == 0 && labels == 0 {
+            tags.max(2)
+        } else {
+            tags
+        };
+        around.tags = tags as u8;
+        for (i, vlan) in vlans.into_iter().enumerate().take(tags.saturating_sub(1)) {
+            around.inner_vlans[i] = vlan;
+        }
+        around.labels = labels as u8;
+        for (i, entry) in stack.into_iter().enumerate().take(labels) {
+            around.label_stack[i] = entry >> 8;
+        }
+        around
+    })
+}
+
 /// Any record.
 pub(crate) fn any_record() -> impl Strategy<Value = FlowRecord> {
     let protocol = prop_oneof![Just(1), Just(6), Just(17), Just(58), any::<u8>()];
+    let vlan = prop_oneof![Just(0), 0..4096u16];
     let key = (
-        any::<bool>(),
-        any::<[[u8; 16]; 2]>(),
+        any::<(bool, [[u8; 16]; 2])>(),
         protocol,
         any::<[u16; 2]>(),
         any::<u8>(),
-        0..4096u16,
+        vlan,
         any::<u32>(),
+        prop::option::of(any_around()),
     )
-        .prop_map(|(v6, addresses, protocol, ports, class, vlan, ifindex)| {
-            key(v6, addresses, protocol, ports, class, vlan, ifindex)
-        });
-    let counts = (any::<[u64; 4]>(), 0..5usize, any::<[u8; 3]>());
-    let rest = (any::<u32>(), any::<[[u8; 6]; 2]>(), any::<u32>());
-    (key, counts, rest).prop_map(|(key, counts, rest)| {
-        let ([packets, octets, start_ms, end_ms], reason, [flags, min_ttl, max_ttl]) = counts;
-        let (flow_label, [source_mac, destination_mac], sampling_n) = rest;
+        .prop_map(
+            |((v6, both), protocol, ports, class, vlan, ifindex, around)| {
+                let key = key(v6, both, protocol, ports, class, vlan, ifindex);
+                around.map_or(key, |around| wrapped(&key, &around))
+            },
+        );
+    let counts = (any::<[u64; 4]>(), 0..5usize);
+    let marks = (any::<[u8; 4]>(), any::<[u32; 2]>(), 0..8u8);
+    let rest = (any::<[[u8; 6]; 2]>(), any::<u32>());
+    (key, counts, marks, rest).prop_map(|(key, counts, marks, rest)| {
+        let ([packets, octets, start_ms, end_ms], reason) = counts;
+        let ([tcp_flags, min_ttl, max_ttl, some], [flow_label, options], inner_priority) = marks;
+        let ([source_mac, destination_mac], sampling_n) = rest;
         FlowRecord {
             key,
             packets,
@@ -117,10 +214,16 @@ pub(crate) fn any_record() -> impl Strategy<Value = FlowRecord> {
             start_ms,
             end_ms,
             reason: EndReason::ALL[reason],
-            tcp_flags: flags,
-            min_ttl,
-            max_ttl,
-            flow_label,
+            marks: Marks {
+                tcp_flags,
+                min_ttl,
+                max_ttl,
+                bits: some & !bits::DISPLACED,
+                flow_label,
+                options,
+                inner_priority,
+                pad: [0; 3],
+            },
             source_mac,
             destination_mac,
             sampling_n,

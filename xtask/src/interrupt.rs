@@ -14,7 +14,7 @@ extern "C" fn note(_signal: libc::c_int) {
 }
 
 /// From now on, signals that would end the process are only noted.
-pub(super) fn watch() -> Result<()> {
+pub(crate) fn watch() -> Result<()> {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         let handler: extern "C" fn(libc::c_int) = note;
         // SAFETY: the handler stores to an atomic and does nothing else.
@@ -25,7 +25,7 @@ pub(super) fn watch() -> Result<()> {
 }
 
 /// Fails if one of them has come.
-pub(super) fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
     Ok(())
 }

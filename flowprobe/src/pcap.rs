@@ -1,0 +1,302 @@
+//! `flowprobe pcap`: the stages put together for captures, from the first file to the last record.
+//!
+//! One thread reads and meters. It waits for the exporter where a queue is full, which live
+//! metering never does: a file can wait.
+
+pub mod capture;
+mod error;
+mod input;
+pub mod link;
+mod meter;
+mod summary;
+mod time;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use flowprobe_ebpf::Tunnels;
+use tokio::{
+    sync::oneshot,
+    time::{MissedTickBehavior, interval},
+};
+
+use self::{
+    capture::{Capture, CaptureError, Problem},
+    input::Input,
+    meter::{Counted, Figures, Meter},
+};
+pub use self::{
+    error::PcapError,
+    summary::{FileSummary, Summary},
+};
+use crate::{
+    clock::Clock,
+    export::{self, Exporter, Telemetry},
+    load::random_words,
+    record::FlowRecord,
+    run::ending::{Signals, SummaryFile, give_up, nobody_reads, send_rest},
+    table::{
+        Emitter, LocalTable, Timeouts,
+        emit::{BATCH, Exported, Sink},
+        fragments::Fragments,
+    },
+};
+
+/// Records that wait for each destination until reading waits for it.
+pub const QUEUE: usize = 65_536;
+// A batch that never fits would be waited for without end.
+const _: () = assert!(BATCH <= QUEUE);
+
+/// What to read, and what to make of it.
+#[derive(Debug)]
+pub struct Settings {
+    /// Captures, read one after the other; `-` is standard input.
+    pub files: Vec<PathBuf>,
+    /// Which tunnels to open.
+    pub tunnels: Tunnels,
+    /// Flows in the table.
+    pub max_flows: u32,
+    /// How long flows are kept.
+    pub timeouts: Timeouts,
+    /// What becomes of the records.
+    pub export: export::Settings,
+    /// Where to write the summary.
+    pub summary: Option<PathBuf>,
+}
+
+/// Meters captures until the end of the last one, or until a signal.
+///
+/// # Errors
+/// See [`PcapError`].
+pub async fn pcap(settings: Settings) -> Result<Summary, PcapError> {
+    let reading = Reading::start(settings)?;
+    reading.finish().await
+}
+
+/// The capture that comes first, opened, and all that come after it.
+struct Captures {
+    first: Capture<Input>,
+    rest: Vec<PathBuf>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Captures {
+    /// Opens the first one, and looks at the heads of the others where that takes nothing away.
+    fn open(mut files: Vec<PathBuf>, stop: &Arc<AtomicBool>) -> Result<Self, PcapError> {
+        if files.iter().filter(|path| input::is_stdin(path)).count() > 1 {
+            return Err(PcapError::Twice);
+        }
+        for path in input::regular(&files) {
+            open(path, stop)?;
+        }
+        if files.is_empty() {
+            return Err(PcapError::Nothing);
+        }
+        let first = open(&files.remove(0), stop)?;
+        Ok(Self {
+            first,
+            rest: files,
+            stop: Arc::clone(stop),
+        })
+    }
+
+    /// Meters them all. One that cannot be read to its end does not keep the others from it.
+    fn read(self, meter: &mut Meter) -> Vec<FileSummary> {
+        let mut files = vec![read(self.first, meter, &self.stop)];
+        for path in self.rest {
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            files.push(match open(&path, &self.stop) {
+                Ok(capture) => read(capture, meter, &self.stop),
+                Err(error) => FileSummary::unread(&error),
+            });
+        }
+        meter.finish();
+        files
+    }
+}
+
+fn open(path: &Path, stop: &Arc<AtomicBool>) -> Result<Capture<Input>, CaptureError> {
+    let name = input::name(path);
+    match Input::open(path, stop) {
+        Ok(input) => Capture::open(&name, input),
+        Err(error) => Err(CaptureError {
+            name,
+            problem: Problem::Open(error),
+        }),
+    }
+}
+
+/// Meters one capture.
+fn read(mut capture: Capture<Input>, meter: &mut Meter, stop: &AtomicBool) -> FileSummary {
+    tracing::info!("metering {} ({})", capture.name(), capture.format());
+    let mut file = FileSummary::new(capture.name(), capture.format());
+    while !stop.load(Ordering::Relaxed) {
+        match capture.next(|| meter.hand_on()) {
+            Ok(Some(captured)) => {
+                meter.meter(&captured);
+                file.count(&captured);
+            }
+            Ok(None) => break,
+            // Broken off in the middle of a packet.
+            Err(_) if stop.load(Ordering::Relaxed) => break,
+            Err(error) => {
+                file.fail(&error);
+                break;
+            }
+        }
+    }
+    file.warn();
+    file
+}
+
+/// Hands records to the exporter as soon as all destinations have room for them.
+struct Patient {
+    exporter: Arc<Exporter>,
+    given_up: Arc<AtomicBool>,
+}
+
+impl Sink for Patient {
+    fn take(&self, records: Vec<FlowRecord>) {
+        /// How often to ask again: senders must not pay for a wake-up that nobody else needs.
+        const PAUSE: Duration = Duration::from_millis(1);
+        /// Pacing alone makes nobody wait for as long.
+        const LONG: Duration = Duration::from_secs(10);
+        let start = Instant::now();
+        let mut said = false;
+        while self.exporter.room() < records.len() && !self.given_up.load(Ordering::Relaxed) {
+            thread::sleep(PAUSE);
+            if !said && start.elapsed() > LONG {
+                tracing::warn!("no room in the queue to a destination: reading waits for it");
+                said = true;
+            }
+        }
+        self.exporter.send(records);
+    }
+}
+
+/// Everything that is at work while captures are metered.
+struct Reading {
+    max_flows: u32,
+    summary: Option<SummaryFile>,
+    exported: Arc<Exported>,
+    exporter: Arc<Exporter>,
+    signals: Signals,
+    /// Reading ends.
+    stop: Arc<AtomicBool>,
+    /// Records that were not sent yet are given up.
+    given_up: Arc<AtomicBool>,
+    done: oneshot::Receiver<(Counted, Vec<FileSummary>)>,
+}
+
+impl Reading {
+    /// Opens what can be opened, starts the exporter, and last of all the thread that reads.
+    fn start(settings: Settings) -> Result<Self, PcapError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let captures = Captures::open(settings.files, &stop)?;
+        let summary = settings.summary.map(SummaryFile::create).transpose()?;
+        let secret = random_words().map_err(PcapError::Start)?;
+        let table = LocalTable::new(settings.max_flows, settings.timeouts.into(), secret);
+        let figures = Arc::new(Figures::default());
+        let telemetry = Arc::clone(&figures) as Arc<dyn Telemetry>;
+        let exporter = Arc::new(Exporter::start(&settings.export, telemetry)?);
+        let exported = Arc::new(Exported::default());
+        let given_up = Arc::new(AtomicBool::new(false));
+        let patient = Patient {
+            exporter: Arc::clone(&exporter),
+            given_up: Arc::clone(&given_up),
+        };
+        let emitter = Emitter::new(
+            Arc::new(Clock::time_of_day()),
+            Arc::clone(&exported),
+            Arc::new(patient),
+            settings.export.sampling.n(),
+        );
+        let fragments = Fragments::new(secret);
+        let mut meter = Meter::new(settings.tunnels, fragments, table, emitter, figures);
+        let signals = Signals::new().map_err(PcapError::Start)?;
+        let (tell, done) = oneshot::channel();
+        let read = move || {
+            let files = captures.read(&mut meter);
+            // Nobody listens any more if the main thread has panicked.
+            drop(tell.send((meter.close(), files)));
+        };
+        spawn("reader", read).map_err(PcapError::Start)?;
+        Ok(Self {
+            max_flows: settings.max_flows,
+            summary,
+            exported,
+            exporter,
+            signals,
+            stop,
+            given_up,
+            done,
+        })
+    }
+
+    /// Waits for the end of the last capture. A signal breaks it off; a second one gives up what
+    /// the exporter has not taken yet. `None` if the reader broke off.
+    async fn wait(&mut self) -> Option<(Counted, Vec<FileSummary>)> {
+        let mut second = interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                counted = &mut self.done => return counted.ok(),
+                () = self.signals.any() => {
+                    if self.stop.swap(true, Ordering::Relaxed) {
+                        give_up(&self.given_up);
+                    }
+                }
+                _ = second.tick() => {
+                    if nobody_reads(&self.exporter.reports())
+                        && !self.stop.swap(true, Ordering::Relaxed)
+                    {
+                        tracing::info!(
+                            "standard output is closed, and there is no collector: ending"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what is left, and says what became of all packets.
+    async fn finish(mut self) -> Result<Summary, PcapError> {
+        let counted = self.wait().await;
+        let Self {
+            exporter,
+            mut signals,
+            given_up,
+            ..
+        } = self;
+        let reports = send_rest(exporter, &mut signals, given_up).await;
+        let (counted, files) = counted.ok_or(PcapError::Broken("reader"))?;
+        let reports = reports.ok_or(PcapError::Broken("exporter"))?;
+        let summary = Summary::new(self.max_flows, &counted, &self.exported, files, reports);
+        summary.print();
+        if let Some(file) = self.summary {
+            file.write(&summary)?;
+        }
+        match summary.failed() {
+            0 => Ok(summary),
+            failed => Err(PcapError::Incomplete {
+                failed,
+                of: summary.files.len(),
+            }),
+        }
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
+    thread.map(drop)
+}

@@ -1,0 +1,90 @@
+//! Opens files and standard input, so that reading them can be broken off.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+/// How often a read that waits looks whether it has been broken off, in milliseconds.
+const LOOK_MS: i32 = 50;
+
+/// A file or standard input. Once `stop` is set it ends.
+#[derive(Debug)]
+pub(super) struct Input {
+    file: File,
+    /// Whether reading may wait for somebody: pipes, sockets, terminals.
+    waits: bool,
+    stop: Arc<AtomicBool>,
+}
+
+/// Standard input, as an argument.
+const STDIN: &str = "-";
+
+/// Whether a file's name stands for standard input.
+pub(super) fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == STDIN
+}
+
+/// What messages call a file.
+pub(super) fn name(path: &Path) -> String {
+    match is_stdin(path) {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
+    }
+}
+
+/// The files that can be read twice, and so be looked at before the first one is metered.
+pub(super) fn regular(paths: &[PathBuf]) -> impl Iterator<Item = &PathBuf> {
+    let regular = |path: &&PathBuf| !is_stdin(path) && !path.metadata().is_ok_and(|m| special(&m));
+    paths.iter().filter(regular)
+}
+
+fn special(metadata: &std::fs::Metadata) -> bool {
+    !metadata.is_file() && !metadata.is_dir()
+}
+
+impl Input {
+    pub(super) fn open(path: &Path, stop: &Arc<AtomicBool>) -> io::Result<Self> {
+        let file = match is_stdin(path) {
+            true => File::from(io::stdin().as_fd().try_clone_to_owned()?),
+            false => File::open(path)?,
+        };
+        let waits = file.metadata().is_ok_and(|metadata| special(&metadata));
+        Ok(Self {
+            file,
+            waits,
+            stop: Arc::clone(stop),
+        })
+    }
+
+    /// Waits until there is something to read, or its end; false if it was broken off.
+    fn wait(&self) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.file.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        while !self.stop.load(Ordering::Relaxed) {
+            // SAFETY: `poll` is one element, and outlives the call.
+            if unsafe { libc::poll(&raw mut poll, 1, LOOK_MS) } > 0 {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
+        if self.waits && !self.wait() {
+            return Ok(0);
+        }
+        self.file.read(octets)
+    }
+}

@@ -1,0 +1,155 @@
+//! What becomes of each packet of a capture: parsed, counted, and accounted to its flow.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flowprobe_ebpf::{Frame as _, Parsed, Tunnels, cpu::Tally};
+
+use super::capture::Captured;
+use crate::{
+    export::{Metering, Telemetry},
+    table::{Emitter, LocalTable, fragments::Fragments, shared::Totals},
+};
+
+/// The ledger's name for packets of link layers that cannot be read.
+pub(super) const UNREADABLE_LINK: &str = "unreadable_link";
+
+/// Packets after which the figures for collectors are brought up to date.
+const PUBLISH: u64 = 4096;
+
+/// Counts packets and keeps their flows.
+pub(super) struct Meter {
+    tunnels: Tunnels,
+    fragments: Fragments,
+    table: LocalTable,
+    emitter: Emitter,
+    totals: Totals,
+    unreadable_link: Tally,
+    /// First and last packet that is in no flow, in nanoseconds since 1970-01-01 UTC.
+    ignored_span_ns: Option<(u64, u64)>,
+    figures: Arc<Figures>,
+}
+
+/// What there is to count once all is read.
+pub(super) struct Counted {
+    pub(super) table: LocalTable,
+    pub(super) totals: Totals,
+    /// Packets of link layers that cannot be read.
+    pub(super) unreadable_link: Tally,
+}
+
+/// The figures for collectors, as of the last few thousand packets.
+#[derive(Debug, Default)]
+pub(super) struct Figures(Mutex<Metering>);
+
+impl Telemetry for Figures {
+    fn metering(&self) -> Metering {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Meter {
+    pub(super) fn new(
+        tunnels: Tunnels,
+        fragments: Fragments,
+        table: LocalTable,
+        emitter: Emitter,
+        figures: Arc<Figures>,
+    ) -> Self {
+        Self {
+            tunnels,
+            fragments,
+            table,
+            emitter,
+            totals: Totals::default(),
+            unreadable_link: Tally::default(),
+            ignored_span_ns: None,
+            figures,
+        }
+    }
+
+    /// Meters one packet. One without a time gets that of the latest packet before it.
+    pub(super) fn meter(&mut self, captured: &Captured<'_>) {
+        let octets = captured.len() as u64;
+        self.totals.seen.count(octets);
+        let at_ns = captured.at_ns.unwrap_or(self.table.now_ns());
+        let tunnels = &self.tunnels;
+        let parsed = captured
+            .link
+            .map(|link| (link, link.parse(captured, tunnels)));
+        match parsed {
+            Ok((link, Ok(mut parsed))) => {
+                self.totals.accounted.count(octets);
+                self.totals.accounted_ip_octets += u64::from(parsed.packet.octets);
+                self.follow(&mut parsed, captured.ifindex, at_ns);
+                let macs = link.macs(captured);
+                let (table, emitter) = (&mut self.table, &mut self.emitter);
+                table.account(&parsed, captured.ifindex, macs, at_ns, emitter);
+            }
+            Ok((_, Err(skip))) => self.ignore(at_ns, |meter| {
+                meter.totals.ignored[skip as usize].count(octets);
+            }),
+            Err(_) => self.ignore(at_ns, |meter| meter.unreadable_link.count(octets)),
+        }
+        if self.totals.seen.packets.is_multiple_of(PUBLISH) {
+            self.publish();
+        }
+    }
+
+    /// Gives later fragments the ports of the first one.
+    fn follow(&mut self, parsed: &mut Parsed, ifindex: u32, at_ns: u64) {
+        if !self.fragments.follow(parsed, ifindex, at_ns) {
+            self.totals.fragment_orphans += 1;
+        }
+    }
+
+    fn ignore(&mut self, at_ns: u64, count: impl FnOnce(&mut Self)) {
+        count(self);
+        self.table.advance(at_ns, &mut self.emitter);
+        let (first, last) = self.ignored_span_ns.unwrap_or((at_ns, at_ns));
+        self.ignored_span_ns = Some((first.min(at_ns), last.max(at_ns)));
+    }
+
+    /// Hands on the records so far: the next packet may be long in coming.
+    pub(super) fn hand_on(&mut self) {
+        self.emitter.flush();
+    }
+
+    /// Takes out all flows, since there are no more packets.
+    pub(super) fn finish(&mut self) {
+        self.table.flush(&mut self.emitter);
+        self.emitter.flush();
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let ignored = self.totals.ignored.iter().chain([&self.unreadable_link]);
+        let (mut packets, mut octets) = (0, 0);
+        for tally in ignored {
+            packets += tally.packets;
+            octets += tally.octets;
+        }
+        const NS_PER_MS: u64 = 1_000_000;
+        *self
+            .figures
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Metering {
+            observed_packets: self.totals.seen.packets,
+            selected_packets: self.totals.seen.packets,
+            ignored_packets: packets,
+            ignored_octets: octets,
+            ignored_span_ms: self
+                .ignored_span_ns
+                .map(|(first, last)| (first / NS_PER_MS, last / NS_PER_MS)),
+        };
+    }
+
+    /// Hands over what was counted. The exporter is not held any more.
+    pub(super) fn close(self) -> Counted {
+        Counted {
+            table: self.table,
+            totals: self.totals,
+            unreadable_link: self.unreadable_link,
+        }
+    }
+}

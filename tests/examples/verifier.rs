@@ -1,0 +1,139 @@
+//! Asks the kernel that runs what its verifier makes of each program in flowprobe's object, or in
+//! the one that is named, and prints the answer as JSON.
+//!
+//! The programs are loaded as flowprobe loads them, with its constants and maps.
+
+use std::{collections::BTreeMap, env, fs, io};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::{
+    VerifierLogLevel,
+    programs::{Program, ProgramError},
+};
+use flowprobe::{
+    load::{Kernel, LoadError, OBJECT, Options},
+    sampling::Sampling,
+};
+use flowprobe_ebpf::Tunnels;
+use flowprobe_tests::verifier::{Figures, Verdict, read_log};
+
+/// What the verifier leaves out or not, by what is appended to the names of the programs.
+const SETTINGS: [(&str, Tunnels); 2] = [("", Tunnels::OUTER), (" (tunnels inner)", Tunnels::INNER)];
+
+/// Lines of the log of a refusal.
+const TAIL: usize = 12;
+
+fn main() -> Result<()> {
+    let object = match env::args_os().nth(1) {
+        Some(path) => fs::read(&path).with_context(|| path.display().to_string())?,
+        None => OBJECT.to_vec(),
+    };
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut verdict = Verdict {
+        release: release.trim().to_owned(),
+        programs: BTreeMap::new(),
+        refused: BTreeMap::new(),
+    };
+    for (setting, tunnels) in SETTINGS {
+        // Sizes do not change what the verifier does, so the maps are small.
+        let options = Options {
+            max_flows: 1 << 10,
+            partitions: 1,
+            ring_parts: 1 << 10,
+            sampling: Sampling::All,
+            tunnels,
+        };
+        // A trace would have to be written again and again until it fits; only a refusal needs one.
+        let loaded = Kernel::load_with_log(&object, &options, VerifierLogLevel::STATS);
+        let loaded = match loaded {
+            Err(LoadError::Program { .. }) => Kernel::load(&object, &options),
+            loaded => loaded,
+        };
+        match loaded {
+            Ok(mut kernel) => {
+                for (name, program) in kernel.ebpf_mut().programs_mut() {
+                    let name = format!("{name}{setting}");
+                    let figures = ask(program).with_context(|| format!("program {name}"))?;
+                    verdict.programs.insert(name, figures);
+                }
+            }
+            Err(LoadError::Program { name, source }) => {
+                let log = source.to_string();
+                let lines: Vec<&str> = log.lines().collect();
+                let end = lines[lines.len().saturating_sub(TAIL)..].join("\n");
+                verdict.refused.insert(format!("{name}{setting}"), end);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    println!("{}", serde_json::to_string(&verdict)?);
+    Ok(())
+}
+
+fn ask(program: &mut Program) -> Result<Figures> {
+    if program.fd().is_err() {
+        load(program)?;
+    }
+    let info = program.info()?;
+    let log = log_of_success(program)?;
+    let (instructions, stack) = read_log(&log).with_context(|| format!("no figures in {log}"))?;
+    Ok(Figures {
+        instructions,
+        stack,
+        translated: info.size_translated().context("no translated size")?.into(),
+        jited: info.size_jitted().into(),
+    })
+}
+
+/// The verifier's log of a program that it takes.
+///
+/// aya returns the log of a failure only. Without a free descriptor loading fails too, at its last
+/// step, when the verifier is done.
+fn log_of_success(program: &mut Program) -> Result<String> {
+    match program {
+        Program::Xdp(program) => program.unload()?,
+        Program::SchedClassifier(program) => program.unload()?,
+        _ => return Err(ProgramError::UnexpectedProgramType.into()),
+    }
+    let before = descriptors()?;
+    limit_descriptors(libc::rlimit {
+        rlim_cur: 0,
+        ..before
+    })?;
+    let refused = load(program);
+    limit_descriptors(before)?;
+    match refused {
+        Err(ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        }) if io_error.raw_os_error() == Some(libc::EMFILE) => Ok(verifier_log.to_string()),
+        Err(error) => Err(error.into()),
+        Ok(()) => bail!("loaded without a descriptor"),
+    }
+}
+
+fn load(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn descriptors() -> Result<libc::rlimit> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is the structure that the call fills.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    ensure!(result == 0, "getrlimit: {}", io::Error::last_os_error());
+    Ok(limit)
+}
+
+fn limit_descriptors(limit: libc::rlimit) -> Result<()> {
+    // SAFETY: `limit` is a whole structure, which the call only reads.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    ensure!(result == 0, "setrlimit: {}", io::Error::last_os_error());
+    Ok(())
+}

@@ -1,0 +1,307 @@
+//! What tshark sees in a capture: each packet's headers from the outermost to the innermost, and
+//! its own statistics of conversations.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// One direction of a conversation: addresses, and the ports where the statistic has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Direction {
+    /// From.
+    pub source: (IpAddr, u16),
+    /// To.
+    pub destination: (IpAddr, u16),
+}
+
+/// The statistics of conversations.
+pub const STATISTICS: [&str; 4] = ["ip", "ipv6", "tcp", "udp"];
+
+/// A packet as tshark dissects it. All lists are from the outermost header to the innermost.
+#[derive(Clone, Debug, Default)]
+pub struct Dissected {
+    /// Number in the capture, from 1.
+    pub number: u64,
+    /// Octets on the wire.
+    pub len: u64,
+    /// Octets in the capture.
+    pub captured: u64,
+    /// Wireshark's number of the link layer; none for pcapng blocks that hold no packet and that it
+    /// shows as one.
+    pub encapsulation: Option<u32>,
+    /// Names of all layers.
+    pub layers: Vec<String>,
+    /// Every field that was asked for.
+    fields: BTreeMap<&'static str, Vec<String>>,
+}
+
+/// The frame's own fields.
+const FRAME: &[&str] = &[
+    "frame.number",
+    "frame.len",
+    "frame.cap_len",
+    "frame.encap_type",
+    "frame.protocols",
+];
+
+/// What is asked for beside them.
+const FIELDS: &[&str] = &[
+    "ip.src",
+    "ip.dst",
+    "ip.hdr_len",
+    "ip.len",
+    "ip.proto",
+    "ip.frag_offset",
+    "ipv6.src",
+    "ipv6.dst",
+    "ipv6.plen",
+    "ipv6.nxt",
+    "ipv6.fraghdr.offset",
+    "ipv6.fraghdr.nxt",
+    "tcp.srcport",
+    "tcp.dstport",
+    "udp.srcport",
+    "udp.dstport",
+    "tcp.hdr_len",
+    "_ws.malformed",
+    "_ws.short",
+    "_ws.unreassembled",
+    "ipv6.routing.src.addr",
+    "ipv6.routing.rpl.full_address",
+    "ipv6.routing.mipv6.home_address",
+    "ipv6.routing.srh.addr",
+];
+
+/// A header of one of the two families, or one with ports, within the header before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Which statistic counts it.
+    pub statistic: &'static str,
+    /// The direction that it counts for.
+    pub direction: Direction,
+}
+
+impl Dissected {
+    /// The value of a field in the header number `occurrence` that has it.
+    #[must_use]
+    pub fn number_of(&self, field: &str, occurrence: usize) -> Option<u64> {
+        let text = self.fields.get(field)?.get(occurrence)?;
+        match text.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16).ok(),
+            None => text.parse().ok(),
+        }
+    }
+
+    fn address_of(&self, field: &str, occurrence: usize) -> Option<IpAddr> {
+        self.fields.get(field)?.get(occurrence)?.parse().ok()
+    }
+
+    /// Whether a later fragment: of its datagram it has no ports.
+    #[must_use]
+    pub fn is_later_fragment(&self) -> bool {
+        let offset = |field| self.number_of(field, 0).unwrap_or(0);
+        match self.network() {
+            Some("ip") => offset("ip.frag_offset") != 0,
+            _ => offset("ipv6.fraghdr.offset") != 0,
+        }
+    }
+
+    /// The outermost IP layer.
+    #[must_use]
+    pub fn network(&self) -> Option<&str> {
+        let mut layers = self.layers.iter().map(String::as_str);
+        layers.find(|layer| matches!(*layer, "ip" | "ipv6"))
+    }
+
+    /// The layers before it.
+    #[must_use]
+    pub fn carrier(&self) -> String {
+        let network = |layer: &&String| matches!(layer.as_str(), "ip" | "ipv6");
+        let carrier: Vec<_> = self.layers.iter().take_while(|l| !network(l)).collect();
+        let names: Vec<_> = carrier.into_iter().map(String::as_str).collect();
+        names.join(":")
+    }
+
+    /// Whether tshark gave up within the packet, so that its statistics may not count all headers.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        let signs = ["_ws.malformed", "_ws.short", "_ws.unreassembled"];
+        let least_tcp = 20;
+        signs.iter().any(|sign| self.fields.contains_key(sign))
+            || self
+                .number_of("tcp.hdr_len", 0)
+                .is_some_and(|len| len < least_tcp)
+    }
+
+    /// Where a Routing header leads in the end, which the statistics of TCP and UDP take for the
+    /// destination.
+    #[must_use]
+    pub fn final_destination(&self) -> Option<IpAddr> {
+        let last = |field: &str| {
+            let count = self.fields.get(field)?.len();
+            self.address_of(field, count - 1)
+        };
+        last("ipv6.routing.src.addr")
+            .or_else(|| last("ipv6.routing.rpl.full_address"))
+            .or_else(|| last("ipv6.routing.mipv6.home_address"))
+            // RFC 8754 §2: from the last segment to the first.
+            .or_else(|| self.address_of("ipv6.routing.srh.addr", 0))
+    }
+
+    /// Every IP, TCP and UDP header in it, but for those that an ICMP error quotes: no statistic
+    /// counts them.
+    #[must_use]
+    pub fn headers(&self) -> Vec<Header> {
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut addresses = None;
+        let mut headers = Vec::new();
+        let quotes = |layer: &&String| matches!(layer.as_str(), "icmp" | "icmpv6");
+        for layer in self.layers.iter().take_while(|layer| !quotes(layer)) {
+            let occurrence = seen.entry(layer).or_insert(0);
+            let at = *occurrence;
+            *occurrence += 1;
+            let Some(statistic) = STATISTICS.into_iter().find(|name| name == layer) else {
+                continue;
+            };
+            if matches!(statistic, "ip" | "ipv6") {
+                let source = self.address_of(&format!("{statistic}.src"), at);
+                let destination = self.address_of(&format!("{statistic}.dst"), at);
+                addresses = source.zip(destination);
+            }
+            let port = |which: &str| match statistic {
+                "tcp" | "udp" => self.number_of(&format!("{statistic}.{which}port"), at),
+                _ => Some(0),
+            };
+            if let Some((source, destination)) = addresses
+                && let Some((from, to)) = port("src").zip(port("dst"))
+            {
+                headers.push(Header {
+                    statistic,
+                    direction: Direction {
+                        source: (source, from as u16),
+                        destination: (destination, to as u16),
+                    },
+                });
+            }
+        }
+        headers
+    }
+}
+
+/// Every packet of a capture, and what `tshark -z conv,…` counts.
+///
+/// # Errors
+/// Where tshark is not installed or fails, or prints what cannot be read.
+pub fn dissect(capture: &Path) -> Result<(Vec<Dissected>, Statistics)> {
+    let mut command = Command::new("tshark");
+    command.arg("-r").arg(capture).arg("-n");
+    // Nothing that puts several packets together, or that presumes what a header does not say.
+    let off = ["ip.defragment", "ipv6.defragment", "ip.tso_support"];
+    for preference in off {
+        command.args(["-o", &format!("{preference}:FALSE")]);
+    }
+    command.args(["-T", "fields", "-E", "occurrence=a", "-E", "separator=/t"]);
+    for field in FRAME.iter().chain(FIELDS) {
+        command.args(["-e", field]);
+    }
+    for statistic in STATISTICS {
+        command.args(["-z", &format!("conv,{statistic}")]);
+    }
+    let output = command
+        .stderr(Stdio::null())
+        .output()
+        .context("cannot run tshark (package tshark)")?;
+    // It ends with 2 where the capture is cut off, after all that there is.
+    ensure!(
+        output.status.code().is_some_and(|code| code <= 2),
+        "tshark: {}",
+        output.status
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    let packets = text.lines().take_while(|line| !line.starts_with(RULE));
+    let packets: Result<Vec<_>> = packets.map(dissected).collect();
+    Ok((packets?, statistics(&text)?))
+}
+
+/// What separates packets and statistics.
+const RULE: &str = "=====";
+
+fn dissected(line: &str) -> Result<Dissected> {
+    let mut columns = line.split('\t');
+    let mut number = || -> Result<u64> {
+        let column = columns.next().context("a column is missing")?;
+        column.parse().with_context(|| line.to_owned())
+    };
+    let (packet, len, captured) = (number()?, number()?, number()?);
+    let encapsulation = columns.next().context("no link layer")?;
+    let layers = columns.next().context("no layers")?;
+    let values = |column: &str| column.split(',').map(str::to_owned).collect();
+    let fields = FIELDS.iter().copied().zip(columns);
+    Ok(Dissected {
+        number: packet,
+        len,
+        captured,
+        encapsulation: encapsulation.parse().ok(),
+        layers: layers.split(':').map(str::to_owned).collect(),
+        fields: fields
+            .filter(|(_, column)| !column.is_empty())
+            .map(|(field, column)| (field, values(column)))
+            .collect(),
+    })
+}
+
+/// Packets of each direction, by statistic.
+pub type Statistics = BTreeMap<&'static str, BTreeMap<Direction, u64>>;
+
+/// Reads the statistics. Their octets are rounded to kilobytes, so only packets are read.
+fn statistics(text: &str) -> Result<Statistics> {
+    let mut statistics = Statistics::new();
+    let mut current = None;
+    for line in text.lines() {
+        if let Some(title) = line.strip_suffix(" Conversations") {
+            let names = [
+                ("IPv4", "ip"),
+                ("IPv6", "ipv6"),
+                ("TCP", "tcp"),
+                ("UDP", "udp"),
+            ];
+            let known = names.iter().find(|(shown, _)| *shown == title);
+            current = known.map(|(_, name)| *name);
+        } else if let (Some(statistic), Some((one, rest))) = (current, line.split_once(" <-> ")) {
+            let words: Vec<_> = rest.split_whitespace().collect();
+            // Other end; to the left: frames, octets, their unit; to the right: the same.
+            let [other, left, _, _, right, ..] = words[..] else {
+                continue;
+            };
+            let ports = matches!(statistic, "tcp" | "udp");
+            let (one, other) = (end(one, ports)?, end(other, ports)?);
+            let counts = statistics.entry(statistic).or_default();
+            for (source, destination, frames) in [(one, other, right), (other, one, left)] {
+                let frames: u64 = frames.parse().with_context(|| line.to_owned())?;
+                let direction = Direction {
+                    source,
+                    destination,
+                };
+                if frames > 0 {
+                    *counts.entry(direction).or_insert(0) += frames;
+                }
+            }
+        }
+    }
+    Ok(statistics)
+}
+
+fn end(text: &str, port: bool) -> Result<(IpAddr, u16)> {
+    let text = text.trim();
+    let (address, port) = match port {
+        true => text.rsplit_once(':').context("no port")?,
+        false => (text, "0"),
+    };
+    let address = address.parse().with_context(|| text.to_owned())?;
+    Ok((address, port.parse().with_context(|| text.to_owned())?))
+}

@@ -1,0 +1,271 @@
+//! What is read: link layers, byte orders, time resolutions, blocks, short packets.
+
+use flowprobe_tests::{
+    capture_file::{ORDERS, Order, PcapNg, Record, pcap as classic},
+    flow::Truth,
+    mix::mix,
+    offline::pcap,
+    packets::{Ip, Packet, truth},
+};
+
+use crate::{Files, Result, SECOND, START_MS, START_NS, assert_flows};
+
+/// Ethernet header without tags.
+const ETHERNET: usize = 14;
+
+/// The frames of the mix that this link layer can carry, and their packets.
+fn carried(link: u32, order: Order) -> Vec<(Packet, Vec<u8>)> {
+    let family = |ethertype: u16, six: u32| match ethertype {
+        0x0800 => Some(2_u32),
+        0x86dd => Some(six),
+        _ => None,
+    };
+    let frame = |packet: &Packet| {
+        let ethertype = u16::from_be_bytes([packet.frame[12], packet.frame[13]]);
+        let (head, rest) = packet.frame.split_at(ETHERNET);
+        let sender = [&head[6..12], &[0, 0]].concat();
+        let header = match link {
+            1 => return Some(packet.frame.clone()),
+            113 => [&[0, 0, 0, 1, 0, 6][..], &sender, &head[12..]].concat(),
+            276 => [&head[12..], &[0, 0, 0, 0, 0, 3, 0, 1, 0, 6], &sender].concat(),
+            0 => match order {
+                Order::Little => family(ethertype, 30)?.to_le_bytes().to_vec(),
+                Order::Big => family(ethertype, 24)?.to_be_bytes().to_vec(),
+            },
+            108 => family(ethertype, 28)?.to_be_bytes().to_vec(),
+            _ => family(ethertype, 0).map(|_| Vec::new())?,
+        };
+        Some([&header, rest].concat())
+    };
+    let mix = mix().into_iter();
+    mix.filter_map(|packet| Some((packet.clone(), frame(&packet)?)))
+        .collect()
+}
+
+#[test]
+fn every_link_layer_in_both_formats() -> Result {
+    for link in [1, 0, 12, 14, 101, 108, 113, 228, 229, 276] {
+        for order in ORDERS {
+            let mut carried = carried(link, order);
+            // The numbers of raw IP name the family too.
+            carried.retain(|(packet, _)| match (link, &packet.key) {
+                (228, Some(key)) => key.source.is_ipv4(),
+                (229, Some(key)) => key.source.is_ipv6(),
+                _ => true,
+            });
+            let (packets, frames): (Vec<_>, Vec<_>) = carried.into_iter().unzip();
+            let truth = truth(&packets, 1);
+            assert!(truth.0.len() > 10);
+            let records: Vec<_> = frames.iter().map(|f| Record::whole(START_NS, f)).collect();
+            let file = classic(order, false, link, &records);
+            assert_flows(&pcap(&["-"], &file)?, &truth);
+
+            let blocks = PcapNg::new(order).interface(link as u16, 0, &[]);
+            let blocks = records
+                .iter()
+                .map(|record| Record {
+                    at: record.at / 1000,
+                    ..record.clone()
+                })
+                .fold(blocks, |blocks, record| blocks.enhanced(0, &record));
+            let run = pcap(&["-"], blocks.octets())?;
+            assert_flows(&run, &truth);
+            assert!(run.flows.iter().all(|flow| flow.interface == 1));
+            assert!(run.flows.iter().all(|flow| flow.start_ms == START_MS));
+        }
+    }
+    Ok(())
+}
+
+/// Two packets of one flow, 1234.567 ms apart.
+fn two() -> (Packet, [Record; 2]) {
+    let packet = Ip::new("192.0.2.1", "192.0.2.2").udp(1000, 2000, 100);
+    let records = [0, 1_234_567_000].map(|ns| Record::whole(START_NS + ns, &packet.frame));
+    (packet, records)
+}
+
+#[test]
+fn times_of_the_classic_format() -> Result {
+    let (packet, records) = two();
+    for order in ORDERS {
+        for nanoseconds in [false, true] {
+            let file = classic(order, nanoseconds, 1, &records);
+            let run = pcap(&["-"], &file)?;
+            assert_flows(&run, &truth(std::slice::from_ref(&packet), 2));
+            let flow = run.flows[0];
+            assert_eq!((flow.start_ms, flow.end_ms), (START_MS, START_MS + 1234));
+            assert_eq!(flow.interface, 0);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn resolutions_and_offsets_of_pcapng() -> Result {
+    let (packet, _) = two();
+    // if_tsresol, units in a second.
+    let resolutions: [(Option<u8>, u64); 6] = [
+        (None, 1_000_000),
+        (Some(6), 1_000_000),
+        (Some(9), 1_000_000_000),
+        (Some(3), 1000),
+        (Some(0x80 | 20), 1 << 20),
+        (Some(0x80), 1),
+    ];
+    for order in ORDERS {
+        for (resolution, per_second) in resolutions {
+            for offset in [0_i64, -3600, 86_400] {
+                let octets = order.u64(offset as u64);
+                let value = [resolution.unwrap_or_default()];
+                let mut options: Vec<(u16, &[u8])> = vec![(14, &octets)];
+                options.extend(resolution.map(|_| (9, &value[..])));
+                let second = START_NS / SECOND;
+                let record = |ticks| Record::whole(second * per_second + ticks, &packet.frame);
+                let file = PcapNg::new(order)
+                    .interface(1, 0, &options)
+                    .enhanced(0, &record(0))
+                    .obsolete(0, &record(per_second * 3));
+                let run = pcap(&["-"], file.octets())?;
+                assert_flows(&run, &truth(std::slice::from_ref(&packet), 2));
+                let start_ms = START_MS.checked_add_signed(offset * 1000).expect("a time");
+                let flow = run.flows[0];
+                assert_eq!((flow.start_ms, flow.end_ms), (start_ms, start_ms + 3000));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn sections_of_both_orders_and_interfaces_of_their_own() -> Result {
+    let (packet, _) = two();
+    let record = |at_ms: u64| Record::whole((START_MS + at_ms) * 1000, &packet.frame);
+    let raw = Record::whole((START_MS + 5) * 1000, &packet.frame[ETHERNET..]);
+    let file = PcapNg::new(Order::Little)
+        .interface(1, 0, &[])
+        .interface(101, 0, &[(2, b"tun0")])
+        .enhanced(1, &raw)
+        .enhanced(0, &record(1))
+        // Blocks that say nothing of packets, and some that nobody knows.
+        .block(4, &[0; 8])
+        .block(0x0bad_0000, &[1; 4])
+        .section(Order::Big)
+        .interface(1, 0, &[])
+        .enhanced(0, &record(9))
+        .obsolete(0, &record(10));
+    let run = pcap(&["-"], file.octets())?;
+    assert_flows(&run, &truth(std::slice::from_ref(&packet), 4));
+    let mut flows: Vec<_> = run
+        .flows
+        .iter()
+        .map(|f| (f.interface, f.counts.packets))
+        .collect();
+    flows.sort_unstable();
+    assert_eq!(flows, [(1, 3), (2, 1)]);
+    Ok(())
+}
+
+#[test]
+fn packets_without_a_time_have_that_of_the_one_before() -> Result {
+    let (packet, _) = two();
+    let at = Record::whole(START_NS / 1000, &packet.frame);
+    let simple = Record::whole(0, &packet.frame);
+    let file = PcapNg::new(Order::Big)
+        .interface(1, 0, &[])
+        .enhanced(0, &at)
+        .simple(&simple);
+    let run = pcap(&["-"], file.octets())?;
+    assert_flows(&run, &truth(std::slice::from_ref(&packet), 2));
+    assert_eq!(
+        (run.flows[0].start_ms, run.flows[0].end_ms),
+        (START_MS, START_MS)
+    );
+    assert!(run.log.contains("1 packets have no time"), "{}", run.log);
+
+    // The snaplen of the interface says what is padding.
+    let cut = Record::cut(0, &packet.frame, 37);
+    let file = PcapNg::new(Order::Big).interface(1, 37, &[]).simple(&cut);
+    let run = pcap(&["-"], file.octets())?;
+    assert_eq!(run.ledger().ignored["truncated_transport"].packets, 1);
+    Ok(())
+}
+
+#[test]
+fn short_packets_count_as_they_were_on_the_wire() -> Result {
+    let packets = [
+        Ip::new("192.0.2.1", "192.0.2.2").udp(1000, 2000, 1400),
+        Ip::new("2001:db8::1", "2001:db8::2").tcp(1000, 2000, 0x12, 1300),
+    ];
+    let record = |packet: &Packet, snaplen| Record::cut(START_NS, &packet.frame, snaplen);
+    let records = [record(&packets[0], 38), record(&packets[1], 68)];
+    let run = pcap(&["-"], &classic(Order::Little, false, 1, &records))?;
+    assert_flows(&run, &truth(&packets, 1));
+    let octets: usize = packets.iter().map(|packet| packet.frame.len()).sum();
+    assert_eq!(run.ledger().seen.octets, octets as u64);
+
+    // An octet less, and ports or flags are missing.
+    let records = [record(&packets[0], 37), record(&packets[1], 67)];
+    let run = pcap(&["-"], &classic(Order::Little, false, 1, &records))?;
+    let ledger = run.ledger();
+    assert_eq!(ledger.ignored["truncated_transport"].packets, 2);
+    assert_eq!((run.code, run.flows.len()), (0, 0));
+    Ok(())
+}
+
+#[test]
+fn several_files_are_one_run() -> Result {
+    let (packet, records) = two();
+    let later = records.clone().map(|record| Record {
+        at: record.at + 3 * SECOND,
+        ..record
+    });
+    let first = classic(Order::Little, false, 1, &records);
+    let second = classic(Order::Big, true, 1, &later);
+    let files = Files::new("several", &[&first, &second])?;
+    let run = pcap(&files.paths, &[])?;
+    assert_flows(&run, &truth(std::slice::from_ref(&packet), 4));
+    assert_eq!(run.flows.len(), 1);
+    assert_eq!(run.flows[0].end_ms - run.flows[0].start_ms, 4234);
+
+    let mixed = [files.paths[0].as_os_str(), "-".as_ref()];
+    let run = pcap(&mixed, &second)?;
+    assert_flows(&run, &truth(std::slice::from_ref(&packet), 4));
+    Ok(())
+}
+
+#[test]
+fn interfaces_that_cannot_be_read_do_not_keep_others_from_it() -> Result {
+    let (packet, records) = two();
+    let record = Record {
+        at: records[0].at / 1000,
+        ..records[0].clone()
+    };
+    let radio = Record::whole(record.at, &[0; 50]);
+    let file = PcapNg::new(Order::Little)
+        .interface(127, 0, &[])
+        .interface(1, 0, &[])
+        .enhanced(0, &radio)
+        .enhanced(1, &record);
+    let run = pcap(&["-"], file.octets())?;
+    assert_flows(&run, &truth(std::slice::from_ref(&packet), 1));
+    assert_eq!(run.ledger().ignored["unreadable_link"].octets, 50);
+    let said = "interface 0 has link type 127 (IEEE802_11_RADIOTAP)";
+    assert!(run.log.contains(said), "{}", run.log);
+
+    // With no other, nothing was metered, and that is no success.
+    let file = PcapNg::new(Order::Little)
+        .interface(127, 0, &[])
+        .enhanced(0, &radio);
+    let run = pcap(&["-"], file.octets())?;
+    assert_eq!((run.code, run.flows.len()), (1, 0), "{}", run.log);
+    assert_eq!(run.ledger().seen.packets, 1);
+    Ok(())
+}
+
+#[test]
+fn a_capture_without_packets_is_no_error() -> Result {
+    let empty = Truth::default();
+    assert_flows(&pcap(&["-"], &classic(Order::Big, false, 1, &[]))?, &empty);
+    assert_flows(&pcap(&["-"], PcapNg::new(Order::Big).octets())?, &empty);
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! The root file system of a guest: busybox, the programs under test, the kernel's modules.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::kernel;
+use crate::workspace::{self, cargo, output};
+
+const INIT: &str = include_str!("init");
+/// Of the package busybox-static; a shell and its tools without libraries.
+const BUSYBOX: &str = "/bin/busybox";
+/// Where an object that is given is in a guest.
+const OBJECT: &str = "/object";
+
+/// What runs in a guest, without its debug information.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    /// On this machine, by path there.
+    pub(crate) verifier: PathBuf,
+    flowprobe: PathBuf,
+    /// An object to load instead of the committed one.
+    pub(crate) object: Option<PathBuf>,
+    /// The libraries that these are linked with.
+    libraries: Vec<PathBuf>,
+}
+
+impl Programs {
+    /// Builds them: the very flowprobe that the other tests run.
+    pub(crate) fn build(object: Option<&Path>) -> Result<Self> {
+        let mut build = cargo();
+        build.args(["build", "--quiet", "--package", "flowprobe"]);
+        workspace::run(&mut build)?;
+        let mut build = cargo();
+        build.args(["build", "--quiet", "--package", "flowprobe-tests"]);
+        workspace::run(build.args(["--example", "verifier"]))?;
+        let target = workspace::target().join("debug");
+        let flowprobe = stripped(&target.join("flowprobe"))?;
+        let verifier = stripped(&target.join("examples/verifier"))?;
+        let mut libraries = libraries(&flowprobe)?;
+        libraries.extend(self::libraries(&verifier)?);
+        libraries.sort();
+        libraries.dedup();
+        Ok(Self {
+            verifier,
+            flowprobe,
+            object: object.map(Path::to_owned),
+            libraries,
+        })
+    }
+
+    /// Where a guest finds the object to load instead of the committed one.
+    pub(crate) fn object_in_guest(&self) -> Option<&'static str> {
+        self.object.as_ref().map(|_| OBJECT)
+    }
+
+    /// Packs them with the modules of a kernel, into the file `to`.
+    pub(crate) fn pack(&self, kernel: &kernel::Files, to: &Path) -> Result<()> {
+        let root = to.with_extension("root");
+        let _ = fs::remove_dir_all(&root);
+        for directory in ["bin", "dev", "modules", "proc", "sys", "tmp"] {
+            fs::create_dir_all(root.join(directory))?;
+        }
+        let init = root.join("init");
+        fs::write(&init, INIT)?;
+        fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+        let busybox = root.join("bin/busybox");
+        fs::copy(BUSYBOX, busybox).with_context(|| format!("{BUSYBOX} (busybox-static)"))?;
+        for (name, program) in [("flowprobe", &self.flowprobe), ("verifier", &self.verifier)] {
+            fs::copy(program, root.join("bin").join(name))?;
+        }
+        if let Some(object) = &self.object {
+            let to = root.join(OBJECT.trim_start_matches('/'));
+            fs::copy(object, to).with_context(|| object.display().to_string())?;
+        }
+        for module in &kernel.modules {
+            let name = module.file_name().context("a module without a name")?;
+            fs::copy(module, root.join("modules").join(name))?;
+        }
+        for library in &self.libraries {
+            let place = root.join(library.strip_prefix("/")?);
+            fs::create_dir_all(place.parent().context("a library in no directory")?)?;
+            fs::copy(library, place)?;
+        }
+        archive(&root, to)?;
+        Ok(fs::remove_dir_all(&root)?)
+    }
+}
+
+/// A copy without debug information, which is most of a program and nothing to a guest.
+fn stripped(program: &Path) -> Result<PathBuf> {
+    let name = program.file_name().context("a program without a name")?;
+    let to = super::directory().join(name);
+    fs::create_dir_all(super::directory())?;
+    let mut strip = Command::new("strip");
+    strip.arg("--strip-debug").arg("-o").arg(&to).arg(program);
+    workspace::run(&mut strip)?;
+    Ok(to)
+}
+
+/// What the dynamic linker would load, itself among them.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let listed = output(Command::new("ldd").arg(program))?;
+    let words = listed.split_whitespace();
+    let paths: Vec<PathBuf> = words
+        .filter(|word| word.starts_with('/'))
+        .map(PathBuf::from)
+        .collect();
+    ensure!(
+        !paths.is_empty(),
+        "ldd finds no libraries of {}",
+        program.display()
+    );
+    Ok(paths)
+}
+
+/// The format that kernels unpack at boot.
+fn archive(root: &Path, to: &Path) -> Result<()> {
+    let mut cpio = Command::new("cpio")
+        .args(["--create", "--format=newc", "--owner=0:0", "--quiet"])
+        .current_dir(root)
+        .stdin(Stdio::piped())
+        .stdout(File::create(to)?)
+        .spawn()
+        .context("cannot run cpio")?;
+    let mut names = cpio.stdin.take().context("no stdin")?;
+    for path in below(root)? {
+        writeln!(names, "{}", path.strip_prefix(root)?.display())?;
+    }
+    drop(names);
+    ensure!(cpio.wait()?.success(), "cpio failed");
+    Ok(())
+}
+
+/// Everything below a directory, parents first.
+fn below(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        found.push(path.clone());
+        if path.is_dir() {
+            found.extend(below(&path)?);
+        }
+    }
+    Ok(found)
+}
