@@ -195,10 +195,7 @@ pub fn parse<F: Frame + ?Sized>(frame: &F, tunnels: &Tunnels) -> Result<Parsed, 
         && !tunnels.may_be(&packet)
     {
         parsed.packet = packet;
-        parsed.around.tags = frame
-            .read(ethernet::TYPE)
-            .is_some_and(|kind| u16::from_be_bytes(kind) == ethertype::VLAN)
-            .into();
+        parsed.around.tags = is_tagged(frame).into();
         parsed.around.version = match packet.addresses {
             Addresses::V4(_) => 4,
             Addresses::V6(_) => 6,
@@ -280,6 +277,13 @@ pub fn near_plain<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
     packet.vlan = control & ethernet::VLAN_ID_MASK;
     packet.priorities = (control >> ethernet::PRIORITY_SHIFT) as u8;
     Some(packet)
+}
+
+/// Whether a frame has a tag of the kind that [`near_plain`] takes.
+#[inline(always)]
+pub fn is_tagged<F: Frame + ?Sized>(frame: &F) -> bool {
+    let kind = frame.read(ethernet::TYPE);
+    kind.is_some_and(|kind| u16::from_be_bytes(kind) == ethertype::VLAN)
 }
 
 /// Octets of Ethernet header and tag.

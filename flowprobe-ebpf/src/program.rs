@@ -15,7 +15,7 @@ use flowprobe_ebpf::{
     Addresses, Fragment, KeyV4, KeyV6, KeyWide, Lost, Packet, Skip,
     cpu::Cpu,
     fragments,
-    parse::{near_plain, parse_ethernet, plain},
+    parse::{is_tagged, near_plain, parse_ethernet, plain},
 };
 
 pub(crate) use self::tag::{InFrame, MayBeBeside};
@@ -47,13 +47,11 @@ pub(crate) fn observe<const FRAGS: bool, T: OuterTag>(ctx: &XdpContext) {
         clock::set(cpu);
         let tag = T::ask(ctx);
         let frame = XdpFrame::<FRAGS>::new(ctx, scratch(cpu));
-        let mut packet = match plain(&frame) {
+        let packet = match plain(&frame) {
             Some(packet) if !may_be_tunnel(&packet) => packet,
             _ => return dissect_and_count::<FRAGS, T>(ctx, cpu, epoch, tag),
         };
-        if let Some(control) = tag.control() {
-            packet.put_outer_tag(control);
-        }
+        let packet = tag.onto(packet);
         let octets = frame.octets();
         see_rest::<FRAGS>(ctx, cpu, octets);
         if let Addresses::V4(addresses) = packet.addresses {
@@ -79,10 +77,7 @@ unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
     // SAFETY: the caller's; the scratch memory is this CPU's, and holds what `dissect` has put
     // there.
     unsafe {
-        let mut near = false;
-        if tag.control().is_none() {
-            near = read_near_plain::<FRAGS>(ctx.ctx, cpu);
-        }
+        let near = read_near_plain::<FRAGS, T>(ctx.ctx, cpu, tag);
         let skip = if near {
             PARSED
         } else {
@@ -94,6 +89,10 @@ unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
         see_rest::<FRAGS>(ctx, cpu, octets);
         if (skip as usize) < Skip::COUNT {
             return (*cpu).ignored[skip as usize].count(octets);
+        }
+        // Not from within `dissect`: their stacks together would be too much.
+        if !near && fragments::is_followed(&(*scratch).parsed) {
+            follow(ctx.ctx, cpu);
         }
         let parsed = &(*scratch).parsed;
         if !near && parsed.around.is_wide() {
@@ -111,17 +110,24 @@ unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn read_near_plain<const FRAGS: bool>(ctx: *mut xdp_md, cpu: *mut Cpu) -> bool {
+unsafe fn read_near_plain<const FRAGS: bool, T: OuterTag>(
+    ctx: *mut xdp_md,
+    cpu: *mut Cpu,
+    tag: T,
+) -> bool {
     let ctx = XdpContext::new(ctx);
     // SAFETY: the caller's.
     unsafe {
         let scratch = scratch(cpu);
         let frame = XdpFrame::<FRAGS>::new(&ctx, scratch);
+        if tag.control().is_some() && is_tagged(&frame) {
+            return false; // two tags
+        }
         let packet = match near_plain(&frame) {
             Some(packet) if !may_be_tunnel(&packet) => packet,
             _ => return false,
         };
-        (*scratch).parsed.packet = packet;
+        (*scratch).parsed.packet = tag.onto(packet);
         (*scratch).octets = frame.octets();
     }
     true
@@ -155,9 +161,6 @@ unsafe fn dissect<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cp
         match parse_ethernet(&frame, &maps::tunnels(), parsed) {
             Ok(()) => {
                 (*scratch).octets = frame.octets();
-                if fragments::is_followed(parsed) {
-                    follow(ctx.ctx, cpu);
-                }
                 PARSED
             }
             Err(reason) => {

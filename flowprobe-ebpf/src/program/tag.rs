@@ -3,7 +3,7 @@
 use core::{ffi::c_int, mem};
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
-use flowprobe_ebpf::rx_vlan;
+use flowprobe_ebpf::{Packet, rx_vlan};
 
 /// The outermost VLAN tag, as far as it does not stand in the frame. Of no size where it cannot
 /// stand elsewhere, so that programs for such frames know nothing of it.
@@ -13,6 +13,9 @@ pub(crate) trait OuterTag: Copy {
 
     /// Its control information; `None` without such a tag.
     fn control(self) -> Option<u16>;
+
+    /// The packet of a frame without tags, with this one.
+    fn onto(self, packet: Packet) -> Packet;
 }
 
 /// All tags are in the frame.
@@ -28,6 +31,11 @@ impl OuterTag for InFrame {
     #[inline(always)]
     fn control(self) -> Option<u16> {
         None
+    }
+
+    #[inline(always)]
+    fn onto(self, packet: Packet) -> Packet {
+        packet
     }
 }
 
@@ -66,5 +74,13 @@ impl OuterTag for MayBeBeside {
     #[inline(always)]
     fn control(self) -> Option<u16> {
         (self.0 != Self::NONE).then_some(self.0 as u16)
+    }
+
+    #[inline(always)]
+    fn onto(self, mut packet: Packet) -> Packet {
+        if let Some(control) = self.control() {
+            packet.put_outer_tag(control);
+        }
+        packet
     }
 }
