@@ -71,8 +71,13 @@ pub(crate) struct Beside {
     /// 802.1Q or 802.1ad: no part of a flow, as for tags in the frame.
     protocol_be: u16,
     control: u16,
-    /// 0 where there is one.
-    errno: c_int,
+    /// The control information once more, or [`Beside::NONE`].
+    outer: u32,
+}
+
+impl Beside {
+    /// What no control information is: these have 16 bits.
+    const NONE: u32 = u32::MAX;
 }
 
 /// As the kernel declares [`rx_vlan::KFUNC`].
@@ -87,11 +92,16 @@ impl OuterTag for MayBeBeside {
         unsafe {
             let beside = &raw mut (*scratch).beside;
             let rx_vlan_tag: RxVlanTag = mem::transmute(rx_vlan::PLACEHOLDER as usize);
-            (*beside).errno = rx_vlan_tag(
+            let errno = rx_vlan_tag(
                 ctx.ctx,
                 &raw mut (*beside).protocol_be,
                 &raw mut (*beside).control,
             );
+            // In a place whose address nobody needs, so that none is kept on the stack.
+            (*beside).outer = match errno {
+                0 => u32::from((*beside).control),
+                _ => Beside::NONE,
+            };
         }
     }
 
@@ -99,11 +109,8 @@ impl OuterTag for MayBeBeside {
     unsafe fn control(scratch: *mut Scratch) -> Option<u16> {
         // SAFETY: the caller's. Volatile, so that nothing of it is kept in the meantime.
         unsafe {
-            let beside = &raw const (*scratch).beside;
-            if (&raw const (*beside).errno).read_volatile() != 0 {
-                return None;
-            }
-            Some((&raw const (*beside).control).read_volatile())
+            let outer = (&raw const (*scratch).beside.outer).read_volatile();
+            (outer != Beside::NONE).then_some(outer as u16)
         }
     }
 
