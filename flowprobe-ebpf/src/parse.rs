@@ -195,7 +195,10 @@ pub fn parse<F: Frame + ?Sized>(frame: &F, tunnels: &Tunnels) -> Result<Parsed, 
         && !tunnels.may_be(&packet)
     {
         parsed.packet = packet;
-        parsed.around.tags = is_tagged(frame).into();
+        parsed.around.tags = frame
+            .read(ethernet::TYPE)
+            .is_some_and(|kind| u16::from_be_bytes(kind) == ethertype::VLAN)
+            .into();
         parsed.around.version = match packet.addresses {
             Addresses::V4(_) => 4,
             Addresses::V6(_) => 6,
@@ -279,11 +282,14 @@ pub fn near_plain<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
     Some(packet)
 }
 
-/// Whether a frame has a tag of the kind that [`near_plain`] takes.
+/// As [`near_plain`], but no frame with a tag in it.
 #[inline(always)]
-pub fn is_tagged<F: Frame + ?Sized>(frame: &F) -> bool {
-    let kind = frame.read(ethernet::TYPE);
-    kind.is_some_and(|kind| u16::from_be_bytes(kind) == ethertype::VLAN)
+pub fn near_plain_untagged<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
+    let ethertype = u16::from_be_bytes(frame.read(ethernet::TYPE)?);
+    if ethertype != ethertype::IPV6 {
+        return None;
+    }
+    plain_ipv6::<F, { ethernet::LEN }>(frame)
 }
 
 /// Octets of Ethernet header and tag.

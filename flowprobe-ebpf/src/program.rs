@@ -12,10 +12,8 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::{bindings::xdp_md, helpers::bpf_get_smp_processor_id, programs::XdpContext};
 use flowprobe_ebpf::{
-    Addresses, Fragment, KeyV4, KeyV6, KeyWide, Lost, Packet, Skip,
-    cpu::Cpu,
-    fragments,
-    parse::{is_tagged, near_plain, parse_ethernet, plain},
+    Addresses, Fragment, KeyV4, KeyV6, KeyWide, Lost, Packet, Skip, cpu::Cpu, fragments,
+    parse::parse_ethernet,
 };
 
 pub(crate) use self::tag::{InFrame, MayBeBeside};
@@ -45,13 +43,12 @@ pub(crate) fn observe<const FRAGS: bool, T: OuterTag>(ctx: &XdpContext) {
         };
         // Helpers before the frame is read: what a register holds does not outlive a call.
         clock::set(cpu);
-        let tag = T::ask(ctx);
+        T::ask(ctx, scratch(cpu));
         let frame = XdpFrame::<FRAGS>::new(ctx, scratch(cpu));
-        let packet = match plain(&frame) {
+        let packet = match T::plain(&frame, scratch(cpu)) {
             Some(packet) if !may_be_tunnel(&packet) => packet,
-            _ => return dissect_and_count::<FRAGS, T>(ctx, cpu, epoch, tag),
+            _ => return dissect_and_count::<FRAGS, T>(ctx, cpu, epoch),
         };
-        let packet = tag.onto(packet);
         let octets = frame.octets();
         see_rest::<FRAGS>(ctx, cpu, octets);
         if let Addresses::V4(addresses) = packet.addresses {
@@ -72,16 +69,15 @@ unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
     ctx: &XdpContext,
     cpu: *mut Cpu,
     epoch: u32,
-    tag: T,
 ) {
     // SAFETY: the caller's; the scratch memory is this CPU's, and holds what `dissect` has put
     // there.
     unsafe {
-        let near = read_near_plain::<FRAGS, T>(ctx.ctx, cpu, tag);
+        let near = read_near_plain::<FRAGS, T>(ctx.ctx, cpu);
         let skip = if near {
             PARSED
         } else {
-            dissect::<FRAGS, T>(ctx.ctx, cpu, tag)
+            dissect::<FRAGS, T>(ctx.ctx, cpu)
         };
         compiler_fence(Ordering::SeqCst);
         let scratch = scratch(cpu);
@@ -110,24 +106,17 @@ unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn read_near_plain<const FRAGS: bool, T: OuterTag>(
-    ctx: *mut xdp_md,
-    cpu: *mut Cpu,
-    tag: T,
-) -> bool {
+unsafe fn read_near_plain<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cpu) -> bool {
     let ctx = XdpContext::new(ctx);
     // SAFETY: the caller's.
     unsafe {
         let scratch = scratch(cpu);
         let frame = XdpFrame::<FRAGS>::new(&ctx, scratch);
-        if tag.control().is_some() && is_tagged(&frame) {
-            return false; // two tags
-        }
-        let packet = match near_plain(&frame) {
+        let packet = match T::near_plain(&frame, scratch) {
             Some(packet) if !may_be_tunnel(&packet) => packet,
             _ => return false,
         };
-        (*scratch).parsed.packet = tag.onto(packet);
+        (*scratch).parsed.packet = packet;
         (*scratch).octets = frame.octets();
     }
     true
@@ -148,14 +137,14 @@ const PARSED: u32 = u32::MAX;
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn dissect<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cpu, tag: T) -> u32 {
+unsafe fn dissect<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cpu) -> u32 {
     let ctx = XdpContext::new(ctx);
     // SAFETY: the caller's.
     unsafe {
         let scratch = scratch(cpu);
         let frame = XdpFrame::<FRAGS>::new(&ctx, scratch);
         let parsed = account::emptied(scratch);
-        if let Some(control) = tag.control() {
+        if let Some(control) = T::control(scratch) {
             parsed.put_outer_tag(control);
         }
         match parse_ethernet(&frame, &maps::tunnels(), parsed) {

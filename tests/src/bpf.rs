@@ -12,10 +12,13 @@ use anyhow::{Context as _, Result, bail};
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_ENABLE_STATS: libc::c_long = 32;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_XDP: u32 = 37;
+const BPF_TCX_EGRESS: u32 = 47;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 
@@ -97,10 +100,23 @@ pub fn one_value(octets: u32) -> Result<OwnedFd> {
 /// # Errors
 /// The verifier's complaint.
 pub fn load_xdp(name: &str, program: &[Instruction]) -> Result<OwnedFd> {
+    load(BPF_PROG_TYPE_XDP, BPF_XDP, name, program)
+}
+
+/// Loads a program that sees frames as they leave an interface (TCX), under a name of at most 15
+/// octets.
+///
+/// # Errors
+/// The verifier's complaint.
+pub fn load_egress(name: &str, program: &[Instruction]) -> Result<OwnedFd> {
+    load(BPF_PROG_TYPE_SCHED_CLS, BPF_TCX_EGRESS, name, program)
+}
+
+fn load(kind: u32, attach: u32, name: &str, program: &[Instruction]) -> Result<OwnedFd> {
     let license = CString::new("GPL")?;
     let mut log = vec![0u8; 1 << 16];
     let attributes = Attributes::new()
-        .u32(0, BPF_PROG_TYPE_XDP)
+        .u32(0, kind)
         .u32(4, program.len() as u32)
         .pointer(8, program.as_ptr())
         .pointer(16, license.as_ptr())
@@ -108,7 +124,7 @@ pub fn load_xdp(name: &str, program: &[Instruction]) -> Result<OwnedFd> {
         .u32(28, log.len() as u32)
         .pointer(32, log.as_mut_ptr())
         .octets(48, &name.as_bytes()[..name.len().min(15)])
-        .u32(68, BPF_XDP);
+        .u32(68, attach);
     // SAFETY: program, license and log are alive and as long as said.
     match unsafe { attributes.call(BPF_PROG_LOAD) } {
         // SAFETY: a new descriptor that nobody else owns.
@@ -126,14 +142,40 @@ pub fn load_xdp(name: &str, program: &[Instruction]) -> Result<OwnedFd> {
 /// # Errors
 /// Where there is one already.
 pub fn attach_xdp(program: &OwnedFd, interface: u32) -> Result<OwnedFd> {
+    attach(BPF_XDP, program, interface).context("attaching an XDP program")
+}
+
+/// The same with a program that sees frames as they leave.
+///
+/// # Errors
+/// Where the kernel has no TCX (6.6 is the first).
+pub fn attach_egress(program: &OwnedFd, interface: u32) -> Result<OwnedFd> {
+    attach(BPF_TCX_EGRESS, program, interface).context("attaching a TCX program")
+}
+
+fn attach(kind: u32, program: &OwnedFd, interface: u32) -> io::Result<OwnedFd> {
     let attributes = Attributes::new()
         .u32(0, program.as_raw_fd() as u32)
         .u32(4, interface)
-        .u32(8, BPF_XDP);
+        .u32(8, kind);
     // SAFETY: no pointers.
-    let fd = unsafe { attributes.call(BPF_LINK_CREATE) }.context("attaching an XDP program")?;
+    let fd = unsafe { attributes.call(BPF_LINK_CREATE) }?;
     // SAFETY: a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether the kernel has a program of this id.
+#[must_use]
+pub fn program_exists(id: u32) -> bool {
+    // SAFETY: no pointers.
+    match unsafe { Attributes::new().u32(0, id).call(BPF_PROG_GET_FD_BY_ID) } {
+        Ok(fd) => {
+            // SAFETY: a new descriptor that nobody else owns.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+            true
+        }
+        Err(_) => false,
+    }
 }
 
 /// Makes the kernel count the runs of programs and their time, for as long as the descriptor

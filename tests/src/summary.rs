@@ -73,6 +73,8 @@ pub struct Interface {
     pub ifindex: u32,
     /// `native` or `generic`.
     pub mode: String,
+    /// Whether VLAN tags were read that stand beside frames.
+    pub vlan_metadata: bool,
     /// Whether the program takes frames of several buffers.
     pub frags: bool,
     /// Frames received.

@@ -23,12 +23,12 @@ use flowprobe_ebpf::{
     wire::ethernet,
 };
 
-use super::{atomic, frame::XdpFrame, maps};
+use super::{atomic, frame::XdpFrame, maps, tag::Beside};
 
 /// A packet on its way through the program, where it is not a plain one of a flow that is found at
 /// once: in memory of its CPU, so that functions can share it and the verifier forgets it.
 #[repr(C)]
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     /// What is known of the frame; [`settle`] needs the packet only.
     pub(super) parsed: Parsed,
     hash: u64,
@@ -37,6 +37,8 @@ pub(super) struct Scratch {
     pub(super) octets: u64,
     /// See [`XdpFrame::forget`].
     pub(super) forgotten: u64,
+    /// The VLAN tag beside the frame, where that is asked for.
+    pub(super) beside: Beside,
 }
 
 const _: () = assert!(size_of::<Scratch>() <= 8 * SCRATCH_WORDS && align_of::<Scratch>() <= 8);
