@@ -12,15 +12,9 @@ use anyhow::Result;
 use flowprobe::{
     load::{Kernel, Options, RING_PARTS},
     sampling::Sampling,
-    table::{
-        Shared,
-        shared::{Slot, Table},
-    },
+    table::{Shared, held::in_tables},
 };
-use flowprobe_ebpf::{
-    Tunnels,
-    table::{State, WAYS, Way},
-};
+use flowprobe_ebpf::Tunnels;
 
 use crate::dispatcher::Kind;
 
@@ -123,7 +117,10 @@ impl Meter {
                 counts.seen, counts.accounted, counts.unsampled, counts.lost, counts.ignored
             ));
         }
-        let (held, drained) = (self.held(), self.drained_packets.load(Ordering::Relaxed));
+        let (held, drained) = (
+            in_tables(&self.shared).packets,
+            self.drained_packets.load(Ordering::Relaxed),
+        );
         if held + drained != counts.accounted {
             return Err(format!(
                 "{} packets accounted, but {held} held and {drained} drained",
@@ -132,36 +129,4 @@ impl Meter {
         }
         Ok(())
     }
-
-    /// Packets of the flows in the tables.
-    fn held(&self) -> u64 {
-        let geometry = self.shared.geometry();
-        held(&self.shared.v4, geometry.partitions, geometry.buckets)
-            + held(&self.shared.v6, geometry.partitions, geometry.buckets)
-            + held(
-                &self.shared.wide,
-                geometry.partitions,
-                geometry.wide_buckets(),
-            )
-    }
-}
-
-/// Packets of the flows in a table.
-fn held<W: Way + Copy>(table: &Table<W>, partitions: u32, buckets: u32) -> u64 {
-    let mut packets = 0;
-    for partition in 0..partitions {
-        for bucket in 0..buckets {
-            for way in 0..WAYS as u32 {
-                let slot = Slot {
-                    partition,
-                    bucket,
-                    way,
-                };
-                if table.load(slot).state() != State::Free {
-                    packets += table.way(slot).counters().packets;
-                }
-            }
-        }
-    }
-    packets
 }

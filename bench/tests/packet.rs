@@ -79,6 +79,16 @@ fn all_programs_account_every_packet() {
 }
 
 #[test]
+fn packets_of_every_kind_are_accounted() {
+    for frame in ["ipv6", "vlan", "qinq", "mpls", "vxlan"] {
+        let report = json(&["--frame", frame, "--flows", "1,4096"]);
+        let counted = &report["programs"]["flowprobe"];
+        assert!(counted["1"].is_number(), "{frame}: {report:#}");
+        assert!(counted["4096"].is_number(), "{frame}: {report:#}");
+    }
+}
+
+#[test]
 fn a_program_that_loses_flows_does_not_count() {
     // An LRU map never refuses a flow: only its keys tell that it has forgotten some.
     let args = ["--flows", "4096", "--max-flows", "1024"];

@@ -6,7 +6,10 @@
 //! the bits for bucket and fingerprint. Three multiplications side by side and two in a row for
 //! IPv4: BPF has no 128-bit product, which faster keyed hashes need.
 
-use crate::{key::MAX_WORDS, table::WAYS};
+use crate::{
+    key::{MAX_WORDS, one_by_one},
+    table::WAYS,
+};
 
 /// Words of the secret, enough for the longest key.
 pub const SECRET_WORDS: usize = MAX_WORDS + 1;
@@ -39,10 +42,16 @@ pub fn hash_each<const N: usize>(
         let low = (word as u32).wrapping_add(secret as u32);
         let high = ((word >> 32) as u32).wrapping_add((secret >> 32) as u32);
         sum = sum.wrapping_add(u64::from(low).wrapping_mul(u64::from(high)));
+        if N > PLAIN_WORDS {
+            one_by_one();
+        }
         i += 1;
     }
     finish(sum)
 }
+
+/// Words of an IPv6 key. What is longer lies in memory and not in registers, and stays there.
+const PLAIN_WORDS: usize = 6;
 
 /// A bijection with full avalanche.
 #[inline(always)]

@@ -28,7 +28,7 @@ fn tail(packet: &Packet, ifindex: u32, epoch: u32) -> [u64; 2] {
 /// Keeps the compiler from loading many words before it stores the first: a program has registers
 /// for a few, and its stack is small.
 #[inline(always)]
-fn one_by_one() {
+pub(crate) fn one_by_one() {
     core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
 }
 

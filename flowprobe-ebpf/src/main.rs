@@ -6,6 +6,8 @@
 #![no_main]
 // `core` for BPF has atomic types without compare-and-swap; the intrinsics do have it.
 #![feature(core_intrinsics)]
+// A mask that the compiler must not drop; see `program::frame`.
+#![feature(asm_experimental_arch)]
 #![expect(internal_features, reason = "see core_intrinsics above")]
 
 #[cfg(not(target_arch = "bpf"))]

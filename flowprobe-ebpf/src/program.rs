@@ -73,10 +73,12 @@ unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
     // SAFETY: the caller's; the scratch memory is this CPU's, and holds what `dissect` has put
     // there.
     unsafe {
-        if count_near_plain::<FRAGS, T>(ctx.ctx, cpu, epoch) {
-            return;
-        }
-        let skip = dissect::<FRAGS, T>(ctx.ctx, cpu);
+        let near = read_near_plain::<FRAGS, T>(ctx.ctx, cpu);
+        let skip = if near {
+            PARSED
+        } else {
+            dissect::<FRAGS, T>(ctx.ctx, cpu)
+        };
         compiler_fence(Ordering::SeqCst);
         let scratch = scratch(cpu);
         let octets = (*scratch).octets;
@@ -84,8 +86,12 @@ unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
         if (skip as usize) < Skip::COUNT {
             return (*cpu).ignored[skip as usize].count(octets);
         }
+        // Not from within `dissect`: their stacks together would be too much.
+        if !near && fragments::is_followed(&(*scratch).parsed) {
+            follow(ctx.ctx, cpu);
+        }
         let parsed = &(*scratch).parsed;
-        if parsed.around.is_wide() {
+        if !near && parsed.around.is_wide() {
             count_wide(ctx.ctx, cpu, epoch);
         } else if let Addresses::V4(_) = parsed.packet.addresses {
             count_v4(ctx.ctx, cpu, epoch);
@@ -95,38 +101,23 @@ unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
     }
 }
 
-/// Meters a packet that is nearly plain; false if it is not.
+/// Reads a nearly plain packet into the scratch memory; false if it is none.
 ///
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn count_near_plain<const FRAGS: bool, T: OuterTag>(
-    ctx: *mut xdp_md,
-    cpu: *mut Cpu,
-    epoch: u32,
-) -> bool {
-    let ctx = &XdpContext::new(ctx);
-    // SAFETY: the caller's, and the context is the one that the kernel passed in.
+unsafe fn read_near_plain<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cpu) -> bool {
+    let ctx = XdpContext::new(ctx);
+    // SAFETY: the caller's.
     unsafe {
-        let frame = XdpFrame::<FRAGS>::new(ctx, scratch(cpu));
-        let packet = match T::near_plain(&frame, scratch(cpu)) {
+        let scratch = scratch(cpu);
+        let frame = XdpFrame::<FRAGS>::new(&ctx, scratch);
+        let packet = match T::near_plain(&frame, scratch) {
             Some(packet) if !may_be_tunnel(&packet) => packet,
             _ => return false,
         };
-        let octets = frame.octets();
-        see_rest::<FRAGS>(ctx, cpu, octets);
-        let ifindex = (*ctx.ctx).ingress_ifindex;
-        let result = match packet.addresses {
-            Addresses::V4(addresses) => {
-                let key = KeyV4::new(addresses, &packet, ifindex, epoch);
-                account::<false, _>(ctx.ctx, cpu, maps::bucket_v4, &key, &packet)
-            }
-            Addresses::V6(addresses) => {
-                let key = KeyV6::new(addresses, &packet, ifindex, epoch);
-                account::<false, _>(ctx.ctx, cpu, maps::bucket_v6, &key, &packet)
-            }
-        };
-        conclude(cpu, result, octets, packet.octets);
+        (*scratch).parsed.packet = packet;
+        (*scratch).octets = frame.octets();
     }
     true
 }
@@ -159,9 +150,6 @@ unsafe fn dissect<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cp
         match parse_ethernet(&frame, &maps::tunnels(), parsed) {
             Ok(()) => {
                 (*scratch).octets = frame.octets();
-                if fragments::is_followed(parsed) {
-                    follow(ctx.ctx, cpu);
-                }
                 PARSED
             }
             Err(reason) => {

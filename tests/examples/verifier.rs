@@ -51,7 +51,10 @@ fn main() -> Result<()> {
         };
         match loaded {
             Ok(mut kernel) => {
-                for (name, program) in kernel.ebpf_mut().programs_mut() {
+                // Those that ask a device for its VLAN tags can be loaded for a device only, with a
+                // call that the loader puts in: the tests on a veth do.
+                let programs = kernel.ebpf_mut().programs_mut();
+                for (name, program) in programs.filter(|(name, _)| !name.contains("rx_vlan")) {
                     let name = format!("{name}{setting}");
                     let figures = ask(program).with_context(|| format!("program {name}"))?;
                     verdict.programs.insert(name, figures);
@@ -59,7 +62,9 @@ fn main() -> Result<()> {
             }
             Err(LoadError::Program { name, source }) => {
                 let log = source.to_string();
-                let lines: Vec<&str> = log.lines().collect();
+                // Kernel 7.3 has a line for each function behind the reason.
+                let lines = log.lines().filter(|line| !line.starts_with("subprog "));
+                let lines: Vec<&str> = lines.collect();
                 let end = lines[lines.len().saturating_sub(TAIL)..].join("\n");
                 verdict.refused.insert(format!("{name}{setting}"), end);
             }

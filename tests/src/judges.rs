@@ -1,8 +1,11 @@
-//! Collectors that others wrote: nfdump's and tshark's reading of what flowprobe exports.
+//! Collectors that others wrote, and their reading of what flowprobe exports: nfdump's, tshark's,
+//! pmacct's and libfixbuf's.
 
 pub mod dissection;
+mod pmacct;
 mod reading;
 
+pub use pmacct::{Nfacctd, Sum};
 pub use reading::Reading;
 
 use std::{
@@ -71,20 +74,8 @@ impl Nfcapd {
         end_with_parent(&mut command);
         let child = command.spawn().context("cannot run ip netns exec")?;
         let nfcapd = Self { child, directory };
-        // The port in hexadecimal, as /proc/net/udp has it.
-        let listening = format!(":{port:04X} ");
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            let sockets = namespace.run(|| fs::read_to_string("/proc/thread-self/net/udp"))??;
-            if sockets.contains(&listening) {
-                return Ok(nfcapd);
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "nfcapd does not listen (package nfdump)"
-            );
-            thread::sleep(Duration::from_millis(10));
-        }
+        wait_for_port(namespace, port, "nfcapd does not listen (package nfdump)")?;
+        Ok(nfcapd)
     }
 
     /// Ends it in order, so that it writes its file, and reads that with nfdump.
@@ -114,6 +105,21 @@ impl Drop for Nfcapd {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Waits until something listens at a UDP port.
+fn wait_for_port(namespace: &Netns, port: u16, failure: &str) -> Result<()> {
+    // The port in hexadecimal, as /proc/net/udp has it.
+    let listening = format!(":{port:04X} ");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let sockets = namespace.run(|| fs::read_to_string("/proc/thread-self/net/udp"))??;
+        if sockets.contains(&listening) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{failure}");
+        thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -161,6 +167,24 @@ pub fn tshark(name: &str, datagrams: &[Datagram], port: u16) -> Result<Vec<Value
         .context("cannot run tshark (package tshark)")?;
     ensure!(output.status.success(), "tshark: {}", output.status);
     Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// What libfixbuf's ipfixDump, a strict reader of files, says of the messages: its text, and its
+/// complaints.
+///
+/// # Errors
+/// Where it is not installed or fails.
+pub fn ipfix_dump(name: &str, datagrams: &[Datagram]) -> Result<(String, String)> {
+    let directory = Directory::new(&format!("{name}-ipfixdump"))?;
+    let file = directory.path().join("messages.ipfix");
+    let octets: Vec<u8> = datagrams.iter().flat_map(|d| d.octets.clone()).collect();
+    fs::write(&file, octets)?;
+    let mut command = Command::new("ipfixDump");
+    let output = command.arg("--in").arg(&file).output();
+    let output = output.context("cannot run ipfixDump (package libfixbuf-tools)")?;
+    ensure!(output.status.success(), "ipfixDump: {}", output.status);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok((text, String::from_utf8_lossy(&output.stderr).into_owned()))
 }
 
 /// What tshark's dissectors complain about, in any layer and at any depth.

@@ -19,6 +19,19 @@ pub struct Figures {
     pub jited: u64,
 }
 
+impl Figures {
+    /// The higher one of each.
+    #[must_use]
+    pub fn or_higher(self, other: Self) -> Self {
+        Self {
+            instructions: self.instructions.max(other.instructions),
+            stack: self.stack.max(other.stack),
+            translated: self.translated.max(other.translated),
+            jited: self.jited.max(other.jited),
+        }
+    }
+}
+
 /// All programs on one kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Verdict {

@@ -1,10 +1,12 @@
-//! nfdump and tshark as judges that know nothing of flowprobe.
+//! nfdump, tshark, pmacct and libfixbuf as judges that know nothing of flowprobe.
+
+use std::collections::BTreeMap;
 
 use anyhow::ensure;
 use flowprobe_tests::{
     collector::{Collector, Datagram, Received},
-    flow::Flow,
-    judges::{Judgement, Nfcapd, Reading, complaints, find_all, tshark},
+    flow::{Counts, Flow},
+    judges::{Judgement, Nfacctd, Nfcapd, Reading, Sum, complaints, find_all, ipfix_dump, tshark},
     mix::{encapsulated, mix, tunnels},
     packets::{Ip, Packet, truth},
     probe::Probe,
@@ -130,6 +132,52 @@ fn tshark_reads_tunnels_tags_and_labels() -> Result {
     let expected = readings(&received.flows);
     assert!(expected.iter().any(|r| r.key.around.tunnel.is_some()));
     assert_same(read.collect::<anyhow::Result<_>>()?, expected);
+    Ok(())
+}
+
+/// pmacct keeps the packets' own addresses, the outer VLAN and the top label.
+#[test]
+fn pmacct_adds_up_the_packets_in_tunnels_tags_and_labels() -> Result {
+    let (mut frames, _) = encapsulations();
+    frames.extend(frames_of_the_mix());
+    let pair = Pair::new(Wire::default())?;
+    let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
+    let collector = Collector::start(&pair.sensor, &format!("127.0.0.1:{PORT}"), false)?;
+    let nfacctd = Nfacctd::start(&pair.sensor, 9996)?;
+    let url = collector.url();
+    let both = ["--collector", &url, "--collector", "udp://127.0.0.1:9996"];
+    let options = ["-i", Pair::SENSOR, "--tunnels", "inner"];
+    let probe = Probe::start(&pair.sensor, &[&options[..], &both].concat())?;
+    for _ in 0..20 {
+        sender.send(&frames)?;
+    }
+    probe.stop()?.summary.assert_balanced();
+    let received = collector.stop();
+    received.assert_well_formed();
+    let mut expected = BTreeMap::<Sum, Counts>::new();
+    for flow in &received.flows {
+        expected.entry(Sum::of(flow)).or_default().add(flow.counts);
+    }
+    assert_eq!(nfacctd.stop()?, expected);
+    Ok(())
+}
+
+/// libfixbuf reads every message, record and template, and complains of none.
+#[test]
+fn libfixbuf_reads_every_record() -> Result {
+    let (frames, _) = encapsulations();
+    let (received, _) = meter(&frames, &["--tunnels", "inner"])?;
+    let (text, complaints) = ipfix_dump("libfixbuf", &received.datagrams)?;
+    assert_eq!(complaints, "");
+    let records = received.flows.len() + received.options.len();
+    let stats = format!(
+        "*** File Stats: {} Messages, {records} Data Records, 17 Template Records ***",
+        received.datagrams.len()
+    );
+    assert!(text.contains(&stats), "not {stats}: {text}");
+    // It would complain: here the message with the templates is missing.
+    let lacking = ipfix_dump("lacking", &received.datagrams[1..]);
+    ensure!(lacking.is_err() || lacking.is_ok_and(|(_, complaints)| !complaints.is_empty()));
     Ok(())
 }
 

@@ -52,12 +52,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .arg(format!("-max_len={MAX_OCTETS}"))
         .arg(format!("-artifact_prefix={}/", crashes.display()))
         .args(["-verbosity=0", "-print_final_stats=1"]);
-    workspace::run(&mut fuzz).with_context(|| {
+    let result = workspace::run(&mut fuzz).with_context(|| {
         format!(
             "the parser broke a rule; add the frame in {} to tests/src/corpus/regression.rs",
             crashes.display()
         )
-    })
+    });
+    // cargo-fuzz makes these whatever it is told; they are empty, and stay where they are not.
+    let made = workspace::root().join("tests/artifacts");
+    let _ = fs::remove_dir(made.join("parse")).and_then(|()| fs::remove_dir(made));
+    result
 }
 
 fn write_seeds(directory: &Path) -> Result<()> {

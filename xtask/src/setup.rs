@@ -25,6 +25,8 @@ const RUN: &[&str] = &[
     "iproute2",
     "ethtool",
     "nfdump",
+    "pmacct",
+    "libfixbuf-tools",
     "tshark",
     "libelf-dev",
     "pkg-config",

@@ -104,17 +104,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     figures::print(&verdicts);
+    if args.accept {
+        kept.accept(&verdicts)?;
+    }
     for verdict in &verdicts {
         failures.extend(
             verdict.refused.iter().map(|(program, log)| {
                 format!("Linux {} refuses {program}:\n{log}", verdict.release)
             }),
         );
-        if args.accept {
-            kept.accept(verdict)?;
-        } else {
-            failures.extend(kept.complaints(verdict));
-        }
+        failures.extend(kept.complaints(verdict));
     }
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())

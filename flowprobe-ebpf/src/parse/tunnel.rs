@@ -103,33 +103,33 @@ pub(super) fn open<F: Frame + ?Sized>(
     let Ok(Some(inside)) = recognise(frame, tunnels, payload, &parsed.packet) else {
         return;
     };
-    let mut inner = Parsed {
-        packet: Packet {
-            vlan: parsed.packet.vlan,
-            priorities: parsed.packet.priorities,
-            ..Packet::EMPTY
-        },
-        around: parsed.around,
-        fragment: network::Fragment::NONE,
+    // Parsed in its place, so that only what is copied as a whole is kept beside it: some verifiers
+    // lose track of a structure on the stack that is written at variable places.
+    let outer = *parsed;
+    parsed.packet = Packet {
+        vlan: outer.packet.vlan,
+        priorities: outer.packet.priorities,
+        ..Packet::EMPTY
     };
     let at = frame.forget(inside.at);
-    let Ok(()) = parse_inside(frame, inside.ethertype, at, payload.end, &mut inner) else {
+    let Ok(()) = parse_inside(frame, inside.ethertype, at, payload.end, parsed) else {
+        *parsed = outer;
         return;
     };
-    inner.around.tunnel = inside.kind;
-    inner.around.tunnel_id = inside.id;
-    inner.around.outer_protocol = parsed.packet.protocol;
-    match parsed.packet.addresses {
+    let around = &mut parsed.around;
+    around.tunnel = inside.kind;
+    around.tunnel_id = inside.id;
+    around.outer_protocol = outer.packet.protocol;
+    match outer.packet.addresses {
         Addresses::V4(both) => {
-            inner.around.outer_version = 4;
-            inner.around.outer[0] = both;
+            around.outer_version = 4;
+            around.outer[0] = both;
         }
         Addresses::V6(words) => {
-            inner.around.outer_version = 6;
-            inner.around.outer = words;
+            around.outer_version = 6;
+            around.outer = words;
         }
     }
-    *parsed = inner;
 }
 
 #[inline(always)]

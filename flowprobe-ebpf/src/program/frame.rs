@@ -1,6 +1,6 @@
 //! A packet in the driver's buffer, read within the bounds that the verifier checks.
 
-use core::cell::Cell;
+use core::{arch::asm, cell::Cell, intrinsics::is_val_statically_known};
 
 use aya_ebpf::{helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
 use flowprobe_ebpf::Frame;
@@ -24,6 +24,27 @@ pub(super) struct XdpFrame<'a, const FRAGS: bool> {
 /// Largest offset that is read. The verifier wants a constant bound on variable offsets, and all
 /// headers that the parser walks lie below it.
 const MAX_OFFSET: usize = 0x3fff;
+
+/// The same offset, which was found to be at most [`MAX_OFFSET`], with an instruction that says so to
+/// the verifier: those before kernel 6.2 forget a bound when its register is reloaded from the
+/// stack, and the compiler would drop a mask that changes nothing.
+#[inline(always)]
+fn bounded(offset: usize) -> usize {
+    if is_val_statically_known(offset) {
+        return offset;
+    }
+    let mut offset = offset;
+    // SAFETY: an AND of a register.
+    unsafe {
+        asm!(
+            "{offset} &= {mask}",
+            offset = inout(reg) offset,
+            mask = const MAX_OFFSET,
+            options(pure, nomem, nostack)
+        );
+    }
+    offset
+}
 
 /// Octets in the first buffer of a frame.
 ///
@@ -84,7 +105,7 @@ impl<const FRAGS: bool> Frame for XdpFrame<'_, FRAGS> {
             if before > MAX_OFFSET {
                 return None;
             }
-            let start = self.data + before;
+            let start = self.data + bounded(before);
             if start + 2 > self.end {
                 return None;
             }
@@ -92,7 +113,7 @@ impl<const FRAGS: bool> Frame for XdpFrame<'_, FRAGS> {
             let [_, octet] = unsafe { (start as *const [u8; 2]).read_volatile() };
             return Some([octet; N]);
         }
-        let start = self.data + offset;
+        let start = self.data + bounded(offset);
         if start + N > self.end {
             return None;
         }

@@ -17,13 +17,8 @@ use crate::{
 /// detached; otherwise within what is in flight.
 #[must_use]
 pub fn held(shared: &Shared, overflow: &Overflow) -> Volume {
-    let mut volume = Volume::default();
-    let partitions = shared.geometry().partitions;
-    for bucket in 0..shared.geometry().buckets {
-        count(&shared.v4, partitions, bucket, &mut volume);
-        count(&shared.v6, partitions, bucket, &mut volume);
-    }
-    for cpu in 0..partitions {
+    let mut volume = in_tables(shared);
+    for cpu in 0..shared.geometry().partitions {
         for position in shared.ring_tail(cpu)..shared.ring_head(cpu) {
             let counters = shared.ring_part(cpu, position).counters;
             volume += flow(&counters);
@@ -33,6 +28,22 @@ pub fn held(shared: &Shared, overflow: &Overflow) -> Volume {
         for kept in overflow.shard(shard).flows() {
             volume += flow(&kept.counters);
         }
+    }
+    volume
+}
+
+/// The same of the kernel's tables alone.
+#[must_use]
+pub fn in_tables(shared: &Shared) -> Volume {
+    let mut volume = Volume::default();
+    let geometry = shared.geometry();
+    let partitions = geometry.partitions;
+    for bucket in 0..geometry.buckets {
+        count(&shared.v4, partitions, bucket, &mut volume);
+        count(&shared.v6, partitions, bucket, &mut volume);
+    }
+    for bucket in 0..geometry.wide_buckets() {
+        count(&shared.wide, partitions, bucket, &mut volume);
     }
     volume
 }

@@ -61,6 +61,10 @@ const FIELDS: &[&str] = &[
     "ipv6.dst",
     "ipv6.plen",
     "ipv6.nxt",
+    "ip.id",
+    "ip.flags.mf",
+    "ipv6.fraghdr.ident",
+    "ipv6.fraghdr.more",
     "ipv6.fraghdr.offset",
     "ipv6.fraghdr.nxt",
     "tcp.srcport",
@@ -109,6 +113,24 @@ impl Dissected {
             Some("ip") => offset("ip.frag_offset") != 0,
             _ => offset("ipv6.fraghdr.offset") != 0,
         }
+    }
+
+    /// What the fragments of one datagram share, if it is one: addresses, protocol (of IPv4),
+    /// identification; and whether it is the first one.
+    #[must_use]
+    pub fn datagram(&self) -> Option<((Direction, u64, u64), bool)> {
+        let number = |field| self.number_of(field, 0);
+        let set = |field: &str| {
+            let value = self.fields.get(field).and_then(|values| values.first());
+            value.is_some_and(|value| matches!(value.as_str(), "1" | "True"))
+        };
+        let (id, protocol, more) = match self.network()? {
+            "ip" => (number("ip.id")?, number("ip.proto")?, set("ip.flags.mf")),
+            _ => (number("ipv6.fraghdr.ident")?, 0, set("ipv6.fraghdr.more")),
+        };
+        let later = self.is_later_fragment();
+        let addresses = self.headers().first()?.direction;
+        (more || later).then_some(((addresses, protocol, id), !later))
     }
 
     /// The outermost IP layer.

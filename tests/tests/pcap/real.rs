@@ -23,8 +23,8 @@ type Result<T = ()> = anyhow::Result<T>;
 /// Why a packet that tshark counts for a conversation is not in a flow of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Case {
-    /// The IP header is not directly behind a link layer that flowprobe reads, and its VLAN tags:
-    /// PPPoE, MPLS, 802.3 with LLC and SNAP, and tunnels over Ethernet.
+    /// The IP header is not behind a link layer that flowprobe reads, with up to four VLAN tags,
+    /// SNAP, a PPPoE session and up to six MPLS labels: tunnels over Ethernet and the like.
     Carrier,
     /// The frame has fewer octets on the wire than the IP packet says that it has.
     CutOnTheWire,
@@ -44,12 +44,11 @@ enum Case {
     Damaged,
 }
 
-/// Octets of the link layer and its VLAN tags before the outermost IP header, if there is nothing
-/// else.
+/// Octets of what flowprobe reads before the outermost IP header, if there is nothing else.
 fn link_len(packet: &Dissected) -> Option<u64> {
     // Wireshark's numbers: Ethernet; raw IP, IPv4, IPv6; NULL and LOOP; SLL; SLL2.
     let (len, names) = match packet.encapsulation? {
-        1 => (14, "eth:ethertype"),
+        1 => (14, "eth"),
         7 | 129 | 130 => (0, "raw"),
         15 => (4, "null"),
         25 => (16, "sll"),
@@ -60,15 +59,24 @@ fn link_len(packet: &Dissected) -> Option<u64> {
     let tags = carrier.strip_prefix(names).unwrap_or(&carrier);
     let tags = tags.split(':').filter(|name| !name.is_empty());
     let mut octets = len;
+    let (mut vlans, mut labels) = (0, 0);
     for name in tags {
         match name {
-            "vlan" | "ieee8021ad" => octets += 4,
-            "ethertype" => {}
+            "vlan" | "ieee8021ad" => {
+                octets += 4;
+                vlans += 1;
+            }
+            "mpls" => {
+                octets += 4;
+                labels += 1;
+            }
+            // The PPP protocol is the last of these.
+            "llc" | "pppoes" => octets += 8,
+            "ethertype" | "ppp" => {}
             _ => return None,
         }
     }
-    // Three tags.
-    (octets <= len + 8).then_some(octets)
+    (vlans <= 4 && labels <= 6).then_some(octets)
 }
 
 /// IPv6 extension headers.
@@ -145,7 +153,7 @@ fn exported(flows: &[Flow]) -> Sums {
         count(if key.source.is_ipv4() { "ip" } else { "ipv6" }, (0, 0));
         let ports = (key.source_port, key.destination_port);
         match key.protocol {
-            // Later fragments have no ports, and are in no such statistic.
+            // Fragments whose first one is not there have no ports, and are in no such statistic.
             _ if ports == (0, 0) => {}
             6 => count("tcp", ports),
             17 => count("udp", ports),
@@ -186,8 +194,23 @@ fn compare(capture: &Path) -> Result<Option<Compared>> {
     let mut beyond: BTreeMap<(&str, Direction), Vec<(Case, u64)>> = BTreeMap::new();
     let mut routed: BTreeMap<(&str, Direction), u64> = BTreeMap::new();
     let mut unfinished: BTreeMap<(&str, Direction), u64> = BTreeMap::new();
+    // Later fragments are in the flow of the first one, and in tshark's statistics of IP only.
+    let mut firsts = BTreeMap::new();
+    let mut followed: BTreeMap<(&str, Direction), u64> = BTreeMap::new();
     for packet in &packets {
         let verdict = judge(packet);
+        if let (Ok(octets), Some((datagram, first))) = (verdict, packet.datagram()) {
+            if first {
+                let mut headers = packet.headers().into_iter();
+                let ports = headers
+                    .nth(1)
+                    .filter(|h| matches!(h.statistic, "tcp" | "udp"));
+                firsts.insert(datagram, ports.map(|h| (h.statistic, h.direction)));
+            } else if let Some(Some(key)) = firsts.get(&datagram) {
+                add(&mut expected, key.0, key.1, Counts { packets: 1, octets });
+                *followed.entry(*key).or_insert(0) += 1;
+            }
+        }
         let mut outer = true;
         let mut networks = 0;
         for header in packet.headers() {
@@ -236,7 +259,8 @@ fn compare(capture: &Path) -> Result<Option<Compared>> {
         let mut of_flows: BTreeMap<Direction, u64> = of_flows
             .map(|((_, direction), counts)| (*direction, counts.packets))
             .collect();
-        for ((_, direction), count) in routed.iter().filter(|((name, _), _)| name == statistic) {
+        let elsewhere = routed.iter().chain(&followed);
+        for ((_, direction), count) in elsewhere.filter(|((name, _), _)| name == statistic) {
             *of_flows.entry(*direction).or_insert(0) -= count;
         }
         of_flows.retain(|_, packets| *packets > 0);

@@ -35,10 +35,19 @@ impl Kept {
         Ok(Self { series })
     }
 
-    /// Takes what a kernel said as what is to be kept.
-    pub(crate) fn accept(&mut self, verdict: &Verdict) -> Result<()> {
-        let series = series(&verdict.release);
-        self.series.insert(series, verdict.programs.clone());
+    /// Takes what kernels said as what is to be kept. Of two of one series the higher figures count.
+    pub(crate) fn accept(&mut self, verdicts: &[Verdict]) -> Result<()> {
+        for verdict in verdicts {
+            self.series.remove(&series(&verdict.release));
+        }
+        for verdict in verdicts {
+            let kept = self.series.entry(series(&verdict.release)).or_default();
+            for (name, figures) in &verdict.programs {
+                let before = kept.get(name).copied().unwrap_or(*figures);
+                kept.insert(name.clone(), before.or_higher(*figures));
+            }
+        }
+        self.series.retain(|_, programs| !programs.is_empty());
         let text = serde_json::to_string_pretty(&self.series)? + "\n";
         fs::write(path(), text).with_context(|| path().display().to_string())
     }
@@ -63,9 +72,10 @@ impl Kept {
                 }
             }
         }
+        // Where one is refused, those behind it have not been asked for.
         let gone = kept
             .keys()
-            .filter(|name| !verdict.programs.contains_key(*name));
+            .filter(|name| verdict.refused.is_empty() && !verdict.programs.contains_key(*name));
         complaints.extend(gone.map(|name| {
             format!("Linux {series}: figures of {name} are kept, which is no program any more")
         }));
