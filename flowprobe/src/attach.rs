@@ -13,7 +13,11 @@ pub mod netlink;
 pub mod preflight;
 pub mod promisc;
 
-use std::{fmt, os::fd::BorrowedFd, str::FromStr};
+use std::{
+    fmt,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    str::FromStr,
+};
 
 pub use self::{
     interface::{FactsError, Interface, InterfaceFacts, InterfaceStats, LookupError},
@@ -59,6 +63,9 @@ pub struct Attached {
     /// Whether the program is one that asks the device for the VLAN tag beside a packet.
     pub vlan_metadata: bool,
     _link: Link,
+    /// A program of this interface alone. Kept so that its run time can be read where that of the
+    /// others can: `/proc/PID/fdinfo`.
+    _program: Option<OwnedFd>,
 }
 
 /// Attaches the program to one interface, and displaces nobody.
@@ -126,16 +133,17 @@ fn warn_of_mtu(interface: &Interface) -> Result<(), AttachError> {
 /// See [`AttachError`]; nothing is attached then.
 pub fn attach_bound(
     interface: &Interface,
-    program: BorrowedFd<'_>,
+    program: OwnedFd,
     frags: bool,
 ) -> Result<Attached, AttachError> {
     refuse_foreign(interface)?;
-    let link = Link::new(interface, program, Mode::Native)?;
+    let link = Link::new(interface, program.as_fd(), Mode::Native)?;
     if !frags {
         warn_of_mtu(interface)?;
     }
     Ok(Attached {
         vlan_metadata: true,
+        _program: Some(program),
         ..attached(interface, Mode::Native, frags, link)
     })
 }
@@ -155,6 +163,7 @@ fn attached(interface: &Interface, mode: Mode, frags: bool, link: Link) -> Attac
         frags,
         vlan_metadata: false,
         _link: link,
+        _program: None,
     }
 }
 

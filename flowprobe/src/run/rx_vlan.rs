@@ -1,8 +1,6 @@
 //! Attaches the program that asks for VLAN tags beside the packet, where it is of use and can be
 //! had; anywhere else it is the ordinary one's turn.
 
-use std::os::fd::AsFd as _;
-
 use super::RunError;
 use crate::{
     attach::{self, AttachError, Attached, Interface, XdpMode, missed_tags, tells_tags},
@@ -72,7 +70,7 @@ impl<'a> Attacher<'a> {
         };
         let attempt = |frags| {
             let loaded = program.load(interface.index, frags)?;
-            Ok(attach::attach_bound(interface, loaded.as_fd(), frags)?)
+            Ok(attach::attach_bound(interface, loaded, frags)?)
         };
         attempt(true).or_else(|refused| match refused {
             Refused::Attach(error) if !error.linear_may_work() => Err(error.into()),
