@@ -27,6 +27,8 @@ pub struct Offline {
     pub code: i32,
     /// What it printed.
     pub flows: Vec<Flow>,
+    /// The same with all elements, as objects.
+    pub printed: Vec<Value>,
     /// What it logged.
     pub log: String,
     /// Its summary, where it got as far as that.
@@ -52,6 +54,12 @@ impl Offline {
         let mut collectors = ledger.collectors.iter();
         assert!(collectors.all(|collector| collector.dropped.is_empty()));
         ledger
+    }
+
+    /// Later fragments whose first one was not known, by its summary.
+    #[must_use]
+    pub fn fragment_orphans(&self) -> Option<u64> {
+        self.summary.as_ref()?["table"]["fragment_orphans"].as_u64()
     }
 }
 
@@ -93,6 +101,10 @@ fn run<S: AsRef<OsStr>>(mut command: Command, arguments: &[S], input: &[u8]) -> 
     Ok(Offline {
         code: output.status.code().context("killed by a signal")?,
         flows: text.lines().map(Flow::from_json).collect::<Result<_>>()?,
+        printed: text
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<Result<_, _>>()?,
         log: String::from_utf8(output.stderr)?,
         summary: summary
             .map(|text| serde_json::from_slice(&text))

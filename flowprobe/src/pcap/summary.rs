@@ -111,6 +111,8 @@ struct TableSummary {
     peak_octets: usize,
     /// Flows that left since it was full.
     displaced: u64,
+    /// Later fragments whose first one was not known; they are in flows with ports 0.
+    fragment_orphans: u64,
     /// Times that the captures' time stepped back so far that all flows were ended.
     steps_back: u64,
 }
@@ -143,20 +145,18 @@ impl Summary {
             unreadable_link,
         } = counted;
         let ledger = Ledger::new(totals, exported.volume(), table.held(), reports);
-        let reasons = exported.by_reason().into_iter();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             files,
             sampling: Sampling::All.into(),
             ledger: ledger.also_ignored(UNREADABLE_LINK, *unreadable_link),
-            end_reasons: reasons
-                .map(|(reason, count)| (reason as u8, count))
-                .collect(),
+            end_reasons: exported.by_reason(),
             table: TableSummary {
                 max_flows,
                 peak: table.peak(),
                 peak_octets: table.peak() * LocalTable::entry_octets(),
                 displaced: table.displaced(),
+                fragment_orphans: totals.fragment_orphans,
                 steps_back: table.steps_back(),
             },
         }

@@ -103,11 +103,7 @@ impl Summary {
             interfaces,
             sampling: sampling.into(),
             ledger: Ledger::new(&totals, exported.volume(), held, reports),
-            end_reasons: exported
-                .by_reason()
-                .into_iter()
-                .map(|(reason, count)| (reason as u8, count))
-                .collect(),
+            end_reasons: exported.by_reason(),
             lateness_ms: exported.lateness(),
             table: TableSummary {
                 max_flows: geometry.max_flows(),

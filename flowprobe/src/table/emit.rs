@@ -1,8 +1,11 @@
 //! The way out of the table: flows become records, are counted, and go to export.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use hdrhistogram::Histogram;
@@ -76,11 +79,12 @@ impl Exported {
 
     /// Records by flowEndReason.
     #[must_use]
-    pub fn by_reason(&self) -> [(EndReason, u64); EndReason::ALL.len()] {
-        EndReason::ALL.map(|reason| {
-            let count = &self.by_reason[reason as usize - 1];
-            (reason, count.load(Ordering::Relaxed))
-        })
+    pub fn by_reason(&self) -> BTreeMap<u8, u64> {
+        let count = |reason: &EndReason| {
+            let count = &self.by_reason[*reason as usize - 1];
+            (*reason as u8, count.load(Ordering::Relaxed))
+        };
+        EndReason::ALL.iter().map(count).collect()
     }
 
     /// How late flows that came due by time were.

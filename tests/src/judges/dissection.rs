@@ -51,6 +51,22 @@ const FRAME: &[&str] = &[
 
 /// What is asked for beside them.
 const FIELDS: &[&str] = &[
+    "frame.time_epoch",
+    "frame.interface_id",
+    "vlan.id",
+    "ieee8021ad.id",
+    "mpls.label",
+    "llc.oui",
+    "gre.flags_and_version",
+    "gre.proto",
+    "gre.key",
+    "vxlan.flags",
+    "vxlan.vni",
+    "geneve.vni",
+    "gtp.teid",
+    "ip.bogus_ip_length",
+    "ip.bogus_header_length",
+    "ipv6.plen_exceeds_framing",
     "ip.src",
     "ip.dst",
     "ip.hdr_len",
@@ -72,6 +88,9 @@ const FIELDS: &[&str] = &[
     "udp.srcport",
     "udp.dstport",
     "tcp.hdr_len",
+    "tcp.flags",
+    "icmp.code",
+    "icmpv6.code",
     "_ws.malformed",
     "_ws.short",
     "_ws.unreassembled",
@@ -86,9 +105,57 @@ const FIELDS: &[&str] = &[
 pub struct Header {
     /// Which statistic counts it.
     pub statistic: &'static str,
+    /// Number of the IP header that it is or that it is in, from 0.
+    pub level: usize,
     /// The direction that it counts for.
     pub direction: Direction,
 }
+
+/// An IP header.
+#[derive(Clone, Copy, Debug)]
+pub struct Level<'a> {
+    /// `ip` or `ipv6`.
+    pub network: &'a str,
+    /// How many of the same family are before it: the occurrence of fields that each has.
+    pub occurrence: usize,
+    /// Layers between the IP header before it, or the start of the frame, and this one.
+    pub carrier: &'a [String],
+    /// Layers between it and the next IP header.
+    pub payload: &'a [String],
+}
+
+/// What the fragments of a packet share.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Datagram {
+    id: u64,
+    /// Protocol, for IPv4.
+    protocol: u64,
+    /// Addresses, and those of the tunnels around.
+    directions: Vec<Direction>,
+    /// Interface, VLANs, labels, tunnels.
+    around: Vec<String>,
+}
+
+/// Part of a fragmented packet.
+#[derive(Clone, Debug)]
+pub struct Fragment {
+    /// Of which packet.
+    pub datagram: Datagram,
+    /// Whether not the first one: it has no ports.
+    pub later: bool,
+}
+
+/// Fields that tell apart what may have the same addresses.
+const AROUND: [&str; 8] = [
+    "frame.interface_id",
+    "vlan.id",
+    "ieee8021ad.id",
+    "mpls.label",
+    "gre.key",
+    "vxlan.vni",
+    "geneve.vni",
+    "gtp.teid",
+];
 
 impl Dissected {
     /// The value of a field in the header number `occurrence` that has it.
@@ -101,52 +168,116 @@ impl Dissected {
         }
     }
 
+    /// How often a field is there.
+    #[must_use]
+    pub fn count_of(&self, field: &str) -> usize {
+        self.fields.get(field).map_or(0, Vec::len)
+    }
+
     fn address_of(&self, field: &str, occurrence: usize) -> Option<IpAddr> {
         self.fields.get(field)?.get(occurrence)?.parse().ok()
     }
 
-    /// Whether a later fragment: of its datagram it has no ports.
+    /// Its IP headers, from the outermost to the innermost, but for those that an ICMP error quotes.
     #[must_use]
-    pub fn is_later_fragment(&self) -> bool {
-        let offset = |field| self.number_of(field, 0).unwrap_or(0);
-        match self.network() {
-            Some("ip") => offset("ip.frag_offset") != 0,
-            _ => offset("ipv6.fraghdr.offset") != 0,
+    pub fn levels(&self) -> Vec<Level<'_>> {
+        let layers = self.unquoted();
+        let is_network = |layer: &String| matches!(layer.as_str(), "ip" | "ipv6");
+        let starts: Vec<_> = (0..layers.len())
+            .filter(|at| is_network(&layers[*at]))
+            .collect();
+        let mut levels = Vec::new();
+        let mut carrier = 0;
+        for (number, &start) in starts.iter().enumerate() {
+            let end = starts.get(number + 1).copied().unwrap_or(layers.len());
+            let same = |at: &&usize| layers[**at] == layers[start];
+            levels.push(Level {
+                network: &layers[start],
+                occurrence: starts[..number].iter().filter(same).count(),
+                carrier: &layers[carrier..start],
+                payload: &layers[start + 1..end],
+            });
+            carrier = start + 1;
         }
+        levels
     }
 
-    /// What the fragments of one datagram share, if it is one: addresses, protocol (of IPv4),
-    /// identification; and whether it is the first one.
+    /// Which fragment the packet of this IP header is, if it is one.
     #[must_use]
-    pub fn datagram(&self) -> Option<((Direction, u64, u64), bool)> {
-        let number = |field| self.number_of(field, 0);
-        let set = |field: &str| {
-            let value = self.fields.get(field).and_then(|values| values.first());
-            value.is_some_and(|value| matches!(value.as_str(), "1" | "True"))
+    pub fn fragment(&self, level: usize) -> Option<Fragment> {
+        let levels = self.levels();
+        let Level {
+            network,
+            occurrence,
+            payload,
+            ..
+        } = *levels.get(level)?;
+        if network == "ip" {
+            let names = ["ip.id", "ip.frag_offset", "ip.flags.mf"];
+            let protocol = self.number_of("ip.proto", occurrence)?;
+            return self.fragment_of(names, occurrence, level, protocol);
+        }
+        let has_header = |payload: &[String]| payload.iter().any(|layer| layer == "ipv6.fraghdr");
+        let before = levels[..level].iter().filter(|l| has_header(l.payload));
+        let names = [
+            "ipv6.fraghdr.ident",
+            "ipv6.fraghdr.offset",
+            "ipv6.fraghdr.more",
+        ];
+        has_header(payload)
+            .then(|| self.fragment_of(names, before.count(), level, 0))
+            .flatten()
+    }
+
+    fn fragment_of(
+        &self,
+        [id, offset, more]: [&str; 3],
+        at: usize,
+        level: usize,
+        protocol: u64,
+    ) -> Option<Fragment> {
+        let text = |name: &str| self.fields.get(name)?.get(at).map(String::as_str);
+        let later = self.number_of(offset, at)? != 0;
+        let more = matches!(text(more), Some("1" | "True"));
+        let around = AROUND.iter().filter_map(|name| self.fields.get(name));
+        let networks = self.headers().into_iter();
+        let networks = networks.filter(|header| matches!(header.statistic, "ip" | "ipv6"));
+        let datagram = Datagram {
+            id: self.number_of(id, at)?,
+            protocol,
+            directions: networks
+                .take(level + 1)
+                .map(|header| header.direction)
+                .collect(),
+            around: around.flatten().cloned().collect(),
         };
-        let (id, protocol, more) = match self.network()? {
-            "ip" => (number("ip.id")?, number("ip.proto")?, set("ip.flags.mf")),
-            _ => (number("ipv6.fraghdr.ident")?, 0, set("ipv6.fraghdr.more")),
-        };
-        let later = self.is_later_fragment();
-        let addresses = self.headers().first()?.direction;
-        (more || later).then_some(((addresses, protocol, id), !later))
+        (later || more).then_some(Fragment { datagram, later })
     }
 
-    /// The outermost IP layer.
+    /// When it was captured, in nanoseconds since 1970-01-01 UTC.
     #[must_use]
-    pub fn network(&self) -> Option<&str> {
-        let mut layers = self.layers.iter().map(String::as_str);
-        layers.find(|layer| matches!(*layer, "ip" | "ipv6"))
+    pub fn at_ns(&self) -> Option<u64> {
+        let (seconds, fraction) = self
+            .fields
+            .get("frame.time_epoch")?
+            .first()?
+            .split_once('.')?;
+        let seconds: u64 = seconds.parse().ok()?;
+        let ns: u64 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
+        Some(seconds * 1_000_000_000 + ns)
     }
 
-    /// The layers before it.
+    /// Whether any of these fields, which stand for what tshark finds wrong, is there.
     #[must_use]
-    pub fn carrier(&self) -> String {
-        let network = |layer: &&String| matches!(layer.as_str(), "ip" | "ipv6");
-        let carrier: Vec<_> = self.layers.iter().take_while(|l| !network(l)).collect();
-        let names: Vec<_> = carrier.into_iter().map(String::as_str).collect();
-        names.join(":")
+    pub fn has_any(&self, fields: &[&str]) -> bool {
+        fields.iter().any(|field| self.fields.contains_key(field))
+    }
+
+    /// The layers before the first one that quotes another packet.
+    fn unquoted(&self) -> &[String] {
+        let quotes = |layer: &String| matches!(layer.as_str(), "icmp" | "icmpv6");
+        let end = self.layers.iter().position(quotes);
+        &self.layers[..end.unwrap_or(self.layers.len())]
     }
 
     /// Whether tshark gave up within the packet, so that its statistics may not count all headers.
@@ -154,7 +285,7 @@ impl Dissected {
     pub fn is_unfinished(&self) -> bool {
         let signs = ["_ws.malformed", "_ws.short", "_ws.unreassembled"];
         let least_tcp = 20;
-        signs.iter().any(|sign| self.fields.contains_key(sign))
+        self.has_any(&signs)
             || self
                 .number_of("tcp.hdr_len", 0)
                 .is_some_and(|len| len < least_tcp)
@@ -182,8 +313,8 @@ impl Dissected {
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
         let mut addresses = None;
         let mut headers = Vec::new();
-        let quotes = |layer: &&String| matches!(layer.as_str(), "icmp" | "icmpv6");
-        for layer in self.layers.iter().take_while(|layer| !quotes(layer)) {
+        let mut level = 0;
+        for layer in self.unquoted() {
             let occurrence = seen.entry(layer).or_insert(0);
             let at = *occurrence;
             *occurrence += 1;
@@ -194,6 +325,7 @@ impl Dissected {
                 let source = self.address_of(&format!("{statistic}.src"), at);
                 let destination = self.address_of(&format!("{statistic}.dst"), at);
                 addresses = source.zip(destination);
+                level += 1;
             }
             let port = |which: &str| match statistic {
                 "tcp" | "udp" => self.number_of(&format!("{statistic}.{which}port"), at),
@@ -204,6 +336,7 @@ impl Dissected {
             {
                 headers.push(Header {
                     statistic,
+                    level: level - 1,
                     direction: Direction {
                         source: (source, from as u16),
                         destination: (destination, to as u16),

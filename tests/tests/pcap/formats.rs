@@ -8,45 +8,13 @@ use flowprobe_tests::{
     packets::{Ip, Packet, truth},
 };
 
-use crate::{Files, Result, SECOND, START_MS, START_NS, assert_flows};
-
-/// Ethernet header without tags.
-const ETHERNET: usize = 14;
-
-/// The frames of the mix that this link layer can carry, and their packets.
-fn carried(link: u32, order: Order) -> Vec<(Packet, Vec<u8>)> {
-    let family = |ethertype: u16, six: u32| match ethertype {
-        0x0800 => Some(2_u32),
-        0x86dd => Some(six),
-        _ => None,
-    };
-    let frame = |packet: &Packet| {
-        let ethertype = u16::from_be_bytes([packet.frame[12], packet.frame[13]]);
-        let (head, rest) = packet.frame.split_at(ETHERNET);
-        let sender = [&head[6..12], &[0, 0]].concat();
-        let header = match link {
-            1 => return Some(packet.frame.clone()),
-            113 => [&[0, 0, 0, 1, 0, 6][..], &sender, &head[12..]].concat(),
-            276 => [&head[12..], &[0, 0, 0, 0, 0, 3, 0, 1, 0, 6], &sender].concat(),
-            0 => match order {
-                Order::Little => family(ethertype, 30)?.to_le_bytes().to_vec(),
-                Order::Big => family(ethertype, 24)?.to_be_bytes().to_vec(),
-            },
-            108 => family(ethertype, 28)?.to_be_bytes().to_vec(),
-            _ => family(ethertype, 0).map(|_| Vec::new())?,
-        };
-        Some([&header, rest].concat())
-    };
-    let mix = mix().into_iter();
-    mix.filter_map(|packet| Some((packet.clone(), frame(&packet)?)))
-        .collect()
-}
+use crate::{ETHERNET, Files, Result, SECOND, START_MS, START_NS, assert_flows, carried};
 
 #[test]
 fn every_link_layer_in_both_formats() -> Result {
     for link in [1, 0, 12, 14, 101, 108, 113, 228, 229, 276] {
         for order in ORDERS {
-            let mut carried = carried(link, order);
+            let mut carried = carried(mix(), link, order);
             // The numbers of raw IP name the family too.
             carried.retain(|(packet, _)| match (link, &packet.key) {
                 (228, Some(key)) => key.source.is_ipv4(),

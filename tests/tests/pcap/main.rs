@@ -4,6 +4,7 @@ mod formats;
 mod real;
 mod refused;
 mod table;
+mod wide;
 
 use std::{
     fs,
@@ -11,7 +12,9 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use flowprobe_tests::{flow::Truth, judges::Directory, offline::Offline};
+use flowprobe_tests::{
+    capture_file::Order, flow::Truth, judges::Directory, offline::Offline, packets::Packet,
+};
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -50,4 +53,35 @@ fn assert_flows(run: &Offline, truth: &Truth) {
     let ledger = run.ledger();
     truth.assert_equals(&Truth::of(&run.flows));
     assert_eq!(ledger.accounted.packets, truth.total().packets);
+}
+
+/// Ethernet header without tags.
+const ETHERNET: usize = 14;
+
+/// Those of these packets that this link layer can carry, and their frames in it.
+fn carried(packets: Vec<Packet>, link: u32, order: Order) -> Vec<(Packet, Vec<u8>)> {
+    let family = |ethertype: u16, six: u32| match ethertype {
+        0x0800 => Some(2_u32),
+        0x86dd => Some(six),
+        _ => None,
+    };
+    let frame = |packet: &Packet| {
+        let ethertype = u16::from_be_bytes([packet.frame[12], packet.frame[13]]);
+        let (head, rest) = packet.frame.split_at(ETHERNET);
+        let sender = [&head[6..12], &[0, 0]].concat();
+        let header = match link {
+            1 => return Some(packet.frame.clone()),
+            113 => [&[0, 0, 0, 1, 0, 6][..], &sender, &head[12..]].concat(),
+            276 => [&head[12..], &[0, 0, 0, 0, 0, 3, 0, 1, 0, 6], &sender].concat(),
+            0 => match order {
+                Order::Little => family(ethertype, 30)?.to_le_bytes().to_vec(),
+                Order::Big => family(ethertype, 24)?.to_be_bytes().to_vec(),
+            },
+            108 => family(ethertype, 28)?.to_be_bytes().to_vec(),
+            _ => family(ethertype, 0).map(|_| Vec::new())?,
+        };
+        Some([&header, rest].concat())
+    };
+    let framed = |packet: Packet| frame(&packet).map(|frame| (packet, frame));
+    packets.into_iter().filter_map(framed).collect()
 }

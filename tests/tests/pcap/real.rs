@@ -1,6 +1,8 @@
-//! Real captures, beside tshark. Packets and IP octets of each direction of each conversation are
-//! equal but for packets that a case below explains, and so are the packets of tshark's own
-//! statistics. A difference without a case fails.
+//! Captures, beside tshark. Packets and IP octets of each direction of each conversation are equal
+//! but for packets that a [`Case`] explains, and so are the packets of tshark's own statistics. A
+//! difference without a case fails.
+
+mod expected;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,110 +14,27 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use flowprobe_tests::{
+    capture_file::{Order, Record, pcap as classic},
     captures,
     flow::{Counts, Flow},
-    judges::dissection::{Direction, Dissected, STATISTICS, dissect},
+    judges::dissection::{Direction, STATISTICS, dissect},
+    mix::{encapsulated, ignored, mix, tunnels},
     offline::pcap,
+    packets::Ip,
 };
 
-type Result<T = ()> = anyhow::Result<T>;
-
-/// Why a packet that tshark counts for a conversation is not in a flow of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Case {
-    /// The IP header is not behind a link layer that flowprobe reads, with up to four VLAN tags,
-    /// SNAP, a PPPoE session and up to six MPLS labels: tunnels over Ethernet and the like.
-    Carrier,
-    /// The frame has fewer octets on the wire than the IP packet says that it has.
-    CutOnTheWire,
-    /// The IP header length is below 20 octets or above the total length, which includes the
-    /// length 0 of packets that the sender's NIC was to segment.
-    HeaderLength,
-    /// The header above IP is cut off before its ports or flags, on the wire or by the snaplen.
-    NoPorts,
-    /// A header within the packet of a tunnel. A flow is that of the outer one.
-    Inner,
-    /// A Routing header leads elsewhere than to the destination address, which a flow has.
-    Routed,
-    /// tshark gave up within the packet before its own statistic had it: headers above IP that are
-    /// malformed, or cut off. It is in a flow all the same.
-    Unfinished,
-    /// The record that is damaged, of which tshark shows what there is.
-    Damaged,
-}
-
-/// Octets of what flowprobe reads before the outermost IP header, if there is nothing else.
-fn link_len(packet: &Dissected) -> Option<u64> {
-    // Wireshark's numbers: Ethernet; raw IP, IPv4, IPv6; NULL and LOOP; SLL; SLL2.
-    let (len, names) = match packet.encapsulation? {
-        1 => (14, "eth"),
-        7 | 129 | 130 => (0, "raw"),
-        15 => (4, "null"),
-        25 => (16, "sll"),
-        210 => (20, "sll"),
-        _ => return None,
-    };
-    let carrier = packet.carrier();
-    let tags = carrier.strip_prefix(names).unwrap_or(&carrier);
-    let tags = tags.split(':').filter(|name| !name.is_empty());
-    let mut octets = len;
-    let (mut vlans, mut labels) = (0, 0);
-    for name in tags {
-        match name {
-            "vlan" | "ieee8021ad" => {
-                octets += 4;
-                vlans += 1;
-            }
-            "mpls" => {
-                octets += 4;
-                labels += 1;
-            }
-            // The PPP protocol is the last of these.
-            "llc" | "pppoes" => octets += 8,
-            "ethertype" | "ppp" => {}
-            _ => return None,
-        }
-    }
-    (vlans <= 4 && labels <= 6).then_some(octets)
-}
-
-/// IPv6 extension headers.
-const EXTENSIONS: [u64; 8] = [0, 43, 44, 51, 60, 135, 139, 140];
-
-/// What flowprobe has to make of a packet whose outermost IP header tshark shows.
-fn judge(packet: &Dissected) -> std::result::Result<u64, Case> {
-    let at = link_len(packet).ok_or(Case::Carrier)?;
-    let field = |name| packet.number_of(name, 0).unwrap_or(0);
-    let v4 = packet.network() == Some("ip");
-    let (header, octets, protocol) = match v4 {
-        true => (field("ip.hdr_len"), field("ip.len"), field("ip.proto")),
-        false => (40, 40 + field("ipv6.plen"), field("ipv6.nxt")),
-    };
-    if header < 20 || octets < header {
-        return Err(Case::HeaderLength);
-    }
-    if packet.len < at + octets {
-        return Err(Case::CutOnTheWire);
-    }
-    let above = (packet.captured.min(at + octets)).saturating_sub(at + header);
-    let needs = match protocol {
-        6 => 14,
-        17 | 33 | 132 | 136 => 4,
-        1 | 58 => 2,
-        _ if !v4 && EXTENSIONS.contains(&protocol) => 8,
-        _ => 0,
-    };
-    if !packet.is_later_fragment() && above < needs {
-        return Err(Case::NoPorts);
-    }
-    Ok(octets)
-}
+use self::expected::{Case, Firsts, Key, judge};
+use crate::{Files, Result, START_NS};
 
 /// Counts that may differ, and why they do.
 #[derive(Debug, Default)]
 struct Compared {
     packets: u64,
     conversations: u64,
+    /// Flow records that name a tunnel.
+    opened: u64,
+    followed: u64,
+    orphans: u64,
     explained: BTreeMap<Case, u64>,
     differences: Vec<String>,
 }
@@ -124,6 +43,9 @@ impl AddAssign for Compared {
     fn add_assign(&mut self, other: Self) {
         self.packets += other.packets;
         self.conversations += other.conversations;
+        self.opened += other.opened;
+        self.followed += other.followed;
+        self.orphans += other.orphans;
         for (case, count) in other.explained {
             *self.explained.entry(case).or_insert(0) += count;
         }
@@ -132,7 +54,7 @@ impl AddAssign for Compared {
 }
 
 /// Sums by statistic and direction.
-type Sums = BTreeMap<(&'static str, Direction), Counts>;
+type Sums = BTreeMap<Key, Counts>;
 
 fn add(sums: &mut Sums, statistic: &'static str, direction: Direction, counts: Counts) {
     sums.entry((statistic, direction)).or_default().add(counts);
@@ -163,9 +85,10 @@ fn exported(flows: &[Flow]) -> Sums {
     sums
 }
 
-/// Compares one capture.
-fn compare(capture: &Path) -> Result<Option<Compared>> {
-    let flowprobe = pcap(&[capture], &[])?;
+/// Compares one capture, with tunnels opened or not.
+fn compare(capture: &Path, inner: bool) -> Result<Option<Compared>> {
+    let which = Path::new(if inner { "inner" } else { "outer" });
+    let flowprobe = pcap(&[Path::new("--tunnels"), which, capture], &[])?;
     ensure!(flowprobe.code <= 2, "{}", flowprobe.log);
     if flowprobe.code == 2 {
         return Ok(None);
@@ -191,55 +114,64 @@ fn compare(capture: &Path) -> Result<Option<Compared>> {
     }
     // What the flows have to be, and what tshark's statistics count beyond.
     let mut expected = Sums::new();
-    let mut beyond: BTreeMap<(&str, Direction), Vec<(Case, u64)>> = BTreeMap::new();
-    let mut routed: BTreeMap<(&str, Direction), u64> = BTreeMap::new();
-    let mut unfinished: BTreeMap<(&str, Direction), u64> = BTreeMap::new();
-    // Later fragments are in the flow of the first one, and in tshark's statistics of IP only.
-    let mut firsts = BTreeMap::new();
-    let mut followed: BTreeMap<(&str, Direction), u64> = BTreeMap::new();
+    let mut beyond: BTreeMap<Key, Vec<(Case, u64)>> = BTreeMap::new();
+    // What they do not count for the conversation of the flow.
+    let mut elsewhere: BTreeMap<Key, u64> = BTreeMap::new();
+    let mut unfinished: BTreeMap<Key, u64> = BTreeMap::new();
+    let mut firsts = Firsts::default();
     for packet in &packets {
-        let verdict = judge(packet);
-        if let (Ok(octets), Some((datagram, first))) = (verdict, packet.datagram()) {
-            if first {
-                let mut headers = packet.headers().into_iter();
-                let ports = headers
-                    .nth(1)
-                    .filter(|h| matches!(h.statistic, "tcp" | "udp"));
-                firsts.insert(datagram, ports.map(|h| (h.statistic, h.direction)));
-            } else if let Some(Some(key)) = firsts.get(&datagram) {
-                add(&mut expected, key.0, key.1, Counts { packets: 1, octets });
-                *followed.entry(*key).or_insert(0) += 1;
-            }
+        let headers = packet.headers();
+        if headers.is_empty() {
+            continue;
         }
-        let mut outer = true;
-        let mut networks = 0;
-        for header in packet.headers() {
-            networks += u32::from(matches!(header.statistic, "ip" | "ipv6"));
-            outer &= networks == 1;
-            // Headers with ports only count for a flow if they are directly above.
+        let verdict = judge(packet, inner);
+        if let Ok(counted) = verdict
+            && let Some(key) = firsts.follow(packet, counted)
+        {
+            let octets = counted.octets;
+            add(&mut expected, key.0, key.1, Counts { packets: 1, octets });
+            *elsewhere.entry(key).or_insert(0) += 1;
+        }
+        if let Err(Case::Unknown) = verdict {
+            differ(format!("packet {}: {:?}", packet.number, packet.layers));
+        }
+        for header in headers {
             let key = (header.statistic, header.direction);
+            // tshark's statistic of IPv6 has first fragments only.
+            let is_later = |level| packet.fragment(level).is_some_and(|part| part.later);
+            let uncounted = header.statistic == "ipv6" && is_later(header.level);
             *unfinished.entry(key).or_insert(0) += u64::from(packet.is_unfinished());
-            match verdict {
-                Ok(octets) if outer => {
-                    let counts = Counts { packets: 1, octets };
-                    add(&mut expected, header.statistic, header.direction, counts);
+            let case = match verdict {
+                Ok(counted) if header.level > counted.level => Case::Inner,
+                Ok(counted) if header.level < counted.level => Case::Around,
+                Ok(counted) => {
+                    let octets = counted.octets;
+                    add(&mut expected, key.0, key.1, Counts { packets: 1, octets });
                     let ports = matches!(header.statistic, "tcp" | "udp");
                     let leads = packet.final_destination().filter(|_| ports);
                     let mut direction = header.direction;
                     direction.destination.0 = leads.unwrap_or(direction.destination.0);
+                    if uncounted {
+                        *elsewhere.entry(key).or_insert(0) += 1;
+                    }
                     if direction != header.direction {
-                        *routed.entry(key).or_insert(0) += 1;
+                        *elsewhere.entry(key).or_insert(0) += 1;
                         let led = beyond.entry((header.statistic, direction)).or_default();
                         led.push((Case::Routed, packet.number));
                     }
+                    continue;
                 }
-                Ok(_) => beyond
-                    .entry(key)
-                    .or_default()
-                    .push((Case::Inner, packet.number)),
-                Err(case) => beyond.entry(key).or_default().push((case, packet.number)),
+                Err(case) => case,
+            };
+            if uncounted {
+                continue;
             }
+            beyond.entry(key).or_default().push((case, packet.number));
         }
+    }
+    if flowprobe.fragment_orphans() != Some(firsts.orphans) {
+        let counted = flowprobe.fragment_orphans();
+        differ(format!("{counted:?} orphans, {} expected", firsts.orphans));
     }
     for (key, counts) in &expected {
         let flows = exported.remove(key).unwrap_or_default();
@@ -259,8 +191,7 @@ fn compare(capture: &Path) -> Result<Option<Compared>> {
         let mut of_flows: BTreeMap<Direction, u64> = of_flows
             .map(|((_, direction), counts)| (*direction, counts.packets))
             .collect();
-        let elsewhere = routed.iter().chain(&followed);
-        for ((_, direction), count) in elsewhere.filter(|((name, _), _)| name == statistic) {
+        for ((_, direction), count) in elsewhere.iter().filter(|((name, _), _)| name == statistic) {
             *of_flows.entry(*direction).or_insert(0) -= count;
         }
         of_flows.retain(|_, packets| *packets > 0);
@@ -289,17 +220,22 @@ fn compare(capture: &Path) -> Result<Option<Compared>> {
     }
     compared.conversations = expected.len() as u64;
     compared.explained = explained;
+    let flows = flowprobe.flows.iter();
+    let opened = flows.filter(|flow| flow.key.around.tunnel.is_some());
+    compared.opened = opened.count() as u64;
+    compared.followed = firsts.followed;
+    compared.orphans = firsts.orphans;
     Ok(Some(compared))
 }
 
-#[test]
-fn conversations_are_those_of_tshark() -> Result {
+/// Compares all captures, tshark's threads beside each other.
+fn compare_all(inner: bool) -> Result<Compared> {
     let captures = captures::all()?;
     let next = AtomicUsize::new(0);
     let work = || -> Result<(Compared, u64, u64)> {
         let (mut sum, mut compared, mut refused) = (Compared::default(), 0, 0);
         while let Some(capture) = captures.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match compare(capture).with_context(|| capture.display().to_string())? {
+            match compare(capture, inner).with_context(|| capture.display().to_string())? {
                 Some(one) => {
                     compared += 1;
                     sum += one;
@@ -322,20 +258,93 @@ fn conversations_are_those_of_tshark() -> Result {
         compared += some;
         refused += others;
     }
+    println!("{compared} captures; {refused} of a kind that is not read");
+    Ok(sum)
+}
+
+/// Says what was compared, and fails where there is a difference.
+#[track_caller]
+fn assert_equal(sum: &Compared) {
     println!(
-        "{compared} captures, {} packets, {} directions of conversations; {refused} of a kind that \
-         is not read",
-        sum.packets, sum.conversations
+        "{} packets, {} directions of conversations, {} flow records out of tunnels; {} later \
+         fragments with ports, {} orphans",
+        sum.packets, sum.conversations, sum.opened, sum.followed, sum.orphans
     );
     for (case, count) in &sum.explained {
         println!("{case:?}: {count} frames");
     }
-    let count = sum.differences.len();
-    sum.differences.truncate(60);
+    let differences = &sum.differences;
+    let shown = &differences[..differences.len().min(60)];
     assert!(
-        count == 0,
-        "{count} differences:\n{}",
-        sum.differences.join("\n")
+        differences.is_empty(),
+        "{} differences:\n{}",
+        differences.len(),
+        shown.join("\n")
     );
+}
+
+#[test]
+fn conversations_are_those_of_tshark() -> Result {
+    let sum = compare_all(false)?;
+    assert_equal(&sum);
+    assert_eq!(sum.opened, 0);
+    assert!(sum.followed > 0, "no capture with fragments");
+    Ok(())
+}
+
+#[test]
+fn conversations_inside_tunnels_are_those_of_tshark() -> Result {
+    let sum = compare_all(true)?;
+    assert_equal(&sum);
+    assert!(sum.opened > 0, "no capture with a tunnel");
+    Ok(())
+}
+
+/// Fragments in order, the last one first, several packets at once, and without their first one.
+fn fragments() -> Vec<Vec<u8>> {
+    let ends = [("192.0.2.7", "192.0.2.8"), ("2001:db8::7", "2001:db8::8")];
+    let mut frames = Vec::new();
+    for (source, destination) in ends {
+        for (number, order) in [[0, 1, 2], [2, 0, 1], [2, 1, 0]].iter().enumerate() {
+            let part = |offset, more, tag| {
+                let ip = Ip::new(source, destination).identification(number as u16);
+                let ip = if tag { ip.tag(0x8100, 9) } else { ip };
+                let port = 8000 + number as u16 + if tag { 10 } else { 0 };
+                ip.fragment(offset, more).udp(port, 54, 792).frame
+            };
+            for at in order {
+                // The same identification in a VLAN is that of another packet.
+                for tag in [false, true] {
+                    frames.push(part(at * 100, *at < 2, tag));
+                }
+            }
+        }
+    }
+    frames
+}
+
+/// What few captures have: every kind of encapsulation, tunnel and fragment.
+#[test]
+fn written_packets_are_what_tshark_takes_them_for() -> Result {
+    let (_, ignored): (Vec<_>, Vec<_>) = ignored().into_iter().unzip();
+    let packets = [mix(), encapsulated(), tunnels(), ignored].concat();
+    let frames = packets.into_iter().map(|packet| packet.frame);
+    let frames: Vec<_> = frames.chain(fragments()).collect();
+    let records: Vec<_> = frames.iter().map(|f| Record::whole(START_NS, f)).collect();
+    let capture = classic(Order::Little, true, 1, &records);
+    let files = Files::new("written", &[&capture])?;
+    for inner in [false, true] {
+        let compared = compare(&files.paths[0], inner)?.context("refused")?;
+        assert_equal(&compared);
+        assert_eq!(
+            compared.opened,
+            if inner { tunnels().len() as u64 } else { 0 }
+        );
+        assert_eq!(compared.orphans, 2 * 2 * (1 + 2));
+        let cases: BTreeSet<_> = compared.explained.into_keys().collect();
+        let tunnel = if inner { Case::Around } else { Case::Inner };
+        let known = BTreeSet::from([Case::TooDeep, tunnel]);
+        assert_eq!(cases, known);
+    }
     Ok(())
 }
