@@ -35,12 +35,11 @@ pub enum Command {
     /// where none is given. At the end the ledger is printed: every packet that
     /// was seen, in exactly one of its terms.
     Run(Box<Run>),
-    /// Meter the packets of captures, as if they came in now
+    /// Meter the packets of captures, with the times that they have
     ///
     /// Reads pcap and pcapng files of Ethernet, raw IP, Linux cooked and loopback
-    /// packets one after the other, as one run. Times are those of the captures,
-    /// also for the timeouts. Output and ledger are as for `run`. It needs no
-    /// privileges.
+    /// packets one after the other, as one run. Parser, output and ledger are those
+    /// of `run`; timeouts go by the time of the captures. It needs no privileges.
     Pcap(Box<Pcap>),
 }
 
@@ -128,7 +127,7 @@ pub struct Pcap {
     pub timeouts: Timeouts,
 
     /// Flows in the table; when it is full, the one that was silent for longest is
-    /// exported. A flow takes about 200 octets
+    /// exported. A flow takes about 250 octets
     #[arg(long, value_name = "N", default_value_t = 1 << 20,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_FLOWS)))]
     pub max_flows: u32,

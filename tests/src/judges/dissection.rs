@@ -1,6 +1,8 @@
 //! What tshark sees in a capture: each packet's headers from the outermost to the innermost, and
 //! its own statistics of conversations.
 
+mod statistics;
+
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -9,6 +11,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+
+pub use self::statistics::Statistics;
+use self::statistics::statistics;
 
 /// One direction of a conversation: addresses, and the ports where the statistic has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -408,55 +413,4 @@ fn dissected(line: &str) -> Result<Dissected> {
             .map(|(field, column)| (field, values(column)))
             .collect(),
     })
-}
-
-/// Packets of each direction, by statistic.
-pub type Statistics = BTreeMap<&'static str, BTreeMap<Direction, u64>>;
-
-/// Reads the statistics. Their octets are rounded to kilobytes, so only packets are read.
-fn statistics(text: &str) -> Result<Statistics> {
-    let mut statistics = Statistics::new();
-    let mut current = None;
-    for line in text.lines() {
-        if let Some(title) = line.strip_suffix(" Conversations") {
-            let names = [
-                ("IPv4", "ip"),
-                ("IPv6", "ipv6"),
-                ("TCP", "tcp"),
-                ("UDP", "udp"),
-            ];
-            let known = names.iter().find(|(shown, _)| *shown == title);
-            current = known.map(|(_, name)| *name);
-        } else if let (Some(statistic), Some((one, rest))) = (current, line.split_once(" <-> ")) {
-            let words: Vec<_> = rest.split_whitespace().collect();
-            // Other end; to the left: frames, octets, their unit; to the right: the same.
-            let [other, left, _, _, right, ..] = words[..] else {
-                continue;
-            };
-            let ports = matches!(statistic, "tcp" | "udp");
-            let (one, other) = (end(one, ports)?, end(other, ports)?);
-            let counts = statistics.entry(statistic).or_default();
-            for (source, destination, frames) in [(one, other, right), (other, one, left)] {
-                let frames: u64 = frames.parse().with_context(|| line.to_owned())?;
-                let direction = Direction {
-                    source,
-                    destination,
-                };
-                if frames > 0 {
-                    *counts.entry(direction).or_insert(0) += frames;
-                }
-            }
-        }
-    }
-    Ok(statistics)
-}
-
-fn end(text: &str, port: bool) -> Result<(IpAddr, u16)> {
-    let text = text.trim();
-    let (address, port) = match port {
-        true => text.rsplit_once(':').context("no port")?,
-        false => (text, "0"),
-    };
-    let address = address.parse().with_context(|| text.to_owned())?;
-    Ok((address, port.parse().with_context(|| text.to_owned())?))
 }
