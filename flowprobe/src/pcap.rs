@@ -23,10 +23,7 @@ use std::{
 };
 
 use flowprobe_ebpf::Tunnels;
-use tokio::{
-    sync::oneshot,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::sync::oneshot;
 
 use self::{
     capture::{Capture, CaptureError, Problem},
@@ -42,7 +39,7 @@ use crate::{
     export::{self, Exporter, Telemetry},
     load::random_words,
     record::FlowRecord,
-    run::ending::{Signals, SummaryFile, give_up, nobody_reads, send_rest},
+    run::ending::{Signals, SummaryFile, each_second, give_up, nobody_reads, send_rest},
     table::{
         Emitter, LocalTable, Timeouts,
         emit::{BATCH, Exported, Sink},
@@ -246,8 +243,7 @@ impl Reading {
     /// Waits for the end of the last capture. A signal breaks it off; a second one gives up what
     /// the exporter has not taken yet. `None` if the reader broke off.
     async fn wait(&mut self) -> Option<(Counted, Vec<FileSummary>)> {
-        let mut second = interval(Duration::from_secs(1));
-        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut second = each_second();
         loop {
             tokio::select! {
                 counted = &mut self.done => return counted.ok(),
@@ -257,12 +253,8 @@ impl Reading {
                     }
                 }
                 _ = second.tick() => {
-                    if nobody_reads(&self.exporter.reports())
-                        && !self.stop.swap(true, Ordering::Relaxed)
-                    {
-                        tracing::info!(
-                            "standard output is closed, and there is no collector: ending"
-                        );
+                    if !self.stop.load(Ordering::Relaxed) && nobody_reads(&self.exporter) {
+                        self.stop.store(true, Ordering::Relaxed);
                     }
                 }
             }

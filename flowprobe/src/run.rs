@@ -9,11 +9,7 @@ mod threads;
 use std::{fs, os::fd::AsFd as _, path::PathBuf, sync::Arc, time::Duration};
 
 use flowprobe_ebpf::Tunnels;
-use tokio::{
-    io::unix::AsyncFd,
-    task::JoinHandle,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::{io::unix::AsyncFd, task::JoinHandle};
 
 pub(crate) use self::summary::SamplingSummary;
 pub use self::{
@@ -22,7 +18,7 @@ pub use self::{
     summary::{InterfaceSummary, Summary},
 };
 use self::{
-    ending::{Signals, SummaryFile, nobody_reads, send_rest},
+    ending::{Signals, SummaryFile, each_second, nobody_reads, send_rest},
     threads::{Ended, Threads},
 };
 use crate::{
@@ -239,8 +235,7 @@ impl Metering {
 
     /// Waits for a signal, the end of `duration`, or a broken thread, whose name is returned.
     async fn wait(&mut self) -> Option<&'static str> {
-        let mut second = interval(Duration::from_secs(1));
-        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut second = each_second();
         let duration = self.duration;
         let end = async {
             match duration {
@@ -262,8 +257,7 @@ impl Metering {
             for watched in &mut self.watched {
                 watched.look();
             }
-            if nobody_reads(&self.exporter.reports()) {
-                tracing::info!("standard output is closed, and there is no collector: ending");
+            if nobody_reads(&self.exporter) {
                 return None;
             }
         }

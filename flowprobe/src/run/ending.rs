@@ -9,10 +9,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use serde::Serialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Interval, MissedTickBehavior, interval},
+};
 
 use crate::export::{DestinationReport, Exporter};
 
@@ -67,14 +71,24 @@ pub(crate) fn give_up(given_up: &AtomicBool) {
     given_up.store(true, Ordering::Relaxed);
 }
 
-/// Whether all flows go to a pipe that has been closed.
-pub(crate) fn nobody_reads(reports: &[DestinationReport]) -> bool {
-    reports.iter().all(|report| {
-        report
-            .dropped
-            .iter()
-            .any(|(reason, _)| *reason == "broken_pipe")
-    })
+/// Whether all flows go to a pipe that has been closed, which is said then: the run has to end.
+pub(crate) fn nobody_reads(exporter: &Exporter) -> bool {
+    let is_closed = |report: &DestinationReport| {
+        let mut reasons = report.dropped.iter().map(|(reason, _)| *reason);
+        reasons.any(|reason| reason == "broken_pipe")
+    };
+    let nobody = exporter.reports().iter().all(is_closed);
+    if nobody {
+        tracing::info!("standard output is closed, and there is no collector: ending");
+    }
+    nobody
+}
+
+/// Ticks for what a run looks after each second.
+pub(crate) fn each_second() -> Interval {
+    let mut second = interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    second
 }
 
 /// Why there is no summary.

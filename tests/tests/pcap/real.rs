@@ -17,9 +17,9 @@ use flowprobe_tests::{
     capture_file::{Order, Record, pcap as classic},
     captures,
     flow::{Counts, Flow},
-    judges::dissection::{Direction, STATISTICS, dissect},
+    judges::dissection::{Direction, Dissected, STATISTICS, Statistics, dissect},
     mix::{encapsulated, ignored, mix, tunnels},
-    offline::pcap,
+    offline::{Offline, pcap},
     packets::Ip,
 };
 
@@ -85,24 +85,40 @@ fn exported(flows: &[Flow]) -> Sums {
     sums
 }
 
-/// Compares one capture, with tunnels opened or not.
-fn compare(capture: &Path, inner: bool) -> Result<Option<Compared>> {
-    let which = Path::new(if inner { "inner" } else { "outer" });
-    let flowprobe = pcap(&[Path::new("--tunnels"), which, capture], &[])?;
-    ensure!(flowprobe.code <= 2, "{}", flowprobe.log);
-    if flowprobe.code == 2 {
+/// Compares one capture, with tunnels closed and opened; `None` if it cannot be read.
+fn compare(capture: &Path) -> Result<Option<[Compared; 2]>> {
+    let run = |which| pcap(&[Path::new("--tunnels"), Path::new(which), capture], &[]);
+    let runs = [run("outer")?, run("inner")?];
+    ensure!(runs.iter().all(|run| run.code <= 2), "{}", runs[1].log);
+    ensure!(runs[0].code == runs[1].code, "{}", runs[1].log);
+    if runs[0].code == 2 {
         return Ok(None);
     }
-    let ledger = flowprobe.ledger();
-    let mut exported = exported(&flowprobe.flows);
     let (mut packets, statistics) = dissect(capture)?;
     packets.retain(|packet| packet.encapsulation.is_some());
+    let name = capture.file_name().unwrap_or_default().to_string_lossy();
+    let [outer, inner] = [(&runs[0], false), (&runs[1], true)].map(|(run, inner)| {
+        let name = format!("{name}, {}", if inner { "inner" } else { "outer" });
+        compare_run(&name, run, inner, &packets, &statistics)
+    });
+    Ok(Some([outer, inner]))
+}
+
+/// Compares what flowprobe made of a capture with what tshark did.
+fn compare_run(
+    name: &str,
+    flowprobe: &Offline,
+    inner: bool,
+    mut packets: &[Dissected],
+    statistics: &Statistics,
+) -> Compared {
+    let ledger = flowprobe.ledger();
+    let mut exported = exported(&flowprobe.flows);
     let mut explained: BTreeMap<Case, u64> = BTreeMap::new();
     if flowprobe.code == 1 && packets.len() as u64 == ledger.seen.packets + 1 {
-        packets.pop();
+        packets = &packets[..packets.len() - 1];
         explained.insert(Case::Damaged, 1);
     }
-    let name = capture.file_name().unwrap_or_default().to_string_lossy();
     let mut compared = Compared {
         packets: ledger.seen.packets,
         ..Compared::default()
@@ -119,7 +135,7 @@ fn compare(capture: &Path, inner: bool) -> Result<Option<Compared>> {
     let mut elsewhere: BTreeMap<Key, u64> = BTreeMap::new();
     let mut unfinished: BTreeMap<Key, u64> = BTreeMap::new();
     let mut firsts = Firsts::default();
-    for packet in &packets {
+    for packet in packets {
         let headers = packet.headers();
         if headers.is_empty() {
             continue;
@@ -225,25 +241,31 @@ fn compare(capture: &Path, inner: bool) -> Result<Option<Compared>> {
     compared.opened = opened.count() as u64;
     compared.followed = firsts.followed;
     compared.orphans = firsts.orphans;
-    Ok(Some(compared))
+    compared
 }
 
-/// Compares all captures, tshark's threads beside each other.
-fn compare_all(inner: bool) -> Result<Compared> {
+fn add_all(sums: &mut [Compared; 2], others: [Compared; 2]) {
+    for (sum, other) in sums.iter_mut().zip(others) {
+        *sum += other;
+    }
+}
+
+/// The sums over all captures, with tunnels closed and opened.
+fn compare_all() -> Result<[Compared; 2]> {
     let captures = captures::all()?;
     let next = AtomicUsize::new(0);
-    let work = || -> Result<(Compared, u64, u64)> {
-        let (mut sum, mut compared, mut refused) = (Compared::default(), 0, 0);
+    let work = || -> Result<([Compared; 2], u64, u64)> {
+        let (mut sums, mut compared, mut refused) = (<[Compared; 2]>::default(), 0, 0);
         while let Some(capture) = captures.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match compare(capture, inner).with_context(|| capture.display().to_string())? {
+            match compare(capture).with_context(|| capture.display().to_string())? {
                 Some(one) => {
                     compared += 1;
-                    sum += one;
+                    add_all(&mut sums, one);
                 }
                 None => refused += 1,
             }
         }
-        Ok((sum, compared, refused))
+        Ok((sums, compared, refused))
     };
     // tshark takes a third of a second to start.
     let workers = thread::available_parallelism()?.get();
@@ -251,22 +273,22 @@ fn compare_all(inner: bool) -> Result<Compared> {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         workers.into_iter().map(ScopedJoinHandle::join).collect()
     });
-    let (mut sum, mut compared, mut refused) = (Compared::default(), 0, 0);
+    let (mut sums, mut compared, mut refused) = (<[Compared; 2]>::default(), 0, 0);
     for result in results {
         let (one, some, others) = result.expect("no panic")?;
-        sum += one;
+        add_all(&mut sums, one);
         compared += some;
         refused += others;
     }
     println!("{compared} captures; {refused} of a kind that is not read");
-    Ok(sum)
+    Ok(sums)
 }
 
 /// Says what was compared, and fails where there is a difference.
 #[track_caller]
-fn assert_equal(sum: &Compared) {
+fn assert_equal(tunnels: &str, sum: &Compared) {
     println!(
-        "{} packets, {} directions of conversations, {} flow records out of tunnels; {} later \
+        "tunnels {tunnels}: {} packets, {} directions of conversations, {} flow records out of tunnels; {} later \
          fragments with ports, {} orphans",
         sum.packets, sum.conversations, sum.opened, sum.followed, sum.orphans
     );
@@ -285,18 +307,12 @@ fn assert_equal(sum: &Compared) {
 
 #[test]
 fn conversations_are_those_of_tshark() -> Result {
-    let sum = compare_all(false)?;
-    assert_equal(&sum);
-    assert_eq!(sum.opened, 0);
-    assert!(sum.followed > 0, "no capture with fragments");
-    Ok(())
-}
-
-#[test]
-fn conversations_inside_tunnels_are_those_of_tshark() -> Result {
-    let sum = compare_all(true)?;
-    assert_equal(&sum);
-    assert!(sum.opened > 0, "no capture with a tunnel");
+    let [outer, inner] = compare_all()?;
+    assert_equal("closed", &outer);
+    assert_equal("opened", &inner);
+    assert_eq!(outer.opened, 0);
+    assert!(inner.opened > 0, "no capture with a tunnel");
+    assert!(outer.followed > 0, "no capture with fragments");
     Ok(())
 }
 
@@ -333,18 +349,16 @@ fn written_packets_are_what_tshark_takes_them_for() -> Result {
     let records: Vec<_> = frames.iter().map(|f| Record::whole(START_NS, f)).collect();
     let capture = classic(Order::Little, true, 1, &records);
     let files = Files::new("written", &[&capture])?;
-    for inner in [false, true] {
-        let compared = compare(&files.paths[0], inner)?.context("refused")?;
-        assert_equal(&compared);
-        assert_eq!(
-            compared.opened,
-            if inner { tunnels().len() as u64 } else { 0 }
-        );
+    let [outer, inner] = compare(&files.paths[0])?.context("refused")?;
+    for (which, compared, opened, tunnel) in [
+        ("closed", outer, 0, Case::Inner),
+        ("opened", inner, tunnels().len(), Case::Around),
+    ] {
+        assert_equal(which, &compared);
+        assert_eq!(compared.opened, opened as u64);
         assert_eq!(compared.orphans, 2 * 2 * (1 + 2));
         let cases: BTreeSet<_> = compared.explained.into_keys().collect();
-        let tunnel = if inner { Case::Around } else { Case::Inner };
-        let known = BTreeSet::from([Case::TooDeep, tunnel]);
-        assert_eq!(cases, known);
+        assert_eq!(cases, BTreeSet::from([Case::TooDeep, tunnel]));
     }
     Ok(())
 }

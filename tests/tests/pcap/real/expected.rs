@@ -34,8 +34,9 @@ pub(crate) enum Case {
     Unknown,
 }
 
-/// Layers before IP that flowprobe does not read: Arista's time stamps.
-const UNREAD: [&str; 1] = ["avsp"];
+/// Layers before IP that flowprobe does not read: MACsec (also where it does not encrypt), service
+/// headers, Arista's time stamps.
+const UNREAD: [&str; 3] = ["macsec", "nsh", "avsp"];
 
 /// Layers in which tshark finds IP packets and that are no tunnels to flowprobe: PIM (Registers),
 /// L2TP, NSH, MPLS over UDP; samples and packets that sFlow and OpenFlow quote.
@@ -186,6 +187,8 @@ fn opened(packet: &Dissected, carrier: Carrier) -> Result<Option<Counted>, Case>
         ["udp", "geneve", ref link @ ..] => (port == 6081, link),
         ["udp", "gtp", ref link @ ..] => (port == 2152, link),
         ["udp", "sflow", ..] | ["tcp", "openflow", ..] => (false, &[][..]),
+        // Ethernet directly in IP (RFC 8986 §10.1), which is not opened.
+        ["eth", ..] => (false, &[][..]),
         _ => return Err(Case::Unknown),
     };
     let inside = match link {
