@@ -186,3 +186,27 @@ fn reading_waits_for_a_slow_output() -> Result {
     assert_eq!(run(&[], &packets)?.flows.len(), FLOWS as usize);
     Ok(())
 }
+
+#[test]
+fn a_closed_output_ends_a_pipe_that_stays_open() -> Result {
+    let record = |port, at| Record::whole(START_NS + at, &ip().udp(port, 53, 10).frame);
+    let records = [record(1, 0), record(2, 100 * SECOND)];
+    let file = classic(Order::Little, true, 1, &records);
+    let mut child = Command::new(binary()?)
+        .args(["pcap", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    drop(child.stdout.take());
+    let mut stdin = child.stdin.take().context("no stdin")?;
+    stdin.write_all(&file)?;
+    // Nothing but the closed output ends it.
+    let output = child.wait_with_output()?;
+    drop(stdin);
+    let log = String::from_utf8(output.stderr)?;
+    assert!(output.status.success(), "{log}");
+    assert!(log.contains("standard output is closed"), "{log}");
+    assert!(log.contains("balanced: yes"), "{log}");
+    Ok(())
+}
