@@ -109,15 +109,20 @@ pub(crate) fn run(args: &ClockArgs) -> Result<()> {
     Ok(())
 }
 
-/// Packets one after another, without a driver.
-fn test_run(args: &ClockArgs, object: &[u8]) -> Result<Lag> {
-    let meter = Meter::load(
+/// flowprobe as it is by default.
+fn meter(object: &[u8]) -> Result<Meter> {
+    Meter::load(
         object,
         Kind::Xdp,
         DEFAULT_MAX_FLOWS,
         Sampling::All,
         Tunnels::OUTER,
-    )?;
+    )
+}
+
+/// Packets one after another, without a driver.
+fn test_run(args: &ClockArgs, object: &[u8]) -> Result<Lag> {
+    let meter = meter(object)?;
     let dispatcher = Dispatcher::load(&args.bench_object, Kind::Xdp, PLAIN)?;
     let end = Instant::now() + Duration::from_secs(args.seconds);
     while Instant::now() < end {
@@ -136,13 +141,7 @@ fn live(args: &ClockArgs, object: &[u8], rate: u32) -> Result<Lag> {
         io::Error::last_os_error()
     );
     ip(&["link", "add", "out", "type", "veth", "peer", "name", "in"])?;
-    let meter = Meter::load(
-        object,
-        Kind::Xdp,
-        DEFAULT_MAX_FLOWS,
-        Sampling::All,
-        Tunnels::OUTER,
-    )?;
+    let meter = meter(object)?;
     attach(&meter, ifindex("in")?)?;
     for name in ["out", "in"] {
         ip(&["link", "set", name, "up"])?;

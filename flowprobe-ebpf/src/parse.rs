@@ -263,11 +263,8 @@ pub fn plain<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
 #[inline(always)]
 pub fn near_plain<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
     let ethertype = u16::from_be_bytes(frame.read(ethernet::TYPE)?);
-    if ethertype == ethertype::IPV6 {
-        return plain_ipv6::<F, { ethernet::LEN }>(frame);
-    }
     if ethertype != ethertype::VLAN {
-        return None;
+        return near_plain_untagged(frame);
     }
     // The tag control information, then the EtherType of what the tag holds.
     let [a, b, c, d] = frame.read(ethernet::LEN)?;
@@ -277,8 +274,7 @@ pub fn near_plain<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
         ethertype::IPV6 => plain_ipv6::<F, TAGGED_LEN>(frame)?,
         _ => return None,
     };
-    packet.vlan = control & ethernet::VLAN_ID_MASK;
-    packet.priorities = (control >> ethernet::PRIORITY_SHIFT) as u8;
+    packet.put_outer_tag(control);
     Some(packet)
 }
 

@@ -138,18 +138,11 @@ unsafe fn settle<W: Way>(
         } else {
             WAYS
         };
-        if found < WAYS {
-            if add(
-                bucket,
-                found,
-                arrival.key,
-                arrival.hash,
-                arrival.packet,
-                cpu,
-            ) || restart(ctx, cpu, bucket, found)
-            {
-                return Ok(());
-            }
+        let Arrival { key, hash, packet } = arrival;
+        if found < WAYS
+            && (add(bucket, found, key, hash, packet, cpu) || restart(ctx, cpu, bucket, found))
+        {
+            return Ok(());
         }
         let Some((i, control)) = free(bucket, arrival.hash) else {
             return evict(ctx, cpu, bucket);
@@ -342,7 +335,8 @@ impl Partition {
     /// Stores a new flow into a way that is the program's, then says so.
     ///
     /// # Safety
-    /// As [`Partition::insert`]; the way is free or taken, and `control` is what stands there.
+    /// `bucket` is a bucket of this partition; the way is free or taken, and `control` is what
+    /// stands there.
     #[inline(always)]
     unsafe fn store<W: Way>(
         &self,
@@ -420,8 +414,7 @@ unsafe fn displaced<W: Way>(bucket: *mut Bucket<W>, cpu: *mut Cpu) -> usize {
         {
             return i;
         }
-        let displaced = (*bucket).asides.displaced_from(preferred);
-        if displaced == 0 {
+        if (*bucket).asides.displaced_from(preferred) == 0 {
             *(*bucket).ways[preferred].bits() &= !bits::DISPLACED;
         }
     }
