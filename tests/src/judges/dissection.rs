@@ -12,8 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-pub use self::statistics::Statistics;
 use self::statistics::statistics;
+pub use self::statistics::{Key, Statistics};
 
 /// One direction of a conversation: addresses, and the ports where the statistic has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -183,7 +183,7 @@ impl Dissected {
         self.fields.get(field)?.get(occurrence)?.parse().ok()
     }
 
-    /// Its IP headers, from the outermost to the innermost, but for those that an ICMP error quotes.
+    /// Its IP headers, from the outermost to the innermost, but for quoted ones.
     #[must_use]
     pub fn levels(&self) -> Vec<Level<'_>> {
         let layers = self.unquoted();
@@ -278,9 +278,10 @@ impl Dissected {
         fields.iter().any(|field| self.fields.contains_key(field))
     }
 
-    /// The layers before the first one that quotes another packet.
+    /// The layers before the first one that quotes another packet, which no statistic counts: an
+    /// error, or a sample.
     fn unquoted(&self) -> &[String] {
-        let quotes = |layer: &String| matches!(layer.as_str(), "icmp" | "icmpv6");
+        let quotes = |layer: &String| matches!(layer.as_str(), "icmp" | "icmpv6" | "sflow");
         let end = self.layers.iter().position(quotes);
         &self.layers[..end.unwrap_or(self.layers.len())]
     }
@@ -311,8 +312,7 @@ impl Dissected {
             .or_else(|| self.address_of("ipv6.routing.srh.addr", 0))
     }
 
-    /// Every IP, TCP and UDP header in it, but for those that an ICMP error quotes: no statistic
-    /// counts them.
+    /// Every IP, TCP and UDP header in it, but for quoted ones.
     #[must_use]
     pub fn headers(&self) -> Vec<Header> {
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();

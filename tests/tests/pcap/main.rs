@@ -78,6 +78,9 @@ fn carried(packets: Vec<Packet>, link: u32, order: Order) -> Vec<(Packet, Vec<u8
                 Order::Big => family(ethertype, 24)?.to_be_bytes().to_vec(),
             },
             108 => family(ethertype, 28)?.to_be_bytes().to_vec(),
+            // The numbers of raw IP name the family too.
+            228 if ethertype != 0x0800 => return None,
+            229 if ethertype != 0x86dd => return None,
             _ => family(ethertype, 0).map(|_| Vec::new())?,
         };
         Some([&header, rest].concat())

@@ -2,6 +2,7 @@
 //! but for packets that a [`Case`] explains, and so are the packets of tshark's own statistics. A
 //! difference without a case fails.
 
+mod conversations;
 mod expected;
 
 use std::{
@@ -17,18 +18,22 @@ use flowprobe_tests::{
     capture_file::{Order, Record, pcap as classic},
     captures,
     flow::{Counts, Flow},
-    judges::dissection::{Direction, Dissected, STATISTICS, Statistics, dissect},
+    judges::dissection::{Direction, Dissected, Key, Statistics, dissect},
     mix::{encapsulated, ignored, mix, tunnels},
     offline::{Offline, pcap},
     packets::Ip,
 };
 
-use self::expected::{Case, Firsts, Key, judge};
+use self::{
+    conversations::{Conversations, Expected},
+    expected::Case,
+};
 use crate::{Files, Result, START_NS};
 
 /// Counts that may differ, and why they do.
 #[derive(Debug, Default)]
 struct Compared {
+    captures: u64,
     packets: u64,
     conversations: u64,
     /// Flow records that name a tunnel.
@@ -41,28 +46,67 @@ struct Compared {
 
 impl AddAssign for Compared {
     fn add_assign(&mut self, other: Self) {
+        self.captures += other.captures;
         self.packets += other.packets;
         self.conversations += other.conversations;
         self.opened += other.opened;
         self.followed += other.followed;
         self.orphans += other.orphans;
         for (case, count) in other.explained {
-            *self.explained.entry(case).or_insert(0) += count;
+            self.explain(case, count);
         }
         self.differences.extend(other.differences);
     }
 }
 
-/// Sums by statistic and direction.
-type Sums = BTreeMap<Key, Counts>;
+impl Compared {
+    fn explain(&mut self, case: Case, count: u64) {
+        *self.explained.entry(case).or_insert(0) += count;
+    }
 
-fn add(sums: &mut Sums, statistic: &'static str, direction: Direction, counts: Counts) {
-    sums.entry((statistic, direction)).or_default().add(counts);
+    fn differ(&mut self, difference: String) {
+        self.differences.push(difference);
+    }
+
+    fn compare_flows(&mut self, expected: &Conversations, flows: &[Flow]) {
+        let exported = exported(flows);
+        let directions = &expected.directions;
+        let keys: BTreeSet<_> = directions.keys().chain(exported.keys()).collect();
+        for key in keys {
+            let flows = exported.get(key).copied().unwrap_or_default();
+            let packets = directions.get(key).map(|expected| expected.flows);
+            let packets = packets.unwrap_or_default();
+            self.conversations += u64::from(packets.packets > 0);
+            if flows != packets {
+                self.differ(format!(
+                    "{key:?}: {flows:?} in flows, {packets:?} in packets"
+                ));
+            }
+        }
+    }
+
+    fn compare_statistics(&mut self, expected: &Conversations, statistics: &Statistics) {
+        let directions = &expected.directions;
+        let keys: BTreeSet<_> = directions.keys().chain(statistics.keys()).collect();
+        let nothing = Expected::default();
+        for key in keys {
+            let expected = directions.get(key).unwrap_or(&nothing);
+            let frames = statistics.get(key).copied().unwrap_or(0);
+            for (case, _) in &expected.beyond {
+                self.explain(*case, 1);
+            }
+            match expected.missed(frames) {
+                Some(0) => {}
+                Some(missed) => self.explain(Case::Unfinished, missed),
+                None => self.differ(format!("conv {key:?}: {frames} frames, not {expected:?}")),
+            }
+        }
+    }
 }
 
 /// What flowprobe exported, in the statistics that it belongs to.
-fn exported(flows: &[Flow]) -> Sums {
-    let mut sums = Sums::new();
+fn exported(flows: &[Flow]) -> BTreeMap<Key, Counts> {
+    let mut sums = BTreeMap::<Key, Counts>::new();
     for flow in flows {
         let key = &flow.key;
         let mut count = |statistic, ports: (u16, u16)| {
@@ -70,7 +114,8 @@ fn exported(flows: &[Flow]) -> Sums {
                 source: (key.source, ports.0),
                 destination: (key.destination, ports.1),
             };
-            add(&mut sums, statistic, direction, flow.counts);
+            let sum = sums.entry((statistic, direction)).or_default();
+            sum.add(flow.counts);
         };
         count(if key.source.is_ipv4() { "ip" } else { "ipv6" }, (0, 0));
         let ports = (key.source_port, key.destination_port);
@@ -97,175 +142,67 @@ fn compare(capture: &Path) -> Result<Option<[Compared; 2]>> {
     let (mut packets, statistics) = dissect(capture)?;
     packets.retain(|packet| packet.encapsulation.is_some());
     let name = capture.file_name().unwrap_or_default().to_string_lossy();
-    let [outer, inner] = [(&runs[0], false), (&runs[1], true)].map(|(run, inner)| {
-        let name = format!("{name}, {}", if inner { "inner" } else { "outer" });
-        compare_run(&name, run, inner, &packets, &statistics)
-    });
-    Ok(Some([outer, inner]))
+    let compare = |run, inner| {
+        let mut compared = compare_run(run, inner, &packets, &statistics);
+        for difference in &mut compared.differences {
+            *difference = format!("{name}, inner {inner}: {difference}");
+        }
+        compared
+    };
+    Ok(Some([compare(&runs[0], false), compare(&runs[1], true)]))
 }
 
 /// Compares what flowprobe made of a capture with what tshark did.
 fn compare_run(
-    name: &str,
-    flowprobe: &Offline,
+    run: &Offline,
     inner: bool,
-    mut packets: &[Dissected],
+    packets: &[Dissected],
     statistics: &Statistics,
 ) -> Compared {
-    let ledger = flowprobe.ledger();
-    let mut exported = exported(&flowprobe.flows);
-    let mut explained: BTreeMap<Case, u64> = BTreeMap::new();
-    if flowprobe.code == 1 && packets.len() as u64 == ledger.seen.packets + 1 {
-        packets = &packets[..packets.len() - 1];
-        explained.insert(Case::Damaged, 1);
-    }
+    let seen = run.ledger().seen.packets;
     let mut compared = Compared {
-        packets: ledger.seen.packets,
+        captures: 1,
+        packets: seen,
         ..Compared::default()
     };
-    let mut differ = |text: String| compared.differences.push(format!("{name}: {text}"));
-    if packets.len() as u64 != ledger.seen.packets {
-        let seen = ledger.seen.packets;
-        differ(format!("{seen} packets, and {} for tshark", packets.len()));
+    let packets = match packets {
+        [whole @ .., _] if run.code == 1 && whole.len() as u64 == seen => {
+            compared.explain(Case::Damaged, 1);
+            whole
+        }
+        all => all,
+    };
+    if packets.len() as u64 != seen {
+        compared.differ(format!("{seen} packets, and {} for tshark", packets.len()));
     }
-    // What the flows have to be, and what tshark's statistics count beyond.
-    let mut expected = Sums::new();
-    let mut beyond: BTreeMap<Key, Vec<(Case, u64)>> = BTreeMap::new();
-    // What they do not count for the conversation of the flow.
-    let mut elsewhere: BTreeMap<Key, u64> = BTreeMap::new();
-    let mut unfinished: BTreeMap<Key, u64> = BTreeMap::new();
-    let mut firsts = Firsts::default();
-    for packet in packets {
-        let headers = packet.headers();
-        if headers.is_empty() {
-            continue;
-        }
-        let verdict = judge(packet, inner);
-        if let Ok(counted) = verdict
-            && let Some(key) = firsts.follow(packet, counted)
-        {
-            let octets = counted.octets;
-            add(&mut expected, key.0, key.1, Counts { packets: 1, octets });
-            *elsewhere.entry(key).or_insert(0) += 1;
-        }
-        if let Err(Case::Unknown) = verdict {
-            differ(format!("packet {}: {:?}", packet.number, packet.layers));
-        }
-        for header in headers {
-            let key = (header.statistic, header.direction);
-            // tshark's statistic of IPv6 has first fragments only.
-            let is_later = |level| packet.fragment(level).is_some_and(|part| part.later);
-            let uncounted = header.statistic == "ipv6" && is_later(header.level);
-            *unfinished.entry(key).or_insert(0) += u64::from(packet.is_unfinished());
-            let case = match verdict {
-                Ok(counted) if header.level > counted.level => Case::Inner,
-                Ok(counted) if header.level < counted.level => Case::Around,
-                Ok(counted) => {
-                    let octets = counted.octets;
-                    add(&mut expected, key.0, key.1, Counts { packets: 1, octets });
-                    let ports = matches!(header.statistic, "tcp" | "udp");
-                    let leads = packet.final_destination().filter(|_| ports);
-                    let mut direction = header.direction;
-                    direction.destination.0 = leads.unwrap_or(direction.destination.0);
-                    if uncounted {
-                        *elsewhere.entry(key).or_insert(0) += 1;
-                    }
-                    if direction != header.direction {
-                        *elsewhere.entry(key).or_insert(0) += 1;
-                        let led = beyond.entry((header.statistic, direction)).or_default();
-                        led.push((Case::Routed, packet.number));
-                    }
-                    continue;
-                }
-                Err(case) => case,
-            };
-            if uncounted {
-                continue;
-            }
-            beyond.entry(key).or_default().push((case, packet.number));
-        }
-    }
-    if flowprobe.fragment_orphans() != Some(firsts.orphans) {
-        let counted = flowprobe.fragment_orphans();
-        differ(format!("{counted:?} orphans, {} expected", firsts.orphans));
-    }
-    for (key, counts) in &expected {
-        let flows = exported.remove(key).unwrap_or_default();
-        if flows != *counts {
-            differ(format!(
-                "{key:?}: {flows:?} in flows, {counts:?} in packets"
-            ));
-        }
-    }
-    for (key, counts) in exported {
-        differ(format!("{key:?}: {counts:?} in flows only"));
-    }
-    let empty = BTreeMap::new();
-    for statistic in &STATISTICS {
-        let counted = statistics.get(statistic).unwrap_or(&empty);
-        let of_flows = expected.iter().filter(|((name, _), _)| name == statistic);
-        let mut of_flows: BTreeMap<Direction, u64> = of_flows
-            .map(|((_, direction), counts)| (*direction, counts.packets))
-            .collect();
-        for ((_, direction), count) in elsewhere.iter().filter(|((name, _), _)| name == statistic) {
-            *of_flows.entry(*direction).or_insert(0) -= count;
-        }
-        of_flows.retain(|_, packets| *packets > 0);
-        let directions: BTreeSet<_> = counted.keys().chain(of_flows.keys()).copied().collect();
-        for direction in directions {
-            let frames = counted.get(&direction).copied().unwrap_or(0);
-            let flows = of_flows.get(&direction).copied().unwrap_or(0);
-            let key = (*statistic, direction);
-            let more = beyond.get(&key).map(Vec::as_slice).unwrap_or_default();
-            for (case, _) in more {
-                *explained.entry(*case).or_insert(0) += 1;
-            }
-            let missing = (flows + more.len() as u64).checked_sub(frames);
-            let may_miss = unfinished.get(&key).copied().unwrap_or(0);
-            match missing {
-                Some(0) => {}
-                Some(missing) if missing <= may_miss => {
-                    *explained.entry(Case::Unfinished).or_insert(0) += missing;
-                }
-                _ => differ(format!(
-                    "conv,{statistic} {direction:?}: {frames} frames; {flows} in flows, and \
-                     {more:?}"
-                )),
-            }
-        }
-    }
-    compared.conversations = expected.len() as u64;
-    compared.explained = explained;
-    let flows = flowprobe.flows.iter();
+    let expected = Conversations::of(packets, inner);
+    compared.compare_flows(&expected, &run.flows);
+    compared.compare_statistics(&expected, statistics);
+    compared.differences.extend(expected.unknown);
+
+    let flows = run.flows.iter();
     let opened = flows.filter(|flow| flow.key.around.tunnel.is_some());
     compared.opened = opened.count() as u64;
-    compared.followed = firsts.followed;
-    compared.orphans = firsts.orphans;
-    compared
-}
-
-fn add_all(sums: &mut [Compared; 2], others: [Compared; 2]) {
-    for (sum, other) in sums.iter_mut().zip(others) {
-        *sum += other;
+    compared.followed = expected.firsts.followed;
+    compared.orphans = expected.firsts.orphans;
+    if run.fragment_orphans() != Some(compared.orphans) {
+        let counted = run.fragment_orphans();
+        compared.differ(format!("{counted:?} orphans, not {}", compared.orphans));
     }
+    compared
 }
 
 /// The sums over all captures, with tunnels closed and opened.
 fn compare_all() -> Result<[Compared; 2]> {
     let captures = captures::all()?;
     let next = AtomicUsize::new(0);
-    let work = || -> Result<([Compared; 2], u64, u64)> {
-        let (mut sums, mut compared, mut refused) = (<[Compared; 2]>::default(), 0, 0);
+    let work = || -> Result<Vec<[Compared; 2]>> {
+        let mut compared = Vec::new();
         while let Some(capture) = captures.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match compare(capture).with_context(|| capture.display().to_string())? {
-                Some(one) => {
-                    compared += 1;
-                    add_all(&mut sums, one);
-                }
-                None => refused += 1,
-            }
+            let one = compare(capture).with_context(|| capture.display().to_string())?;
+            compared.extend(one);
         }
-        Ok((sums, compared, refused))
+        Ok(compared)
     };
     // tshark takes a third of a second to start.
     let workers = thread::available_parallelism()?.get();
@@ -273,14 +210,16 @@ fn compare_all() -> Result<[Compared; 2]> {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         workers.into_iter().map(ScopedJoinHandle::join).collect()
     });
-    let (mut sums, mut compared, mut refused) = (<[Compared; 2]>::default(), 0, 0);
+    let mut sums = <[Compared; 2]>::default();
     for result in results {
-        let (one, some, others) = result.expect("no panic")?;
-        add_all(&mut sums, one);
-        compared += some;
-        refused += others;
+        for compared in result.expect("no panic")? {
+            for (sum, one) in sums.iter_mut().zip(compared) {
+                *sum += one;
+            }
+        }
     }
-    println!("{compared} captures; {refused} of a kind that is not read");
+    let refused = captures.len() as u64 - sums[0].captures;
+    println!("{refused} captures of a kind that is not read");
     Ok(sums)
 }
 
@@ -288,9 +227,9 @@ fn compare_all() -> Result<[Compared; 2]> {
 #[track_caller]
 fn assert_equal(tunnels: &str, sum: &Compared) {
     println!(
-        "tunnels {tunnels}: {} packets, {} directions of conversations, {} flow records out of tunnels; {} later \
-         fragments with ports, {} orphans",
-        sum.packets, sum.conversations, sum.opened, sum.followed, sum.orphans
+        "tunnels {tunnels}: {} captures, {} packets, {} directions of conversations, {} flow \
+         records out of tunnels; {} later fragments with ports, {} orphans",
+        sum.captures, sum.packets, sum.conversations, sum.opened, sum.followed, sum.orphans
     );
     for (case, count) in &sum.explained {
         println!("{case:?}: {count} frames");

@@ -2,7 +2,7 @@
 //! as interfaces, and which elements say so.
 
 use flowprobe_tests::{
-    capture_file::{Order, PcapNg, Record, pcap as classic},
+    capture_file::{ORDERS, Order, PcapNg, Record, pcap as classic},
     mix::{encapsulated, ignored, tunnels},
     offline::{Offline, pcap},
     packets::{Ip, Packet, flag, truth},
@@ -49,21 +49,26 @@ fn assert_has(record: &Value, expected: &Value) {
     }
 }
 
+/// Meters those of these packets that a link layer can carry, and compares their flows.
+fn meter_link(packets: Vec<Packet>, link: u32, order: Order, tunnels: &str) -> Result<Offline> {
+    let (packets, frames): (Vec<_>, Vec<_>) = carried(packets, link, order).into_iter().unzip();
+    assert!(packets.len() >= 20);
+    let records: Vec<_> = frames.iter().map(|f| Record::whole(START_NS, f)).collect();
+    let file = classic(order, false, link, &records);
+    let run = pcap(&["-", "--tunnels", tunnels], &file)?;
+    assert_flows(&run, &truth(&packets, 1));
+    Ok(run)
+}
+
 #[test]
 fn link_layers_with_ethertypes_carry_all_of_it() -> Result {
+    let packets = [encapsulated(), tunnels()].concat();
+    let opened: Vec<_> = packets.iter().cloned().map(Packet::opened).collect();
     for link in [1, 113, 276] {
-        for order in [Order::Little, Order::Big] {
-            for inner in [false, true] {
-                let opened = |packet: Packet| if inner { packet.opened() } else { packet };
-                let packets = [encapsulated(), tunnels()].concat().into_iter().map(opened);
-                let (packets, frames): (Vec<_>, Vec<_>) =
-                    carried(packets.collect(), link, order).into_iter().unzip();
-                assert!(packets.len() > 60);
-                let records: Vec<_> = frames.iter().map(|f| Record::whole(START_NS, f)).collect();
-                let which = if inner { "inner" } else { "outer" };
-                let file = classic(order, false, link, &records);
-                let run = pcap(&["-", "--tunnels", which], &file)?;
-                assert_flows(&run, &truth(&packets, 1));
+        for order in ORDERS {
+            for (packets, tunnels) in [(&packets, "outer"), (&opened, "inner")] {
+                let run = meter_link(packets.clone(), link, order, tunnels)?;
+                assert_eq!(run.ledger().seen.packets, packets.len() as u64);
             }
         }
     }
@@ -75,19 +80,7 @@ fn link_layers_with_ethertypes_carry_all_of_it() -> Result {
 fn link_layers_without_ethertypes_carry_tunnels() -> Result {
     for link in [0, 12, 14, 101, 108, 228, 229] {
         let opened = tunnels().into_iter().map(Packet::opened).collect();
-        let mut packets = carried(opened, link, Order::Little);
-        let version = |frame: &[u8]| frame[if matches!(link, 0 | 108) { 4 } else { 0 }] >> 4;
-        packets.retain(|(_, frame)| match link {
-            228 => version(frame) == 4,
-            229 => version(frame) == 6,
-            _ => true,
-        });
-        let (packets, frames): (Vec<_>, Vec<_>) = packets.into_iter().unzip();
-        assert!(packets.len() >= 20);
-        let records: Vec<_> = frames.iter().map(|f| Record::whole(START_NS, f)).collect();
-        let file = classic(Order::Little, false, link, &records);
-        let run = pcap(&["-", "--tunnels", "inner"], &file)?;
-        assert_flows(&run, &truth(&packets, 1));
+        let run = meter_link(opened, link, Order::Little, "inner")?;
         let mut flows = run.flows.iter();
         assert!(flows.all(|flow| flow.key.around.tunnel.is_some()));
     }

@@ -6,8 +6,11 @@ use anyhow::{Context as _, Result};
 
 use super::Direction;
 
-/// Packets of each direction, by statistic.
-pub type Statistics = BTreeMap<&'static str, BTreeMap<Direction, u64>>;
+/// A statistic, and a direction of it.
+pub type Key = (&'static str, Direction);
+
+/// Packets that tshark counts.
+pub type Statistics = BTreeMap<Key, u64>;
 
 /// Reads the statistics. Their octets are rounded to kilobytes, so only packets are read.
 pub(super) fn statistics(text: &str) -> Result<Statistics> {
@@ -31,7 +34,6 @@ pub(super) fn statistics(text: &str) -> Result<Statistics> {
             };
             let ports = matches!(statistic, "tcp" | "udp");
             let (one, other) = (end(one, ports)?, end(other, ports)?);
-            let counts = statistics.entry(statistic).or_default();
             for (source, destination, frames) in [(one, other, right), (other, one, left)] {
                 let frames: u64 = frames.parse().with_context(|| line.to_owned())?;
                 let direction = Direction {
@@ -39,7 +41,7 @@ pub(super) fn statistics(text: &str) -> Result<Statistics> {
                     destination,
                 };
                 if frames > 0 {
-                    *counts.entry(direction).or_insert(0) += frames;
+                    *statistics.entry((statistic, direction)).or_insert(0) += frames;
                 }
             }
         }

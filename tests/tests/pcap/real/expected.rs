@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flowprobe_tests::judges::dissection::{Datagram, Direction, Dissected};
+use flowprobe_tests::judges::dissection::{Datagram, Dissected, Key};
 
 /// Why a packet that tshark counts for a conversation is not in a flow of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,8 +39,8 @@ pub(crate) enum Case {
 const UNREAD: [&str; 3] = ["macsec", "nsh", "avsp"];
 
 /// Layers in which tshark finds IP packets and that are no tunnels to flowprobe: PIM (Registers),
-/// L2TP, NSH, MPLS over UDP; samples and packets that sFlow and OpenFlow quote.
-const QUOTING: [&str; 6] = ["pim", "l2tp", "nsh", "mpls", "sflow", "openflow"];
+/// L2TP, NSH, MPLS over UDP; packets that OpenFlow quotes.
+const QUOTING: [&str; 5] = ["pim", "l2tp", "nsh", "mpls", "openflow"];
 
 const MAX_TAGS: u32 = 4;
 const MAX_LABELS: u32 = 6;
@@ -135,22 +135,26 @@ pub(crate) fn judge(packet: &Dissected, inner: bool) -> Result<Counted, Case> {
         return Err(Case::CutOnTheWire);
     }
     let above = (packet.captured.min(at + octets)).saturating_sub(at + header);
-    let needs = match protocol {
-        6 => 14,
-        17 | 33 | 132 | 136 => 4,
-        1 | 58 => 2,
-        _ if !v4 && EXTENSIONS.contains(&protocol) => 8,
-        _ => 0,
-    };
     let fragment = packet.fragment(0);
     let later = fragment.as_ref().is_some_and(|fragment| fragment.later);
-    if !later && above < needs {
+    if !later && above < needs(v4, protocol) {
         return Err(Case::NoPorts);
     }
     let outer = Counted { level: 0, octets };
     match inner && fragment.is_none() && levels.len() > 1 {
         true => Ok(opened(packet, carrier)?.unwrap_or(outer)),
         false => Ok(outer),
+    }
+}
+
+/// Octets of the header above IP up to its ports and flags, or to its type and code.
+fn needs(v4: bool, protocol: u64) -> u64 {
+    match protocol {
+        6 => 14,
+        17 | 33 | 132 | 136 => 4,
+        1 | 58 => 2,
+        _ if !v4 && EXTENSIONS.contains(&protocol) => 8,
+        _ => 0,
     }
 }
 
@@ -167,58 +171,65 @@ fn header(packet: &Dissected, v4: bool, at: usize) -> (u64, u64, u64) {
 fn opened(packet: &Dissected, carrier: Carrier) -> Result<Option<Counted>, Case> {
     let levels = packet.levels();
     let level = &levels[1];
-    let above = names(level.carrier);
-    // Extension headers.
-    let between = |layer: &&str| layer.starts_with("ipv6.") || *layer == "ah";
-    let above: Vec<_> = above.into_iter().filter(|l| !between(l)).collect();
-    if above.iter().any(|layer| QUOTING.contains(layer)) && !above.contains(&"eth") {
+    let extension = |layer: &&str| layer.starts_with("ipv6.") || *layer == "ah";
+    let mut layers = names(level.carrier);
+    layers.retain(|layer| !extension(layer));
+    if layers.iter().any(|layer| QUOTING.contains(layer)) && !layers.contains(&"eth") {
         return Ok(None);
     }
-    let port = packet.number_of("udp.dstport", 0).unwrap_or(0);
-    let field = |name| packet.number_of(name, 0).unwrap_or(0);
-    let (known, link) = match above[..] {
-        [] => (true, &[][..]),
-        // RFC 2784 §2.2, §2.3: neither a routing field nor another version.
-        ["gre", ref link @ ..] => (field("gre.flags_and_version") & 0x4007 == 0, link),
-        // RFC 7348 §5: the flag of a valid identifier.
-        ["udp", "vxlan", ref link @ ..] => {
-            (port == 4789 && field("vxlan.flags") & 0x0800 != 0, link)
-        }
-        ["udp", "geneve", ref link @ ..] => (port == 6081, link),
-        ["udp", "gtp", ref link @ ..] => (port == 2152, link),
-        ["udp", "sflow", ..] | ["tcp", "openflow", ..] => (false, &[][..]),
-        // Ethernet directly in IP (RFC 8986 §10.1), which is not opened.
-        ["eth", ..] => (false, &[][..]),
-        _ => return Err(Case::Unknown),
+    let Some(link) = tunnel(packet, &layers)? else {
+        return Ok(None);
     };
     let inside = match link {
         [] => Ok(carrier),
         ["eth", link @ ..] => carrier.with(packet, link),
         _ => return Err(Case::Unknown),
     };
+    let (_, octets, protocol) = header(packet, level.network == "ip", level.occurrence);
+    let udp_headers = layers.iter().filter(|layer| **layer == "udp").count();
+    let whole = inside.is_ok() && is_whole(packet, protocol, udp_headers);
+    Ok(whole.then_some(Counted { level: 1, octets }))
+}
+
+/// What stands behind the header of the tunnel that these layers are, if flowprobe opens it.
+fn tunnel<'a>(packet: &Dissected, layers: &'a [&'a str]) -> Result<Option<&'a [&'a str]>, Case> {
+    let field = |name| packet.number_of(name, 0).unwrap_or(0);
+    let port = field("udp.dstport");
+    let (opened, link) = match layers {
+        [] => (true, layers),
+        // RFC 2784 §2.2, §2.3: neither a routing field nor another version.
+        ["gre", link @ ..] => (field("gre.flags_and_version") & 0x4007 == 0, link),
+        // RFC 7348 §5: the flag of a valid identifier.
+        ["udp", "vxlan", link @ ..] => (port == 4789 && field("vxlan.flags") & 0x0800 != 0, link),
+        ["udp", "geneve", link @ ..] => (port == 6081, link),
+        ["udp", "gtp", link @ ..] => (port == 2152, link),
+        // Ethernet in OpenFlow, and directly in IP (RFC 8986 §10.1).
+        ["tcp", "openflow", ..] | ["eth", ..] => (false, layers),
+        _ => return Err(Case::Unknown),
+    };
+    Ok(opened.then_some(link))
+}
+
+/// Whether the packet in a tunnel fits into it and has its ports, or type and code, or is a later
+/// fragment; there are so many UDP headers around it.
+fn is_whole(packet: &Dissected, protocol: u64, udp_headers: usize) -> bool {
     // tshark tells where a packet does not fit into the one around it.
     let wrong = [
         "ip.bogus_ip_length",
         "ip.bogus_header_length",
         "ipv6.plen_exceeds_framing",
     ];
-    let (_, octets, protocol) = header(packet, level.network == "ip", level.occurrence);
+    let has = |name, at| packet.number_of(name, at).is_some();
     let ports = match protocol {
-        6 => packet.number_of("tcp.flags", 0).is_some(),
-        17 => packet
-            .number_of("udp.dstport", usize::from(above.contains(&"udp")))
-            .is_some(),
-        1 => packet.number_of("icmp.code", 0).is_some(),
-        58 => packet.number_of("icmpv6.code", 0).is_some(),
+        6 => has("tcp.flags", 0),
+        17 => has("udp.dstport", udp_headers),
+        1 => has("icmp.code", 0),
+        58 => has("icmpv6.code", 0),
         _ => true,
     };
-    let later = packet.fragment(1).is_some_and(|fragment| fragment.later);
-    let whole = !packet.has_any(&wrong) && (ports || later);
-    Ok((known && inside.is_ok() && whole).then_some(Counted { level: 1, octets }))
+    let later = || packet.fragment(1).is_some_and(|fragment| fragment.later);
+    !packet.has_any(&wrong) && (ports || later())
 }
-
-/// A statistic, and a direction of it.
-pub(crate) type Key = (&'static str, Direction);
 
 /// How long flowprobe waits for later fragments.
 const LIFETIME_NS: u64 = 30_000_000_000;
