@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use flowprobe_tests::{
     bpf::{attach_egress, load_egress, op, program_exists},
+    collector::Collector,
     flow::{Flow, Truth},
     netns::Netns,
     packets::{Ip, Packet, flag, truth},
@@ -161,6 +162,29 @@ fn tags_beside_the_frame_are_the_outermost() -> Result {
             assert_eq!(priorities(flows, port + 4, 9), Some((0, 1)));
         }
     }
+    Ok(())
+}
+
+/// A single tag's priority is told by the elements of 802.1Q.
+#[test]
+fn the_priority_of_a_single_tag_is_told() -> Result {
+    let pair = Pair::new(Wire::default())?;
+    let collector = Collector::start(&pair.sensor, "127.0.0.1:4739", false)?;
+    let packets = [
+        v4().udp(1, 53, 10),
+        v4().tag_of_priority(0x8100, 5, 6).udp(2, 53, 11),
+        v6().tag_of_priority(0x8100, 6, 7).udp(3, 53, 12),
+        v4().tag_of_priority(0x8100, 7, 1).icmp(8, 0, 12),
+    ];
+    let options = ["--collector", &collector.url(), "--vlan-elements", "dot1q"];
+    meter(&pair, &packets, 3, &options)?;
+    let mut received = collector.stop();
+    received.assert_well_formed();
+    truth(&packets, 3).assert_equals(&received.truth());
+    received.flows.sort_by_key(|flow| flow.key.vlan);
+    let told = received.flows.iter().map(|flow| flow.priorities);
+    let expected = [None, Some((6, 0)), Some((7, 0)), Some((1, 0))];
+    assert!(told.eq(expected), "{:?}", received.flows);
     Ok(())
 }
 

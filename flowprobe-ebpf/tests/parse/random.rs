@@ -5,7 +5,7 @@ use flowprobe_tests::headers::{self, Extension, V4, V6};
 use proptest::{collection::vec, option, prelude::*};
 
 use crate::{
-    seen::{Captured, look},
+    seen::{Captured, look, look_beside},
     stack::{EXTENSIONS, Inside, Kind, LABELS, Link, Network, Packet, Stack, TAGS, Transport},
 };
 
@@ -229,6 +229,23 @@ proptest! {
         let frame = stack.frame();
         prop_assert_eq!(look(&frame[..], &Tunnels::OUTER), stack.outer());
         prop_assert_eq!(look(&frame[..], &Tunnels::INNER), stack.inner());
+    }
+
+    #[test]
+    fn the_outermost_tag_may_stand_beside_the_frame(stack in any_stack()) {
+        let frame = stack.frame();
+        let mut beside = frame.clone();
+        let control = stack.link.tags.first().map(|(_, control)| *control);
+        if control.is_some() {
+            // EtherType and control information of the tag.
+            beside.drain(12..16);
+        }
+        for tunnels in [Tunnels::OUTER, Tunnels::INNER] {
+            prop_assert_eq!(
+                look_beside(&beside[..], control, &tunnels),
+                look(&frame[..], &tunnels)
+            );
+        }
     }
 
     #[test]
