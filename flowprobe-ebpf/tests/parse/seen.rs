@@ -26,20 +26,6 @@ impl Frame for Captured<'_> {
     }
 }
 
-/// The same for a frame whose outermost VLAN tag, if it has one, stands beside it.
-pub(crate) fn look_beside<F: Frame + ?Sized>(
-    frame: &F,
-    control: Option<u16>,
-    tunnels: &Tunnels,
-) -> Result<Seen, &'static str> {
-    let mut parsed = Parsed::EMPTY;
-    if let Some(control) = control {
-        parsed.put_outer_tag(control);
-    }
-    parse_ethernet(frame, tunnels, &mut parsed).map_err(Skip::label)?;
-    Ok(seen(&parsed))
-}
-
 /// Parses `frame`, and reads what is in it out of the key and the marks that are made of it.
 pub(crate) fn look<F: Frame + ?Sized>(frame: &F, tunnels: &Tunnels) -> Result<Seen, &'static str> {
     let parsed = parse::parse(frame, tunnels);
@@ -51,6 +37,20 @@ pub(crate) fn look<F: Frame + ?Sized>(frame: &F, tunnels: &Tunnels) -> Result<Se
         "both ways through the parser"
     );
     let parsed = parsed.map_err(Skip::label)?;
+    Ok(seen(&parsed))
+}
+
+/// The same for a frame whose outermost VLAN tag, if it has one, stands beside it.
+pub(crate) fn look_beside<F: Frame + ?Sized>(
+    frame: &F,
+    control: Option<u16>,
+    tunnels: &Tunnels,
+) -> Result<Seen, &'static str> {
+    let mut parsed = Parsed::EMPTY;
+    if let Some(control) = control {
+        parsed.put_outer_tag(control);
+    }
+    parse_ethernet(frame, tunnels, &mut parsed).map_err(Skip::label)?;
     Ok(seen(&parsed))
 }
 
