@@ -6,7 +6,7 @@
 use std::{
     ffi::CStr,
     io, mem,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
 // linux/bpf.h: enum bpf_cmd, enum bpf_attach_type, enum bpf_map_type.
@@ -26,6 +26,7 @@ const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 
 // linux/bpf.h: struct bpf_prog_info, `name` follows `map_ids`; both are there since 4.15.
 const PROGRAM_INFO_LEN: usize = 80;
+const PROGRAM_XLATED_LEN_OFFSET: usize = 20;
 const PROGRAM_NAME_OFFSET: usize = 64;
 
 /// Octets of a program's name, with a zero at the end.
@@ -248,20 +249,32 @@ pub(crate) fn program_name(id: u32) -> io::Result<String> {
             open_flags: 0,
         },
     )?;
+    let octets = program_info(program.as_fd())?;
+    let name = &octets[PROGRAM_NAME_OFFSET..];
+    let end = name.iter().position(|&c| c == 0).unwrap_or(name.len());
+    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
+}
+
+/// Octets of a loaded program's instructions, as the verifier has rewritten them.
+pub(crate) fn rewritten_len(program: BorrowedFd<'_>) -> io::Result<usize> {
+    let octets = program_info(program)?;
+    let mut length = [0; 4];
+    length.copy_from_slice(&octets[PROGRAM_XLATED_LEN_OFFSET..][..4]);
+    Ok(u32::from_ne_bytes(length) as usize)
+}
+
+fn program_info(program: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     // Aligned as the structure that the kernel writes.
     let mut info = [0_u64; PROGRAM_INFO_LEN / 8];
     call(
         BPF_OBJ_GET_INFO_BY_FD,
         &mut GetInfo {
-            fd: program.as_raw_fd().cast_unsigned(),
+            fd: number(program),
             info_len: PROGRAM_INFO_LEN as u32,
             info: info.as_mut_ptr() as u64,
         },
     )?;
-    let octets: Vec<u8> = info.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    let name = &octets[PROGRAM_NAME_OFFSET..];
-    let end = name.iter().position(|&c| c == 0).unwrap_or(name.len());
-    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
+    Ok(info.iter().flat_map(|word| word.to_ne_bytes()).collect())
 }
 
 fn number(fd: BorrowedFd<'_>) -> u32 {

@@ -188,6 +188,18 @@ fn the_priority_of_a_single_tag_is_told() -> Result {
     Ok(())
 }
 
+/// Then the kernel finds next to nothing to take out of the program, and needs the room in front of
+/// it for what it puts in.
+#[test]
+fn tags_are_read_with_tunnels_opened_too() -> Result {
+    let pair = Pair::new(Wire::default())?;
+    let finished = meter(&pair, &packets(), 5, &["--tunnels", "inner"])?;
+    let interface = &finished.summary.interfaces[0];
+    assert!(interface.vlan_metadata, "{}", finished.log);
+    truth(&packets(), 5).assert_equals(&Truth::of(&finished.flows));
+    Ok(())
+}
+
 #[test]
 fn with_one_beside_the_frame_there_is_room_for_three_in_it() -> Result {
     let pair = Pair::new(Wire::default())?;

@@ -8,6 +8,7 @@
 
 use std::{
     ffi::CString,
+    iter,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
@@ -15,7 +16,7 @@ use aya::{Ebpf, maps::Map};
 use aya_obj::{
     Object, ParseError,
     btf::{Btf, BtfError, BtfKind},
-    generated::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL, bpf_insn},
+    generated::{BPF_ALU64, BPF_CALL, BPF_JEQ, BPF_JMP, BPF_MOV, BPF_PSEUDO_KFUNC_CALL, bpf_insn},
     relocation::EbpfRelocationError,
 };
 use flowprobe_ebpf::rx_vlan::{KFUNC, PLACEHOLDER};
@@ -44,6 +45,17 @@ pub enum RxVlanError {
     /// The kernel says nothing of its functions, or has not the one that is needed.
     #[error("this kernel has no function {KFUNC}, which is there since 6.8 ({0})")]
     NoFunction(#[from] BtfError),
+    /// The kernel may have moved the program, which is why there is room in front of it.
+    #[error("the kernel has rewritten the program {0} to more than its room")]
+    Outgrown(&'static str),
+    /// The kernel does not tell how long the program has become.
+    #[error("the kernel does not tell the length of the program {name}: {source}")]
+    Length {
+        /// Which one.
+        name: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The kernel refused the program.
     #[error(
         "the kernel refused the program {name}: {source}; --log debug shows the verifier's log"
@@ -103,15 +115,46 @@ impl RxVlan {
             license: &self.license,
             frags,
         };
-        bpf::load_bound(&program, ifindex).map_err(|(source, log)| {
+        let loaded = bpf::load_bound(&program, ifindex).map_err(|(source, log)| {
             tracing::debug!("the verifier on {name}: {log}");
             RxVlanError::Refused { name, source }
-        })
+        })?;
+        let rewritten = bpf::rewritten_len(loaded.as_fd())
+            .map_err(|source| RxVlanError::Length { name, source })?;
+        match rewritten <= size_of_val(&instructions[..]) {
+            true => Ok(loaded),
+            false => Err(RxVlanError::Outgrown(name)),
+        }
     }
 }
 
-/// The instructions of a linked program, with a call of the kernel's function in each place that
-/// is held for it.
+/// Instructions without effect in front of the program, which the kernel takes out before it puts
+/// in its own, some 120 of them. A program that grows beyond the pages in which it was loaded is
+/// moved, and the device is not told (`bpf_prog_realloc`, which leaves `offload->prog`; seen with
+/// 6.18). Were the device to go away while such a program is loaded, the kernel would follow the
+/// stale pointer, and die of it with the lock of the whole network held.
+const ROOM: i16 = 1024;
+
+/// The program behind its room, which the verifier knows to be jumped over.
+fn with_room(program: impl Iterator<Item = [u8; 8]>) -> Vec<[u8; 8]> {
+    let zero = instruction(BPF_ALU64 | BPF_MOV, 0);
+    let over = instruction(BPF_JMP | BPF_JEQ, ROOM);
+    let room = iter::repeat_n(zero, ROOM as usize);
+    iter::once(zero)
+        .chain([over])
+        .chain(room)
+        .chain(program)
+        .collect()
+}
+
+/// An operation on r0 with the number 0.
+fn instruction(code: u32, offset: i16) -> [u8; 8] {
+    let [a, b] = offset.to_ne_bytes();
+    [code as u8, 0, a, b, 0, 0, 0, 0]
+}
+
+/// The instructions of a linked program behind their [`ROOM`], with a call of the kernel's function
+/// in each place that is held for it.
 fn instructions(
     object: &Object,
     name: &'static str,
@@ -130,7 +173,7 @@ fn instructions(
     if calls == 0 {
         return Err(RxVlanError::NoProgram(name));
     }
-    Ok(instructions.iter().map(octets).collect())
+    Ok(with_room(instructions.iter().map(octets)))
 }
 
 /// Makes a call of the kernel's function of one that stands for it; says whether this was one.
@@ -204,6 +247,21 @@ mod tests {
             assert!(!resolve(&mut other, 1));
             assert_eq!(octets(&other), before);
         }
+    }
+
+    #[test]
+    fn the_room_is_jumped_over() {
+        let program = [[0x95, 0, 0, 0, 0, 0, 0, 0], [0xb7, 1, 0, 0, 2, 0, 0, 0]];
+        let whole = with_room(program.into_iter());
+        // r0 = 0; if r0 == 0, on behind as many instructions as the offset says.
+        let [zero, over, rest @ ..] = &whole[..] else {
+            panic!("no room");
+        };
+        assert_eq!(*zero, [0xb7, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!((over[0], over[1], &over[4..]), (0x15, 0, &[0; 4][..]));
+        let room = i16::from_ne_bytes([over[2], over[3]]) as usize;
+        assert_eq!(rest[room..], program);
+        assert!(rest[..room].iter().all(|filler| filler == zero));
     }
 
     #[test]
