@@ -48,8 +48,6 @@ pub mod bits {
     pub const OPTIONS: u8 = 0x10;
     /// More Fragments and Don't Fragment, OR-ed (IE 197).
     pub const FRAGMENT_FLAGS: u8 = 0x60;
-    /// Belongs to the way and not to the flow in it; see [`crate::table::Way::displaced`].
-    pub const DISPLACED: u8 = 0x80;
     /// What is the first packet's, and not OR-ed over all.
     pub const FIRST: u8 = PRIORITY | BEGAN_WITH_SYN;
 }

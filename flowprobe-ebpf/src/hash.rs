@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Words of the secret, enough for the longest key.
-pub const SECRET_WORDS: usize = MAX_WORDS + 1;
+pub const SECRET_WORDS: usize = MAX_WORDS;
 
 /// Hashes `words` under `secret`.
 #[must_use]
@@ -34,8 +34,8 @@ pub fn hash_each<const N: usize>(
     word: impl Fn(usize) -> u64,
     secret: impl Fn(usize) -> u64,
 ) -> u64 {
-    const { assert!(N < SECRET_WORDS) };
-    let mut sum = secret(SECRET_WORDS - 1);
+    const { assert!(N <= SECRET_WORDS) };
+    let mut sum = 0_u64;
     let mut i = 0;
     while i < N {
         let (word, secret) = (word(i), secret(i));

@@ -13,16 +13,23 @@ use crate::{
 /// Words of the longest key.
 pub const MAX_WORDS: usize = 6 + AROUND_WORDS;
 
-/// The last two words of both keys: ports, protocol, traffic class and VLAN; interface and epoch.
+/// The last two words of both keys: ports, protocol, VLAN and traffic class; interface and epoch.
+/// `join` puts the halves of a word together.
 #[inline(always)]
-fn tail(packet: &Packet, ifindex: u32, epoch: u32) -> [u64; 2] {
+fn tail(packet: &Packet, ifindex: u32, epoch: u32, join: impl Fn(u64, u32) -> u64) -> [u64; 2] {
+    let transport = u64::from(packet.protocol) << 32
+        | u64::from(packet.vlan) << 40
+        | u64::from(packet.traffic_class) << 56;
     [
-        u64::from(packet.ports)
-            | u64::from(packet.protocol) << 32
-            | u64::from(packet.traffic_class) << 40
-            | u64::from(packet.vlan) << 48,
-        u64::from(ifindex) | u64::from(epoch) << 32,
+        join(transport, packet.ports),
+        join(u64::from(epoch) << 32, ifindex),
     ]
+}
+
+/// Joins the halves of a word.
+#[inline(always)]
+fn join(upper: u64, lower: u32) -> u64 {
+    upper | u64::from(lower)
 }
 
 /// Keeps the compiler from loading many words before it stores the first: a program has registers
@@ -95,19 +102,24 @@ macro_rules! key {
             const TRANSPORT: usize = $transport;
             const PLACE: usize = $transport + 1;
 
+            /// Both ports as on the wire, as one word of memory.
+            #[inline(always)]
+            #[must_use]
+            pub fn ports(&self) -> u32 {
+                self.words[Self::TRANSPORT] as u32
+            }
+
             /// Source port, 0 where the protocol has none.
             #[must_use]
             pub fn source_port(&self) -> u16 {
-                let image = self.words[Self::TRANSPORT] as u32;
-                let [a, b, _, _] = image.to_ne_bytes();
+                let [a, b, _, _] = self.ports().to_ne_bytes();
                 u16::from_be_bytes([a, b])
             }
 
             /// Destination port; for ICMP type·256 + code.
             #[must_use]
             pub fn destination_port(&self) -> u16 {
-                let image = self.words[Self::TRANSPORT] as u32;
-                let [_, _, a, b] = image.to_ne_bytes();
+                let [_, _, a, b] = self.ports().to_ne_bytes();
                 u16::from_be_bytes([a, b])
             }
 
@@ -118,15 +130,16 @@ macro_rules! key {
             }
 
             /// IPv4 type of service or IPv6 traffic class, the whole octet.
+            #[inline(always)]
             #[must_use]
             pub fn traffic_class(&self) -> u8 {
-                (self.words[Self::TRANSPORT] >> 40) as u8
+                (self.words[Self::TRANSPORT] >> 56) as u8
             }
 
             /// Identifier of the outer VLAN, 0 where the frame has no tag.
             #[must_use]
             pub fn vlan(&self) -> u16 {
-                (self.words[Self::TRANSPORT] >> 48) as u16
+                (self.words[Self::TRANSPORT] >> 40) as u16
             }
 
             /// Index of the interface that the packet came in on.
@@ -217,7 +230,7 @@ impl KeyWide {
             self.words[i] = addresses[i];
             i += 1;
         }
-        [self.words[4], self.words[5]] = tail(packet, ifindex, epoch);
+        [self.words[4], self.words[5]] = tail(packet, ifindex, epoch, join);
         one_by_one();
         let mut i = 0;
         while i < AROUND_WORDS {
@@ -264,7 +277,21 @@ impl KeyV4 {
     #[inline(always)]
     #[must_use]
     pub fn new(addresses: u64, packet: &Packet, ifindex: u32, epoch: u32) -> Self {
-        let [transport, place] = tail(packet, ifindex, epoch);
+        Self::joined(addresses, packet, ifindex, epoch, join)
+    }
+
+    /// The same; `join` puts the halves of a word together, the upper one as it is and the lower one
+    /// below.
+    #[inline(always)]
+    #[must_use]
+    pub fn joined(
+        addresses: u64,
+        packet: &Packet,
+        ifindex: u32,
+        epoch: u32,
+        join: impl Fn(u64, u32) -> u64,
+    ) -> Self {
+        let [transport, place] = tail(packet, ifindex, epoch, join);
         Self {
             words: [addresses, transport, place],
         }
@@ -292,7 +319,7 @@ impl KeyV6 {
     #[must_use]
     pub fn new(addresses: [u64; 4], packet: &Packet, ifindex: u32, epoch: u32) -> Self {
         let [a, b, c, d] = addresses;
-        let [transport, place] = tail(packet, ifindex, epoch);
+        let [transport, place] = tail(packet, ifindex, epoch, join);
         Self {
             words: [a, b, c, d, transport, place],
         }

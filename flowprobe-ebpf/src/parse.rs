@@ -298,14 +298,15 @@ const V4_LEN: usize = 2 + ipv4::MIN_LEN + 4;
 #[inline(always)]
 fn plain_ipv4<F: Frame + ?Sized, const AT: usize>(frame: &F) -> Option<Packet> {
     let octets: [u8; V4_LEN] = frame.read(AT - 2)?;
-    // EtherType, version and header length, type of service.
-    let kind = u32::from_be_bytes(field(&octets, 0));
+    // EtherType, version and header length, type of service: the last as the topmost octet.
+    let kind = u32::from_le_bytes(field(&octets, 0));
     // Total length, identification, flags and offset, TTL, protocol.
     let rest = u64::from_be_bytes(field(&octets, 2 + ipv4::TOTAL_LEN));
     let protocol = rest as u8;
     let ip_octets = (rest >> 48) as usize;
     let fragment = (rest >> 16) as u16;
-    let kind_is_plain = kind >> 8 == u32::from(ethertype::IPV4) << 8 | u32::from(ipv4::PLAIN);
+    let [a, b] = ethertype::IPV4.to_be_bytes();
+    let kind_is_plain = kind << 8 == u32::from_le_bytes([0, a, b, ipv4::PLAIN]);
     let fragment_mask = ipv4::FRAGMENT_OFFSET_MASK | ipv4::MORE_FRAGMENTS;
     if !kind_is_plain || fragment & fragment_mask != 0 {
         return None;
@@ -320,7 +321,7 @@ fn plain_ipv4<F: Frame + ?Sized, const AT: usize>(frame: &F) -> Option<Packet> {
         ports: u32::from_ne_bytes(field(&octets, 2 + ipv4::MIN_LEN)),
         octets: ip_octets as u32,
         protocol,
-        traffic_class: kind as u8,
+        traffic_class: (kind >> 24) as u8,
         ttl: (rest >> 8) as u8,
         tcp_flags,
         fragment_flags: (fragment >> 8) as u8 & ipv4::FRAGMENT_FLAGS,

@@ -8,12 +8,18 @@ mod maps;
 mod sample;
 mod tag;
 
-use core::sync::atomic::{Ordering, compiler_fence};
+use core::{
+    arch::asm,
+    sync::atomic::{Ordering, compiler_fence},
+};
 
 use aya_ebpf::{bindings::xdp_md, helpers::bpf_get_smp_processor_id, programs::XdpContext};
 use flowprobe_ebpf::{
-    Addresses, Fragment, KeyV4, KeyV6, KeyWide, Lost, Packet, Skip, cpu::Cpu, fragments,
+    Addresses, Fragment, KeyV4, KeyV6, KeyWide, Lost, Packet, Skip,
+    cpu::Cpu,
+    fragments,
     parse::parse_ethernet,
+    table::{WayV4, WayV6, WayWide},
 };
 
 pub(crate) use self::tag::{InFrame, MayBeBeside};
@@ -53,11 +59,35 @@ pub(crate) fn observe<const FRAGS: bool, T: OuterTag>(ctx: &XdpContext) {
         see_rest::<FRAGS>(ctx, cpu, octets);
         if let Addresses::V4(addresses) = packet.addresses {
             let ifindex = (*ctx.ctx).ingress_ifindex;
-            let key = KeyV4::new(addresses, &packet, ifindex, epoch);
-            let result = account::<false, _>(ctx.ctx, cpu, maps::bucket_v4, &key, &packet);
+            let key = KeyV4::joined(addresses, &packet, ifindex, epoch, joined);
+            // What the key holds too is kept once.
+            let packet = Packet {
+                addresses: Addresses::V4(key.words[0]),
+                ports: key.ports(),
+                traffic_class: key.traffic_class(),
+                ..packet
+            };
+            let result = account::<false, WayV4>(ctx.ctx, cpu, &key, &packet);
             conclude(cpu, result, octets, packet.octets);
         }
     }
+}
+
+/// Both halves of a word of the key, which from here on is one for the compiler. Else it would keep
+/// the halves, which takes more registers, and join them for the hash and again to compare.
+#[inline(always)]
+fn joined(upper: u64, lower: u32) -> u64 {
+    let mut word = upper;
+    // SAFETY: an OR of a register.
+    unsafe {
+        asm!(
+            "{word} |= {lower}",
+            word = inout(reg) word,
+            lower = in(reg) u64::from(lower),
+            options(pure, nomem, nostack)
+        );
+    }
+    word
 }
 
 /// Meters a packet that is not plain.
@@ -197,7 +227,7 @@ unsafe fn count_v4(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) {
         if let Addresses::V4(addresses) = packet.addresses {
             let key: *mut KeyV4 = account::key(cpu);
             key.write(KeyV4::new(addresses, packet, (*ctx).ingress_ifindex, epoch));
-            let result = account::<true, _>(ctx, cpu, maps::bucket_v4, &*key, packet);
+            let result = account::<true, WayV4>(ctx, cpu, &*key, packet);
             conclude(cpu, result, *octets, packet.octets);
         }
     }
@@ -216,7 +246,7 @@ unsafe fn count_v6(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) {
         if let Addresses::V6(addresses) = packet.addresses {
             let key: *mut KeyV6 = account::key(cpu);
             key.write(KeyV6::new(addresses, packet, (*ctx).ingress_ifindex, epoch));
-            let result = account::<true, _>(ctx, cpu, maps::bucket_v6, &*key, packet);
+            let result = account::<true, WayV6>(ctx, cpu, &*key, packet);
             conclude(cpu, result, *octets, packet.octets);
         }
     }
@@ -234,7 +264,7 @@ unsafe fn count_wide(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) {
         let packet = &parsed.packet;
         let key: *mut KeyWide = account::key(cpu);
         (*key).set(packet, &parsed.around, (*ctx).ingress_ifindex, epoch);
-        let result = account::<true, _>(ctx, cpu, maps::bucket_wide, &*key, packet);
+        let result = account::<true, WayWide>(ctx, cpu, &*key, packet);
         conclude(cpu, result, *octets, packet.octets);
     }
 }

@@ -5,7 +5,7 @@ pub const METHOD_COUNT: u8 = 1;
 /// Uniform probabilistic sampling with probability 1/n (RFC 5475 §5.2.2.1).
 pub const METHOD_RANDOM: u8 = 2;
 
-/// How to sample, in one word that is read at once: `epoch (24) · method (8) · n (32)`.
+/// How to sample, in one word that is read at once: `epoch (24) · n (32) · method (8)`.
 ///
 /// Method 0 selects every packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ impl Word {
     #[must_use]
     pub fn new(epoch: u32, method: u8, n: u32) -> Self {
         let epoch = u64::from(epoch & Self::MAX_EPOCH);
-        Self((epoch << 40) | (u64::from(method) << 32) | u64::from(n))
+        Self(epoch << 40 | u64::from(n) << 8 | u64::from(method))
     }
 
     /// The epoch, which is part of the flow key.
@@ -34,14 +34,14 @@ impl Word {
     #[inline(always)]
     #[must_use]
     pub fn method(self) -> u8 {
-        (self.0 >> 32) as u8
+        self.0 as u8
     }
 
     /// One packet in `n` is selected on average.
     #[inline(always)]
     #[must_use]
     pub fn n(self) -> u32 {
-        self.0 as u32
+        (self.0 >> 8) as u32
     }
 }
 

@@ -7,13 +7,15 @@
 //! but for the control words, which userspace changes too: from live to userspace's, and from
 //! there to free. See ARCHITECTURE.md for the protocol.
 //!
-//! A packet of a known flow touches one cache line for IPv4 and two for IPv6: that of the way
+//! A packet of a known flow touches one cache line for IPv4 and two for IPv6: those of the way
 //! which the hash prefers, with control word, key and counters. Where another flow is in that
-//! way, the bucket's hints say which other way to look at.
+//! way, the flow is most often in the neighbour, which caches fetch with it.
 
 use crate::{
     flow::{Counters, Macs, Marks, bits, first_bits},
+    hash::preferred_way,
     key::{Key, KeyV4, KeyV6, KeyWide},
+    macs::MAC_PAIRS,
     parse::Packet,
     ring::family,
     wire::tcp,
@@ -114,10 +116,125 @@ impl Control {
     }
 }
 
-/// Bits of a way's packet counter: at 100 million packets a second a month has 2⁴⁸. The bits above
-/// are 1 + the place of the flow's MAC addresses in the CPU's dictionary, or 0 where they are in
-/// the [`Aside`]; so to add a packet does not change them.
-pub const PACKET_BITS: u32 = 48;
+/// `reach (3) · MACs (13) · packets (48)`: to add a packet does not change what is above.
+///
+/// At 100 million packets a second a month has 2⁴⁸. The MACs are 1 + their place in the CPU's
+/// dictionary, or 0 where they are in the [`Asides`]. The reach is not the flow's but the way's; see
+/// [`Way::reach`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Packets(u64);
+
+impl Packets {
+    const COUNT_BITS: u32 = 48;
+    const REACH_SHIFT: u32 = 61;
+    const REACH_MASK: u64 = !0 << Self::REACH_SHIFT;
+
+    /// Begins a new flow with its first packet.
+    #[inline(always)]
+    fn begin(&mut self, mac_number: u64) {
+        self.0 = self.0 & Self::REACH_MASK | mac_number << Self::COUNT_BITS | 1;
+    }
+
+    #[inline(always)]
+    fn add_one(&mut self) {
+        self.0 += 1;
+    }
+
+    #[inline(always)]
+    fn count(self) -> u64 {
+        self.0 & ((1 << Self::COUNT_BITS) - 1)
+    }
+
+    #[inline(always)]
+    fn mac_number(self) -> u32 {
+        ((self.0 & !Self::REACH_MASK) >> Self::COUNT_BITS) as u32
+    }
+
+    #[inline(always)]
+    fn reach(self) -> usize {
+        (self.0 >> Self::REACH_SHIFT) as usize
+    }
+
+    #[inline(always)]
+    fn set_reach(&mut self, reach: usize) {
+        self.0 = self.0 & !Self::REACH_MASK | (reach as u64) << Self::REACH_SHIFT;
+    }
+}
+
+const _: () = assert!(WAYS <= 1 << 3 && MAC_PAIRS < 1 << 13);
+
+/// `largest TTL (8) · smallest TTL (8) · [bits](crate::flow::bits) (8) · TCP control bits (8)`:
+/// what hardly any packet changes, so that one comparison finds that out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Seen(u32);
+
+impl Seen {
+    const BITS_SHIFT: u32 = 8;
+    const MIN_SHIFT: u32 = 16;
+    const MAX_SHIFT: u32 = 24;
+    const TTLS: u32 = 0xffff << Self::MIN_SHIFT;
+
+    /// In the first packet of a flow.
+    #[inline(always)]
+    fn first(packet: &Packet) -> Self {
+        let bits = u32::from(first_bits(packet)) << Self::BITS_SHIFT;
+        Self(u32::from(packet.tcp_flags) | bits | Self::ttls(packet))
+    }
+
+    #[inline(always)]
+    fn ttls(packet: &Packet) -> u32 {
+        u32::from(packet.ttl) << Self::MIN_SHIFT | u32::from(packet.ttl) << Self::MAX_SHIFT
+    }
+
+    /// In one more packet.
+    #[inline(always)]
+    fn add(&mut self, packet: &Packet) {
+        let flags =
+            u32::from(packet.tcp_flags) | u32::from(packet.fragment_flags) << Self::BITS_SHIFT;
+        let differs = self.0 ^ (flags | Self::ttls(packet));
+        if differs & (flags | Self::TTLS) == 0 {
+            return;
+        }
+        let ttl = packet.ttl;
+        let (min, max) = (ttl.min(self.min_ttl()), ttl.max(self.max_ttl()));
+        self.0 = (self.0 | flags) & !Self::TTLS
+            | u32::from(min) << Self::MIN_SHIFT
+            | u32::from(max) << Self::MAX_SHIFT;
+    }
+
+    /// Whether there was a FIN or RST.
+    #[inline(always)]
+    fn ended(self) -> bool {
+        self.tcp_flags() & (tcp::FIN | tcp::RST) != 0
+    }
+
+    #[inline(always)]
+    fn tcp_flags(self) -> u8 {
+        self.0 as u8
+    }
+
+    #[inline(always)]
+    fn bits(self) -> u8 {
+        (self.0 >> Self::BITS_SHIFT) as u8
+    }
+
+    #[inline(always)]
+    fn set_bits(&mut self, bits: u8) {
+        self.0 |= u32::from(bits) << Self::BITS_SHIFT;
+    }
+
+    #[inline(always)]
+    fn min_ttl(self) -> u8 {
+        (self.0 >> Self::MIN_SHIFT) as u8
+    }
+
+    #[inline(always)]
+    fn max_ttl(self) -> u8 {
+        (self.0 >> Self::MAX_SHIFT) as u8
+    }
+}
 
 /// Units of [`Span::last`], as a shift of nanoseconds: 2²⁰ ns, about a millisecond.
 const LAST_SHIFT: u32 = 20;
@@ -174,18 +291,12 @@ pub struct WayV4 {
     pub key: KeyV4,
     /// IP-layer octets.
     pub octets: u64,
-    /// Packets, and above them the number of the MAC addresses; see [`PACKET_BITS`].
-    pub packets: u64,
+    /// See [`Packets`].
+    pub packets: Packets,
     /// First and last packet.
     pub span: Span,
-    /// All TCP control bits seen.
-    pub tcp_flags: u8,
-    /// See [`crate::flow::bits`].
-    pub bits: u8,
-    /// Smallest TTL.
-    pub min_ttl: u8,
-    /// Largest TTL.
-    pub max_ttl: u8,
+    /// See [`Seen`].
+    pub seen: Seen,
 }
 
 /// One IPv6 flow: two cache lines.
@@ -198,18 +309,12 @@ pub struct WayV6 {
     pub key: KeyV6,
     /// IP-layer octets.
     pub octets: u64,
-    /// Packets, and above them the number of the MAC addresses; see [`PACKET_BITS`].
-    pub packets: u64,
+    /// See [`Packets`].
+    pub packets: Packets,
     /// First and last packet.
     pub span: Span,
-    /// All TCP control bits seen.
-    pub tcp_flags: u8,
-    /// See [`crate::flow::bits`].
-    pub bits: u8,
-    /// Smallest hop limit.
-    pub min_ttl: u8,
-    /// Largest hop limit.
-    pub max_ttl: u8,
+    /// See [`Seen`].
+    pub seen: Seen,
     /// Flow label of the first packet.
     pub flow_label: u32,
     /// Zero.
@@ -226,18 +331,12 @@ pub struct WayWide {
     pub key: KeyWide,
     /// IP-layer octets.
     pub octets: u64,
-    /// Packets, and above them the number of the MAC addresses; see [`PACKET_BITS`].
-    pub packets: u64,
+    /// See [`Packets`].
+    pub packets: Packets,
     /// First and last packet.
     pub span: Span,
-    /// All TCP control bits seen.
-    pub tcp_flags: u8,
-    /// See [`crate::flow::bits`].
-    pub bits: u8,
-    /// Smallest TTL or hop limit.
-    pub min_ttl: u8,
-    /// Largest TTL or hop limit.
-    pub max_ttl: u8,
+    /// See [`Seen`].
+    pub seen: Seen,
     /// Flow label of the first packet.
     pub flow_label: u32,
     /// Priority of the inner VLAN tag of the first packet.
@@ -271,13 +370,15 @@ pub trait Way {
     fn span(&self) -> Span;
     /// Counts and times.
     fn counters(&self) -> Counters;
-    /// Flags, TTLs, label. The options are the bucket's: see [`Bucket::marks`].
+    /// Flags, TTLs, label. The options are kept aside: see [`Asides::marks`].
     fn marks(&self) -> Marks;
-    /// Its [`bits`].
-    fn bits(&mut self) -> &mut u8;
-    /// Whether a flow that prefers this way may be in another way of the bucket. It belongs to
-    /// the way and not to the flow in it, and outlasts that.
-    fn displaced(&self) -> bool;
+    /// What its packets have shown.
+    fn seen(&mut self) -> &mut Seen;
+    /// How far from here flows are that prefer this way, at most: 0 if there are none, else the
+    /// largest [`distance`]. It belongs to the way and not to the flow in it, and outlasts that.
+    fn reach(&self) -> usize;
+    /// Sets the reach.
+    fn set_reach(&mut self, reach: usize);
 }
 
 macro_rules! way {
@@ -299,42 +400,31 @@ macro_rules! way {
 
             #[inline(always)]
             fn mac_number(&self) -> u32 {
-                (self.packets >> PACKET_BITS) as u32
+                self.packets.mac_number()
             }
 
             #[inline(always)]
             fn fill(&mut self, key: &$key, $packet: &Packet, mac_number: u64, now_ns: u64) {
                 self.key = *key;
                 self.octets = u64::from($packet.octets);
-                self.packets = mac_number << PACKET_BITS | 1;
+                self.packets.begin(mac_number);
                 self.span = Span::new(now_ns);
-                self.tcp_flags = $packet.tcp_flags;
-                self.bits = self.bits & bits::DISPLACED | first_bits($packet);
-                self.min_ttl = $packet.ttl;
-                self.max_ttl = $packet.ttl;
+                self.seen = Seen::first($packet);
                 let $new = self;
                 $set_label
             }
 
             #[inline(always)]
             fn restarted_by(&self, packet: &Packet) -> bool {
-                packet.tcp_flags & tcp::SYN != 0 && self.tcp_flags & (tcp::FIN | tcp::RST) != 0
+                packet.tcp_flags & tcp::SYN != 0 && self.seen.ended()
             }
 
             #[inline(always)]
             fn add(&mut self, packet: &Packet, now_ns: u64) {
                 self.octets += u64::from(packet.octets);
-                self.packets += 1;
+                self.packets.add_one();
                 self.span.extend(now_ns);
-                self.tcp_flags |= packet.tcp_flags;
-                self.bits |= packet.fragment_flags;
-                // Compare before storing: the TTL of a flow hardly ever changes.
-                if packet.ttl < self.min_ttl {
-                    self.min_ttl = packet.ttl;
-                }
-                if packet.ttl > self.max_ttl {
-                    self.max_ttl = packet.ttl;
-                }
+                self.seen.add(packet);
             }
 
             #[inline(always)]
@@ -350,7 +440,7 @@ macro_rules! way {
             #[inline(always)]
             fn counters(&self) -> Counters {
                 Counters {
-                    packets: self.packets & ((1 << PACKET_BITS) - 1),
+                    packets: self.packets.count(),
                     octets: self.octets,
                     first_ns: self.span.first_ns(),
                     last_ns: self.span.last_ns(),
@@ -361,10 +451,10 @@ macro_rules! way {
             fn marks(&self) -> Marks {
                 let $way = self;
                 Marks {
-                    tcp_flags: self.tcp_flags,
-                    min_ttl: self.min_ttl,
-                    max_ttl: self.max_ttl,
-                    bits: self.bits & !bits::DISPLACED,
+                    tcp_flags: self.seen.tcp_flags(),
+                    min_ttl: self.seen.min_ttl(),
+                    max_ttl: self.seen.max_ttl(),
+                    bits: self.seen.bits(),
                     flow_label: $label,
                     options: 0,
                     inner_priority: $inner_priority,
@@ -373,13 +463,18 @@ macro_rules! way {
             }
 
             #[inline(always)]
-            fn bits(&mut self) -> &mut u8 {
-                &mut self.bits
+            fn seen(&mut self) -> &mut Seen {
+                &mut self.seen
             }
 
             #[inline(always)]
-            fn displaced(&self) -> bool {
-                self.bits & bits::DISPLACED != 0
+            fn reach(&self) -> usize {
+                self.packets.reach()
+            }
+
+            #[inline(always)]
+            fn set_reach(&mut self, reach: usize) {
+                self.packets.set_reach(reach);
             }
         }
     };
@@ -406,158 +501,121 @@ way!(
     }
 );
 
-/// What belongs to a flow but is not needed to count a packet of it, 16 octets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Aside {
-    /// Fingerprint of the displaced flow that the program last put into the way. Neither userspace,
-    /// which frees ways, nor a flow that prefers the way changes it, so it says where a flow may
-    /// be, not that it is.
-    pub hint: u32,
-    /// MAC addresses of the flow, where the dictionary has no place for them.
-    pub macs: Macs,
-}
-
-/// The [`Aside`]s of a bucket: a displaced flow touches both cache lines of them, any other none.
-///
-/// All eight hints are looked at together, two in a word, by arithmetic alone: a branch for each
-/// would multiply the ways through the program that the verifier has to follow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Asides(pub [Aside; WAYS]);
-
-/// A word with `lane` in both halves.
-const fn both(lane: u32) -> u64 {
-    lane as u64 | (lane as u64) << 32
-}
-
-/// 1 in each half of `word` that is 0, else 0.
-#[inline(always)]
-fn zeros(word: u64) -> u64 {
-    let low = both(0x7fff_ffff);
-    let nonzero = ((word & low) + low) | word; // in the top bit of each half
-    (!nonzero >> 31) & both(1)
-}
-
-impl Asides {
-    /// The hints of ways 2·`pair` and 2·`pair` + 1.
-    #[inline(always)]
-    fn pair(&self, pair: usize) -> u64 {
-        u64::from(self.0[2 * pair].hint) | u64::from(self.0[2 * pair + 1].hint) << 32
-    }
-
-    /// Adds up what `of` says of each pair: 1 or 0 in each half, and the numbers of the ways
-    /// where it is 1. The second sum is a way where the first is 1.
-    #[inline(always)]
-    fn count(&self, of: impl Fn(u64) -> u64) -> (u32, usize) {
-        let (mut count, mut ways) = (0, 0);
-        let mut pair = 0;
-        while pair < WAYS / 2 {
-            let found = of(self.pair(pair));
-            let (low, high) = (found as u32, (found >> 32) as u32);
-            count += low + high;
-            ways += low * (2 * pair) as u32 + high * (2 * pair + 1) as u32;
-            pair += 1;
-        }
-        (count, ways as usize & (WAYS - 1))
-    }
-
-    /// The way that a flow of this fingerprint may be in. [`Asides::set`] sees to it that there
-    /// are no two. Once in 2³² pairs of flows there are two all the same, and a flow of fingerprint
-    /// 0 looks like the hints that were never set: such a flow may not be found, and becomes
-    /// several records, each of them right.
-    #[inline(always)]
-    #[must_use]
-    pub fn find(&self, fingerprint: u32) -> Option<usize> {
-        let wanted = both(fingerprint);
-        let (count, way) = self.count(|pair| zeros(pair ^ wanted));
-        if count != 0 { Some(way) } else { None }
-    }
-
-    /// How many ways other than `way` have last had a displaced flow that prefers it.
-    #[inline(always)]
-    #[must_use]
-    pub fn displaced_from(&self, way: usize) -> u32 {
-        let wanted = both(way as u32);
-        let number = both(WAYS as u32 - 1);
-        let (count, _) = self.count(|pair| zeros((pair ^ wanted) & number));
-        let own = (self.0[way & (WAYS - 1)].hint ^ way as u32) & (WAYS as u32 - 1);
-        count - zeros(u64::from(own)) as u32
-    }
-
-    /// Says that a flow of this fingerprint is in `way`, and in no other.
-    #[inline(always)]
-    pub fn set(&mut self, way: usize, fingerprint: u32) {
-        let wanted = both(fingerprint);
-        let mut pair = 0;
-        while pair < WAYS / 2 {
-            let word = self.pair(pair);
-            let cleared = word & !(zeros(word ^ wanted) * 0xffff_ffff);
-            self.0[2 * pair].hint = cleared as u32;
-            self.0[2 * pair + 1].hint = (cleared >> 32) as u32;
-            pair += 1;
-        }
-        self.0[way & (WAYS - 1)].hint = fingerprint;
-    }
-}
-
-/// A bucket: what is needed to find a displaced flow, what few packets need, the ways.
+/// A bucket.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Bucket<W> {
-    /// Where displaced flows may be, and MAC addresses.
-    pub asides: Asides,
-    /// Options that the flows have shown, OR-ed; they count where the way has [`bits::OPTIONS`].
-    pub options: [u32; WAYS],
-    /// Zero.
-    pub pad: [u64; 4],
     /// Flows.
     pub ways: [W; WAYS],
 }
 
-impl<W: Way> Bucket<W> {
-    /// Notes the options of a packet, if it has any, for the flow in way `i`: few have, so others
-    /// do not touch the line where they are kept.
+/// The way at a distance from another, in the same bucket. Distance 1 is the other one of a pair
+/// that is aligned to its size. The way at the same distance from that is the first again.
+#[inline(always)]
+#[must_use]
+pub fn at_distance(way: usize, distance: usize) -> usize {
+    (way ^ distance) & (WAYS - 1)
+}
+
+/// How far two ways of a bucket are from each other.
+#[inline(always)]
+#[must_use]
+pub fn distance(one: usize, other: usize) -> usize {
+    (one ^ other) & (WAYS - 1)
+}
+
+/// What a search for a flow that is not in the way which it prefers has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Search {
+    /// How far from that way it may be: a live flow of this fingerprint is there. 0 if there is
+    /// none.
+    pub distance: usize,
+    /// The reach that the way needs, where the search has come to its end.
+    pub reach: usize,
+}
+
+/// Looks for a flow of this fingerprint within `reach` of the way that it prefers, where `control`
+/// gives the control word of a way.
+///
+/// Once in 2³² pairs of flows two of one bucket have one fingerprint: then the further one may not
+/// be found, and becomes several records, each of them right.
+#[inline(always)]
+#[must_use]
+pub fn search(fingerprint: u32, reach: usize, control: impl Fn(usize) -> Control) -> Search {
+    let preferred = preferred_way(fingerprint);
+    let wanted = Control::live_tag(fingerprint);
+    // State and preferred way are the lowest bits of a tag.
+    let mask = 4 * WAYS as u64 - 1;
+    let mut needed = 0;
+    let mut distance = 1;
+    while distance < WAYS {
+        if distance > reach {
+            break;
+        }
+        let differs = control(at_distance(preferred, distance)).tag() ^ wanted;
+        if differs == 0 {
+            return Search { distance, reach };
+        }
+        // 1 where the flow prefers the same way, by arithmetic: each branch would double the ways
+        // through the loop that the verifier follows.
+        let same = 1 - (((differs & mask) + mask) >> (mask + 1).trailing_zeros());
+        needed += same as usize * (distance - needed);
+        distance += 1;
+    }
+    Search {
+        distance: 0,
+        reach: needed,
+    }
+}
+
+/// What belongs to the flows of a bucket but is not needed to count a packet of most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Asides {
+    /// MAC addresses of the flows, where the dictionary has no place for them.
+    pub macs: [Macs; WAYS],
+    /// Options that the flows have shown, OR-ed; they count where the flow has [`bits::OPTIONS`].
+    pub options: [u32; WAYS],
+}
+
+impl Asides {
+    /// Notes the options of a packet, if it has any, of the flow in `way`, which is way `i`.
     #[inline(always)]
-    pub fn note_options(&mut self, i: usize, packet: &Packet) {
-        let i = i & (WAYS - 1);
+    pub fn note_options<W: Way>(&mut self, i: usize, way: &mut W, packet: &Packet) {
         if packet.options == 0 {
             return;
         }
-        let way_bits = self.ways[i].bits();
-        if *way_bits & bits::OPTIONS == 0 {
-            *way_bits |= bits::OPTIONS;
-            self.options[i] = packet.options;
+        let options = &mut self.options[i & (WAYS - 1)];
+        if way.seen().bits() & bits::OPTIONS == 0 {
+            way.seen().set_bits(bits::OPTIONS);
+            *options = packet.options;
         } else {
-            self.options[i] |= packet.options;
+            *options |= packet.options;
         }
     }
 
-    /// Flags, TTLs, label and options of the flow in way `i`.
+    /// Flags, TTLs, label and options of the flow in `way`, which is way `i`.
     #[inline(always)]
     #[must_use]
-    pub fn marks(&self, i: usize) -> Marks {
-        let i = i & (WAYS - 1);
-        let mut marks = self.ways[i].marks();
+    pub fn marks<W: Way>(&self, i: usize, way: &W) -> Marks {
+        let mut marks = way.marks();
         if marks.bits & bits::OPTIONS != 0 {
-            marks.options = self.options[i];
+            marks.options = self.options[i & (WAYS - 1)];
         }
         marks
     }
 }
 
-/// A bucket of the IPv4 table, 704 octets.
+/// A bucket of the IPv4 table, 512 octets.
 pub type BucketV4 = Bucket<WayV4>;
-/// A bucket of the IPv6 table, 1,216 octets.
+/// A bucket of the IPv6 table, 1,024 octets.
 pub type BucketV6 = Bucket<WayV6>;
-/// A bucket of the table of wide keys, 1,728 octets.
+/// A bucket of the table of wide keys, 1,536 octets.
 pub type BucketWide = Bucket<WayWide>;
 
 const _: () = assert!(size_of::<WayV4>() == 64 && size_of::<WayV6>() == 128);
 const _: () = assert!(size_of::<WayWide>() == 192);
-const _: () = assert!(size_of::<BucketV4>() == 11 * 64 && size_of::<BucketV6>() == 19 * 64);
-const _: () = assert!(size_of::<BucketWide>() == 27 * 64);
-const _: () = assert!(core::mem::offset_of!(BucketV4, ways) == 3 * 64);
+const _: () = assert!(size_of::<Asides>() == 2 * 64);
 const _: () = assert!(core::mem::offset_of!(WayV4, control) == 0);
 const _: () = assert!(core::mem::offset_of!(WayV6, control) == 0);
 const _: () = assert!(core::mem::offset_of!(WayWide, control) == 0);

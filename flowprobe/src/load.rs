@@ -162,8 +162,11 @@ impl Kernel {
             .override_global("GENEVE_PORTS", &packed(options.tunnels.geneve), true)
             .override_global("GTPU_PORTS", &packed(options.tunnels.gtpu), true)
             .map_max_entries("FLOWS_V4", buckets)
+            .map_max_entries("ASIDES_V4", buckets)
             .map_max_entries("FLOWS_V6", buckets)
+            .map_max_entries("ASIDES_V6", buckets)
             .map_max_entries("FLOWS_WIDE", buckets >> geometry.wide_shift())
+            .map_max_entries("ASIDES_WIDE", buckets >> geometry.wide_shift())
             .map_max_entries("FRAGMENTS", fragments)
             .map_max_entries("MACS", macs)
             .map_max_entries("CPUS", geometry.partitions)
@@ -180,9 +183,9 @@ impl Kernel {
                 .map_err(|source| LoadError::Program { name, source })?;
         }
         let maps = NamedMaps {
-            v4: map_fd(&ebpf, "FLOWS_V4")?,
-            v6: map_fd(&ebpf, "FLOWS_V6")?,
-            wide: map_fd(&ebpf, "FLOWS_WIDE")?,
+            v4: [map_fd(&ebpf, "FLOWS_V4")?, map_fd(&ebpf, "ASIDES_V4")?],
+            v6: [map_fd(&ebpf, "FLOWS_V6")?, map_fd(&ebpf, "ASIDES_V6")?],
+            wide: [map_fd(&ebpf, "FLOWS_WIDE")?, map_fd(&ebpf, "ASIDES_WIDE")?],
             macs: map_fd(&ebpf, "MACS")?,
             cpus: map_fd(&ebpf, "CPUS")?,
             stray: map_fd(&ebpf, "STRAY")?,

@@ -8,22 +8,27 @@
 //! A known flow in the way that its hash prefers is counted inline. All else is a function of its
 //! own, so that what it needs takes no registers from the packets that nearly all are.
 
-use core::mem::offset_of;
+use core::{arch::asm, mem::offset_of};
 
 use aya_ebpf::{bindings::xdp_md, helpers::bpf_get_smp_processor_id, programs::XdpContext};
 use flowprobe_ebpf::{
     Counters, Frame as _, Lost, Marks, Packet, Parsed,
     cpu::{Cpu, SCRATCH_WORDS},
-    flow::{Macs, bits},
+    flow::Macs,
     hash::{fingerprint, preferred_way},
     key::{Key, MAX_WORDS},
     macs::MacPair,
     ring::{Part, cause},
-    table::{Bucket, Control, State, WAYS, Way},
+    table::{Bucket, Control, State, WAYS, at_distance, distance, search},
     wire::ethernet,
 };
 
-use super::{atomic, frame::XdpFrame, maps, tag::Beside};
+use super::{
+    atomic,
+    frame::XdpFrame,
+    maps::{self, Table},
+    tag::Beside,
+};
 
 /// A packet on its way through the program, where it is not a plain one of a flow that is found at
 /// once: in memory of its CPU, so that functions can share it and the verifier forgets it.
@@ -55,10 +60,9 @@ pub(super) fn scratch(cpu: *mut Cpu) -> *mut Scratch {
 /// # Safety
 /// `cpu` points to the element of this CPU, and its clock has been set for this packet.
 #[inline(always)]
-pub(super) unsafe fn account<const KEPT: bool, W: Way>(
+pub(super) unsafe fn account<const KEPT: bool, W: Table>(
     ctx: *mut xdp_md,
     cpu: *mut Cpu,
-    bucket_of: impl Fn(u32, u64) -> Option<*mut Bucket<W>>,
     key: &W::Key,
     packet: &Packet,
 ) -> Result<(), Lost> {
@@ -66,7 +70,7 @@ pub(super) unsafe fn account<const KEPT: bool, W: Way>(
     // SAFETY: the caller's. `bucket` points to a whole element of the table, in the partition of
     // this CPU. A way found live is not touched by userspace before this run has ended.
     unsafe {
-        let bucket = bucket_of((*cpu).first_bucket, hash).ok_or(Lost::NoPartition)?;
+        let bucket = W::bucket((*cpu).first_bucket, hash).ok_or(Lost::NoPartition)?;
         if add(
             bucket,
             preferred_way(fingerprint(hash)),
@@ -92,7 +96,7 @@ pub(super) unsafe fn account<const KEPT: bool, W: Way>(
 /// # Safety
 /// As [`account`]; `bucket` is a bucket of this partition.
 #[inline(always)]
-unsafe fn add<W: Way>(
+unsafe fn add<W: Table>(
     bucket: *mut Bucket<W>,
     i: usize,
     key: &W::Key,
@@ -111,9 +115,27 @@ unsafe fn add<W: Way>(
         }
         widen_window();
         way.add(packet, (*cpu).now_ns);
-        (*bucket).note_options(i, packet);
+        note_options(cpu, way, i, hash, packet);
     }
     true
+}
+
+/// Notes the options of a packet of the flow in `way`, which is way `i` of the hash's bucket.
+///
+/// # Safety
+/// As [`account`].
+#[inline(always)]
+unsafe fn note_options<W: Table>(cpu: *mut Cpu, way: &mut W, i: usize, hash: u64, packet: &Packet) {
+    // Few packets have any, so others do not touch the memory where they are kept.
+    if packet.options == 0 {
+        return;
+    }
+    // SAFETY: the caller's; there are asides for each bucket.
+    unsafe {
+        if let Some(asides) = W::asides((*cpu).first_bucket, hash) {
+            (*asides).note_options(i, way, packet);
+        }
+    }
 }
 
 /// Counts the packet in the scratch memory, whose flow is not in the way that its hash prefers, or
@@ -122,7 +144,7 @@ unsafe fn add<W: Way>(
 /// # Safety
 /// As [`add`].
 #[inline(never)]
-unsafe fn settle<W: Way>(
+unsafe fn settle<W: Table>(
     ctx: *mut xdp_md,
     cpu: *mut Cpu,
     bucket: *mut Bucket<W>,
@@ -133,7 +155,7 @@ unsafe fn settle<W: Way>(
         let preferred = preferred_way(fingerprint(arrival.hash));
         let found = if holds(bucket, preferred, arrival.key, arrival.hash) {
             preferred
-        } else if (*bucket).ways[preferred].displaced() {
+        } else if (*bucket).ways[preferred].reach() != 0 {
             displaced(bucket, cpu)
         } else {
             WAYS
@@ -158,7 +180,7 @@ unsafe fn settle<W: Way>(
 /// # Safety
 /// As there.
 #[inline(never)]
-unsafe fn restart<W: Way>(
+unsafe fn restart<W: Table>(
     ctx: *mut xdp_md,
     cpu: *mut Cpu,
     bucket: *mut Bucket<W>,
@@ -173,7 +195,7 @@ unsafe fn restart<W: Way>(
 /// # Safety
 /// As there.
 #[inline(never)]
-unsafe fn evict<W: Way>(
+unsafe fn evict<W: Table>(
     ctx: *mut xdp_md,
     cpu: *mut Cpu,
     bucket: *mut Bucket<W>,
@@ -187,7 +209,7 @@ unsafe fn evict<W: Way>(
 /// # Safety
 /// As [`add`].
 #[inline(always)]
-unsafe fn arrival<'a, W: Way>(cpu: *mut Cpu) -> Arrival<'a, W::Key> {
+unsafe fn arrival<'a, W: Table>(cpu: *mut Cpu) -> Arrival<'a, W::Key> {
     let scratch = scratch(cpu);
     // SAFETY: the caller's; every key fits into the longest one's place.
     unsafe {
@@ -247,7 +269,7 @@ impl Partition {
     /// # Safety
     /// `bucket` is a bucket of this partition, and way `i` was live when this program run began.
     #[inline(always)]
-    unsafe fn restart<W: Way>(
+    unsafe fn restart<W: Table>(
         &self,
         bucket: *mut Bucket<W>,
         i: usize,
@@ -257,14 +279,15 @@ impl Partition {
         unsafe {
             let Some((place, position)) = self.reserve() else {
                 // Rather one flow that ended twice than a packet in none.
-                (*bucket).ways[i].add(arrival.packet, (*self.cpu).now_ns);
-                (*bucket).note_options(i, arrival.packet);
+                let way = &mut (*bucket).ways[i];
+                way.add(arrival.packet, (*self.cpu).now_ns);
+                note_options(self.cpu, way, i, arrival.hash, arrival.packet);
                 return true;
             };
             let Some(taken) = take(bucket, i) else {
                 return false;
             };
-            fill_from_way(place, bucket, i, cause::RESTARTED);
+            self.fill_from_way(place, bucket, i, arrival.hash, cause::RESTARTED);
             self.publish(position);
             self.store(bucket, i, taken, arrival);
         }
@@ -276,7 +299,7 @@ impl Partition {
     /// # Safety
     /// `bucket` is a bucket of this partition.
     #[inline(always)]
-    unsafe fn evict<W: Way>(
+    unsafe fn evict<W: Table>(
         &self,
         bucket: *mut Bucket<W>,
         arrival: &Arrival<'_, W::Key>,
@@ -287,7 +310,7 @@ impl Partition {
             let i = victim(bucket, arrival.hash);
             match take(bucket, i) {
                 Some(taken) => {
-                    fill_from_way(place, bucket, i, cause::EVICTED);
+                    self.fill_from_way(place, bucket, i, arrival.hash, cause::EVICTED);
                     self.publish(position);
                     self.store(bucket, i, taken, arrival);
                     (*self.cpu).inserted += 1;
@@ -338,7 +361,7 @@ impl Partition {
     /// `bucket` is a bucket of this partition; the way is free or taken, and `control` is what
     /// stands there.
     #[inline(always)]
-    unsafe fn store<W: Way>(
+    unsafe fn store<W: Table>(
         &self,
         bucket: *mut Bucket<W>,
         i: usize,
@@ -350,18 +373,51 @@ impl Partition {
         // SAFETY: the caller's.
         unsafe {
             let number = mac_number(self.ctx);
-            let now_ns = (*self.cpu).now_ns;
-            (*bucket).ways[i].fill(arrival.key, arrival.packet, number, now_ns);
-            (*bucket).note_options(i, arrival.packet);
-            if i != preferred {
-                (*bucket).asides.set(i, fingerprint);
-                *(*bucket).ways[preferred].bits() |= bits::DISPLACED;
+            let way = &mut (*bucket).ways[i];
+            way.fill(arrival.key, arrival.packet, number, (*self.cpu).now_ns);
+            note_options(self.cpu, way, i, arrival.hash, arrival.packet);
+            if number == 0
+                && let Some(asides) = W::asides((*self.cpu).first_bucket, arrival.hash)
+            {
+                (*asides).macs[i] = macs(self.ctx);
             }
-            if number == 0 {
-                (*bucket).asides.0[i].macs = macs(self.ctx);
+            let (distance, preferred) = (distance(i, preferred), &mut (*bucket).ways[preferred]);
+            if distance > preferred.reach() {
+                preferred.set_reach(distance);
             }
             let place = W::control(&raw mut (*bucket).ways[i]);
             atomic::publish(place, control.next_live(fingerprint).0);
+        }
+    }
+
+    /// Copies the flow of a taken way of the hash's bucket into the ring.
+    ///
+    /// # Safety
+    /// As [`holds`]; `place` is reserved.
+    #[inline(always)]
+    unsafe fn fill_from_way<W: Table>(
+        &self,
+        place: *mut Part,
+        bucket: *mut Bucket<W>,
+        i: usize,
+        hash: u64,
+        cause: u16,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            let way = &(*bucket).ways[i];
+            way.key().write(&mut (*place).key);
+            (*place).counters = way.counters();
+            (*place).marks = way.marks();
+            (*place).family = W::FAMILY;
+            (*place).cause = cause;
+            if let Some(asides) = W::asides((*self.cpu).first_bucket, hash) {
+                (*place).marks = (*asides).marks(i, way);
+                (*place).macs = match way.mac_number().checked_sub(1).and_then(mac_pair) {
+                    Some(pair) => (*pair).macs,
+                    None => (*asides).macs[i],
+                };
+            }
         }
     }
 
@@ -370,7 +426,7 @@ impl Partition {
     /// # Safety
     /// `place` is reserved.
     #[inline(always)]
-    unsafe fn fill_from_packet<W: Way>(&self, place: *mut Part, arrival: &Arrival<'_, W::Key>) {
+    unsafe fn fill_from_packet<W: Table>(&self, place: *mut Part, arrival: &Arrival<'_, W::Key>) {
         // SAFETY: the caller's.
         unsafe {
             arrival.key.write(&mut (*place).key);
@@ -388,7 +444,7 @@ impl Partition {
 /// # Safety
 /// `bucket` points to a whole element of the table, and `i` is a way.
 #[inline(always)]
-unsafe fn holds<W: Way>(bucket: *mut Bucket<W>, i: usize, key: &W::Key, hash: u64) -> bool {
+unsafe fn holds<W: Table>(bucket: *mut Bucket<W>, i: usize, key: &W::Key, hash: u64) -> bool {
     // SAFETY: the caller's.
     unsafe {
         control(bucket, i).tag() == Control::live_tag(fingerprint(hash))
@@ -402,23 +458,44 @@ unsafe fn holds<W: Way>(bucket: *mut Bucket<W>, i: usize, key: &W::Key, hash: u6
 /// # Safety
 /// As [`holds`].
 #[inline(never)]
-unsafe fn displaced<W: Way>(bucket: *mut Bucket<W>, cpu: *mut Cpu) -> usize {
+unsafe fn displaced<W: Table>(bucket: *mut Bucket<W>, cpu: *mut Cpu) -> usize {
     // SAFETY: the caller's.
     let arrival = unsafe { arrival::<W>(cpu) };
     let fingerprint = fingerprint(arrival.hash);
     let preferred = preferred_way(fingerprint);
-    // SAFETY: the caller's; only this CPU writes the flag and the hints.
+    // SAFETY: the caller's; only this CPU writes the reach.
     unsafe {
-        if let Some(i) = (*bucket).asides.find(fingerprint)
-            && holds(bucket, i, arrival.key, arrival.hash)
-        {
-            return i;
+        let reach = (*bucket).ways[preferred].reach();
+        let found = search(fingerprint, reach, |i| control(bucket, a_way(i)));
+        if found.distance == 0 {
+            if found.reach < reach {
+                (*bucket).ways[preferred].set_reach(found.reach);
+            }
+            return WAYS;
         }
-        if (*bucket).asides.displaced_from(preferred) == 0 {
-            *(*bucket).ways[preferred].bits() &= !bits::DISPLACED;
+        let i = a_way(at_distance(preferred, found.distance));
+        if holds(bucket, i, arrival.key, arrival.hash) {
+            return i;
         }
     }
     WAYS
+}
+
+/// The same way, with an instruction that says to the verifier that it is one: those before kernel
+/// 6.10 know nothing of what an XOR gives.
+#[inline(always)]
+fn a_way(i: usize) -> usize {
+    let mut i = i;
+    // SAFETY: an AND of a register.
+    unsafe {
+        asm!(
+            "{i} &= {mask}",
+            i = inout(reg) i,
+            mask = const WAYS - 1,
+            options(pure, nomem, nostack)
+        );
+    }
+    i & (WAYS - 1) // the compiler does not know it now, and would check the bounds
 }
 
 /// The control word of way `i`, read anew.
@@ -426,21 +503,21 @@ unsafe fn displaced<W: Way>(bucket: *mut Bucket<W>, cpu: *mut Cpu) -> usize {
 /// # Safety
 /// As [`holds`].
 #[inline(always)]
-unsafe fn control<W: Way>(bucket: *mut Bucket<W>, i: usize) -> Control {
+unsafe fn control<W: Table>(bucket: *mut Bucket<W>, i: usize) -> Control {
     // SAFETY: the caller's.
     Control(unsafe { W::control(&raw mut (*bucket).ways[i]).read_volatile() })
 }
 
-/// A free way, the one that the hash prefers before all others.
+/// The free way that is nearest to the one that the hash prefers.
 ///
 /// # Safety
 /// As [`holds`].
 #[inline(always)]
-unsafe fn free<W: Way>(bucket: *mut Bucket<W>, hash: u64) -> Option<(usize, Control)> {
+unsafe fn free<W: Table>(bucket: *mut Bucket<W>, hash: u64) -> Option<(usize, Control)> {
     let start = preferred_way(fingerprint(hash));
     let mut i = 0;
     while i < WAYS {
-        let way = (start + i) & (WAYS - 1);
+        let way = a_way(at_distance(start, i));
         // SAFETY: the caller's, and `way` is one.
         let control = unsafe { control(bucket, way) };
         if control.state() == State::Free {
@@ -456,7 +533,7 @@ unsafe fn free<W: Way>(bucket: *mut Bucket<W>, hash: u64) -> Option<(usize, Cont
 /// # Safety
 /// As [`holds`].
 #[inline(always)]
-unsafe fn take<W: Way>(bucket: *mut Bucket<W>, i: usize) -> Option<Control> {
+unsafe fn take<W: Table>(bucket: *mut Bucket<W>, i: usize) -> Option<Control> {
     // SAFETY: the caller's.
     unsafe {
         let live = control(bucket, i);
@@ -469,15 +546,15 @@ unsafe fn take<W: Way>(bucket: *mut Bucket<W>, i: usize) -> Option<Control> {
     }
 }
 
-/// Which flow leaves a full bucket: of two live ones that the newcomer's hash picks, the one
+/// Which flow leaves a full bucket: of the pair of ways that the newcomer's hash picks, the one
 /// that has been silent longer. Near to least-recently-used for two cache lines instead of eight.
 ///
 /// # Safety
 /// As [`holds`].
 #[inline(always)]
-unsafe fn victim<W: Way>(bucket: *mut Bucket<W>, hash: u64) -> usize {
+unsafe fn victim<W: Table>(bucket: *mut Bucket<W>, hash: u64) -> usize {
     let a = preferred_way(fingerprint(hash));
-    let b = (a + 1 + ((hash >> 60) as usize & 3)) & (WAYS - 1);
+    let b = a_way(at_distance(a, 1));
     // SAFETY: the caller's, and both are ways.
     unsafe {
         let live_a = control(bucket, a).state() == State::Live;
@@ -489,27 +566,6 @@ unsafe fn victim<W: Way>(bucket: *mut Bucket<W>, hash: u64) -> usize {
         } else {
             a
         }
-    }
-}
-
-/// Copies the flow of a taken way into the ring.
-///
-/// # Safety
-/// As [`holds`]; `place` is reserved.
-#[inline(always)]
-unsafe fn fill_from_way<W: Way>(place: *mut Part, bucket: *mut Bucket<W>, i: usize, cause: u16) {
-    // SAFETY: the caller's.
-    unsafe {
-        let way = &(*bucket).ways[i];
-        way.key().write(&mut (*place).key);
-        (*place).counters = way.counters();
-        (*place).marks = (*bucket).marks(i);
-        (*place).macs = match way.mac_number().checked_sub(1).and_then(mac_pair) {
-            Some(pair) => (*pair).macs,
-            None => (*bucket).asides.0[i].macs,
-        };
-        (*place).family = W::FAMILY;
-        (*place).cause = cause;
     }
 }
 

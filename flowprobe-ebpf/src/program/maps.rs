@@ -11,7 +11,7 @@ use flowprobe_ebpf::{
     macs::{MAC_PAIRS, MacPair},
     parse::Tunnels,
     ring::Part,
-    table::{BucketV4, BucketV6, BucketWide},
+    table::{Asides, Bucket, BucketV4, BucketV6, BucketWide, Way, WayV4, WayV6, WayWide},
 };
 
 const SHARED: usize = BPF_F_MMAPABLE as usize;
@@ -27,6 +27,18 @@ static FLOWS_V6: Array<BucketV6, 1, SHARED> = Array::new();
 /// One run of (`BUCKET_MASK` + 1) >> `WIDE_SHIFT` buckets per partition.
 #[btf_map]
 static FLOWS_WIDE: Array<BucketWide, 1, SHARED> = Array::new();
+
+/// One for each bucket of `FLOWS_V4`.
+#[btf_map]
+static ASIDES_V4: Array<Asides, 1, SHARED> = Array::new();
+
+/// One for each bucket of `FLOWS_V6`.
+#[btf_map]
+static ASIDES_V6: Array<Asides, 1, SHARED> = Array::new();
+
+/// One for each bucket of `FLOWS_WIDE`.
+#[btf_map]
+static ASIDES_WIDE: Array<Asides, 1, SHARED> = Array::new();
 
 /// One run of [`MAC_PAIRS`] per partition.
 #[btf_map]
@@ -110,24 +122,43 @@ pub(super) fn stray() -> Option<*mut Stray> {
     STRAY.get_ptr_mut(0)
 }
 
-/// The bucket of a hash in the IPv4 table, in the partition that starts at bucket `first`.
-#[inline(always)]
-pub(super) fn bucket_v4(first: u32, hash: u64) -> Option<*mut BucketV4> {
-    FLOWS_V4.get_ptr_mut(first + bucket(hash, bucket_mask()))
+/// The table that a kind of way belongs to.
+pub(super) trait Table: Way + Sized {
+    /// The bucket of a hash, in the partition that starts at bucket `first` of the IPv4 table.
+    fn bucket(first: u32, hash: u64) -> Option<*mut Bucket<Self>>;
+    /// What is kept beside that bucket.
+    fn asides(first: u32, hash: u64) -> Option<*mut Asides>;
 }
 
-/// The bucket of a hash in the IPv6 table, in the partition that starts at bucket `first`.
-#[inline(always)]
-pub(super) fn bucket_v6(first: u32, hash: u64) -> Option<*mut BucketV6> {
-    FLOWS_V6.get_ptr_mut(first + bucket(hash, bucket_mask()))
+macro_rules! table {
+    ($way:ident, $flows:ident, $asides:ident, $index:ident) => {
+        impl Table for $way {
+            #[inline(always)]
+            fn bucket(first: u32, hash: u64) -> Option<*mut Bucket<Self>> {
+                $flows.get_ptr_mut($index(first, hash))
+            }
+
+            #[inline(always)]
+            fn asides(first: u32, hash: u64) -> Option<*mut Asides> {
+                $asides.get_ptr_mut($index(first, hash))
+            }
+        }
+    };
 }
 
-/// The bucket of a hash in the wide table, in the partition that starts at bucket `first` of the
-/// others.
+table!(WayV4, FLOWS_V4, ASIDES_V4, index);
+table!(WayV6, FLOWS_V6, ASIDES_V6, index);
+table!(WayWide, FLOWS_WIDE, ASIDES_WIDE, wide_index);
+
 #[inline(always)]
-pub(super) fn bucket_wide(first: u32, hash: u64) -> Option<*mut BucketWide> {
+fn index(first: u32, hash: u64) -> u32 {
+    first + bucket(hash, bucket_mask())
+}
+
+#[inline(always)]
+fn wide_index(first: u32, hash: u64) -> u32 {
     let shift = wide_shift();
-    FLOWS_WIDE.get_ptr_mut((first >> shift) + wide_bucket(hash, bucket_mask(), shift))
+    (first >> shift) + wide_bucket(hash, bucket_mask(), shift)
 }
 
 /// The place of a pair of MAC addresses in the dictionary of a CPU.

@@ -3,7 +3,8 @@
 use flowprobe_ebpf::{
     Addresses, Counters, KeyV4, KeyV6, KeyWide, Marks, Packet,
     flow::bits,
-    table::{Asides, Bucket, Span, WAYS, Way, WayV4, WayV6, WayWide},
+    macs::MAC_PAIRS,
+    table::{Asides, Span, Way, WayV4, WayV6, WayWide},
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -67,7 +68,7 @@ fn count(packets: &[(Packet, u64)]) -> (Counters, Marks) {
         alone.add(packet, *now);
         plain.add(packet);
     }
-    // Only a bucket notes that it has options.
+    // Only a way notes that there are options aside.
     plain.bits |= marks.bits & bits::OPTIONS;
     assert_eq!((alone, plain), (counters, marks));
     (counters, marks)
@@ -76,12 +77,8 @@ fn count(packets: &[(Packet, u64)]) -> (Counters, Marks) {
 /// Counts into a way in which another flow has been, which others prefer.
 fn count_in<W: Way + Default + Copy>(key: &W::Key, packets: &[(Packet, u64)]) -> (Counters, Marks) {
     const WAY: usize = 5;
-    let mut bucket = Bucket {
-        asides: Asides::default(),
-        options: [0; WAYS],
-        pad: [0; 4],
-        ways: [W::default(); WAYS],
-    };
+    const REACH: usize = 6;
+    let (mut way, mut asides) = (W::default(), Asides::default());
     let ((first, now), rest) = packets.split_first().expect("at least one");
     let former = Packet {
         options: u32::MAX,
@@ -91,22 +88,21 @@ fn count_in<W: Way + Default + Copy>(key: &W::Key, packets: &[(Packet, u64)]) ->
         flow_label: 0xf_ffff,
         ..*first
     };
-    *bucket.ways[WAY].bits() |= bits::DISPLACED;
-    bucket.ways[WAY].fill(key, &former, 9, 77);
-    bucket.note_options(WAY, &former);
-    bucket.ways[WAY].add(&former, 78 << 20);
-    bucket.ways[WAY].fill(key, first, 7, *now);
-    bucket.note_options(WAY, first);
+    way.set_reach(REACH);
+    way.fill(key, &former, 9, 77);
+    asides.note_options(WAY, &mut way, &former);
+    way.add(&former, 78 << 20);
+    way.fill(key, first, MAC_PAIRS.into(), *now);
+    asides.note_options(WAY, &mut way, first);
     for (packet, now) in rest {
-        bucket.ways[WAY].add(packet, *now);
-        bucket.note_options(WAY, packet);
+        way.add(packet, *now);
+        asides.note_options(WAY, &mut way, packet);
     }
-    assert_eq!(bucket.ways[WAY].mac_number(), 7, "counting leaves it alone");
-    assert!(
-        bucket.ways[WAY].displaced(),
-        "what belongs to the way stays"
-    );
-    (bucket.ways[WAY].counters(), bucket.marks(WAY))
+    assert_eq!(way.mac_number(), MAC_PAIRS, "counting leaves it alone");
+    assert_eq!(way.reach(), REACH, "what belongs to the way stays");
+    way.set_reach(1);
+    assert_eq!((way.reach(), way.mac_number()), (1, MAC_PAIRS));
+    (way.counters(), asides.marks(WAY, &way))
 }
 
 #[test]

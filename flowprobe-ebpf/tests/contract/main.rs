@@ -5,9 +5,9 @@
 mod control;
 mod flow;
 mod hash;
-mod hints;
 mod key;
 mod logarithm;
+mod search;
 
 use flowprobe_ebpf::sampling::next_random;
 

@@ -21,7 +21,7 @@ use flowprobe_ebpf::{
     ring::Part,
     sampling::Word,
     table::{
-        Aside, Bucket, BucketV4, BucketV6, BucketWide, Control, State, WAYS, WIDE_SHIFT, Way,
+        Asides, Bucket, BucketV4, BucketV6, BucketWide, Control, State, WAYS, WIDE_SHIFT, Way,
         WayV4, WayV6, WayWide,
     },
 };
@@ -69,13 +69,15 @@ impl Geometry {
         self.buckets >> self.wide_shift()
     }
 
-    /// Octets of kernel memory: (buckets × (704 + 1,216 + 1,728 / 4) + ring × 192 +
-    /// fragments × 64 + MAC pairs × 16) × partitions, and the counters.
+    /// Octets of kernel memory: (buckets × (512 + 1,024 + 1,536 / 4 + 128 × (1 + 1 + 1 / 4)) +
+    /// ring × 184 + fragments × 64 + MAC pairs × 16) × partitions, and the counters.
     #[must_use]
     pub fn memory_octets(&self) -> u64 {
-        let bucket = size_of::<BucketV4>() + size_of::<BucketV6>();
+        let asides = size_of::<Asides>();
+        let bucket = size_of::<BucketV4>() + size_of::<BucketV6>() + 2 * asides;
+        let wide_bucket = size_of::<BucketWide>() + asides;
         let partition = u64::from(self.buckets) * bucket as u64
-            + u64::from(self.wide_buckets()) * size_of::<BucketWide>() as u64
+            + u64::from(self.wide_buckets()) * wide_bucket as u64
             + u64::from(self.ring_parts) * size_of::<Part>() as u64
             + u64::from(FRAGMENT_SETS) * size_of::<FragmentSet>() as u64
             + u64::from(MAC_PAIRS) * size_of::<MacPair>() as u64;
@@ -141,7 +143,9 @@ impl<T> Drop for Mapped<T> {
 
 /// The flow table of one kind of key.
 pub struct Table<W> {
-    mapped: Mapped<Bucket<W>>,
+    flows: Mapped<Bucket<W>>,
+    /// One for each bucket.
+    asides: Mapped<Asides>,
     /// Buckets in one partition.
     buckets: u32,
 }
@@ -158,24 +162,31 @@ pub struct Slot {
 }
 
 impl<W: Way + Copy> Table<W> {
-    fn new(map: NamedMap<'_>, partitions: usize, buckets: u32) -> Result<Self, LoadError> {
+    fn new(
+        [flows, asides]: [NamedMap<'_>; 2],
+        partitions: usize,
+        buckets: u32,
+    ) -> Result<Self, LoadError> {
+        let len = partitions * buckets as usize;
         Ok(Self {
-            mapped: Mapped::new(map, partitions * buckets as usize)?,
+            flows: Mapped::new(flows, len)?,
+            asides: Mapped::new(asides, len)?,
             buckets,
         })
     }
 
-    fn bucket(&self, slot: Slot) -> *mut Bucket<W> {
+    /// The bucket's index in both maps.
+    fn index(&self, slot: Slot) -> usize {
         debug_assert!(slot.bucket < self.buckets);
-        let index = slot.partition as usize * self.buckets as usize;
-        self.mapped.element(index + slot.bucket as usize)
+        slot.partition as usize * self.buckets as usize + slot.bucket as usize
     }
 
     fn place(&self, slot: Slot) -> *mut W {
         assert!((slot.way as usize) < WAYS);
+        let bucket = self.flows.element(self.index(slot));
         // SAFETY: in bounds.
         unsafe {
-            let ways = &raw mut (*self.bucket(slot)).ways;
+            let ways = &raw mut (*bucket).ways;
             ways.cast::<W>().add(slot.way as usize)
         }
     }
@@ -216,32 +227,21 @@ impl<W: Way + Copy> Table<W> {
         unsafe { self.place(slot).read_volatile() }
     }
 
-    /// The marks of `way`, which is a copy of the way at `slot`, with the options that its bucket
-    /// keeps.
+    /// The marks of `way`, which is a copy of the way at `slot`, with the options that are kept
+    /// beside it.
     #[must_use]
     pub fn marks(&self, slot: Slot, way: &W) -> Marks {
-        assert!((slot.way as usize) < WAYS);
-        let mut marks = way.marks();
-        if marks.bits & bits::OPTIONS != 0 {
-            // SAFETY: in bounds; any bits are valid.
-            marks.options = unsafe {
-                let options = &raw const (*self.bucket(slot)).options;
-                options.cast::<u32>().add(slot.way as usize).read_volatile()
-            };
+        let marks = way.marks();
+        if marks.bits & bits::OPTIONS == 0 {
+            return marks; // another cache line less
         }
-        marks
+        self.asides(slot).marks(slot.way as usize, way)
     }
 
-    /// Copies the MAC addresses that are kept beside a way.
-    #[must_use]
-    fn aside_macs(&self, slot: Slot) -> Macs {
-        assert!((slot.way as usize) < WAYS);
+    /// Copies what is kept beside the bucket.
+    fn asides(&self, slot: Slot) -> Asides {
         // SAFETY: in bounds; any bits are valid.
-        unsafe {
-            let asides = &raw const (*self.bucket(slot)).asides;
-            let aside = asides.cast::<Aside>().add(slot.way as usize);
-            (&raw const (*aside).macs).read_volatile()
-        }
+        unsafe { self.asides.element(self.index(slot)).read_volatile() }
     }
 }
 
@@ -289,11 +289,12 @@ pub struct Totals {
     pub fragment_orphans: u64,
 }
 
-/// The maps that are mapped into this process, each with its name.
+/// The maps that are mapped into this process, each with its name; of each table the flows and
+/// what is kept beside them.
 pub(crate) struct NamedMaps<'a> {
-    pub(crate) v4: NamedMap<'a>,
-    pub(crate) v6: NamedMap<'a>,
-    pub(crate) wide: NamedMap<'a>,
+    pub(crate) v4: [NamedMap<'a>; 2],
+    pub(crate) v6: [NamedMap<'a>; 2],
+    pub(crate) wide: [NamedMap<'a>; 2],
     pub(crate) macs: NamedMap<'a>,
     pub(crate) cpus: NamedMap<'a>,
     pub(crate) stray: NamedMap<'a>,
@@ -336,7 +337,7 @@ impl Shared {
                 // SAFETY: in bounds; an entry that is named is not changed any more.
                 unsafe { self.macs.element(index as usize).read_volatile() }.macs
             }
-            _ => table.aside_macs(slot),
+            _ => table.asides(slot).macs[slot.way as usize],
         }
     }
 

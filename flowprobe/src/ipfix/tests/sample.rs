@@ -2,7 +2,6 @@
 
 use flowprobe_ebpf::{
     Addresses, Around, KeyV4, KeyV6, Marks, Packet,
-    flow::bits,
     parse::{MAX_LABELS, MAX_TAGS, tunnel::kind},
 };
 use proptest::prelude::*;
@@ -218,7 +217,7 @@ pub(crate) fn any_record() -> impl Strategy<Value = FlowRecord> {
                 tcp_flags,
                 min_ttl,
                 max_ttl,
-                bits: some & !bits::DISPLACED,
+                bits: some,
                 flow_label,
                 options,
                 inner_priority,
