@@ -16,6 +16,7 @@ const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_XDP: u32 = 37;
 const BPF_PROG_TYPE_XDP: u32 = 6;
@@ -76,6 +77,12 @@ struct ProgramLoad {
 }
 
 #[repr(C)]
+struct LinkUpdate {
+    link_fd: u32,
+    program_fd: u32,
+}
+
+#[repr(C)]
 struct GetById {
     id: u32,
     next_id: u32,
@@ -109,6 +116,7 @@ impl Attribute for GetById {}
 impl Attribute for GetInfo {}
 impl Attribute for LinkCreate {}
 impl Attribute for LinkDetach {}
+impl Attribute for LinkUpdate {}
 
 /// Creates a map and lets it go, only to see whether bpf() is there for this process.
 pub(crate) fn probe() -> io::Result<()> {
@@ -222,6 +230,37 @@ pub(crate) fn link_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io:
             target_ifindex: ifindex,
             attach_type: BPF_XDP,
             flags,
+        },
+    )
+}
+
+/// Puts another program in the place of the one that the link holds.
+pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    call(
+        BPF_LINK_UPDATE,
+        &mut LinkUpdate {
+            link_fd: number(link),
+            program_fd: number(program),
+        },
+    )
+    .map(drop)
+}
+
+/// Loads an XDP program that passes every packet on and looks at none.
+pub(crate) fn load_pass(frags: bool) -> io::Result<OwnedFd> {
+    // linux/bpf.h: `r0 = XDP_PASS`, `exit`.
+    const INSTRUCTIONS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 2, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+    call_for_fd(
+        BPF_PROG_LOAD,
+        &mut ProgramLoad {
+            program_type: BPF_PROG_TYPE_XDP,
+            instruction_count: INSTRUCTIONS.len() as u32,
+            instructions: INSTRUCTIONS.as_ptr() as u64,
+            license: c"GPL".as_ptr() as u64,
+            flags: if frags { BPF_F_XDP_HAS_FRAGS } else { 0 },
+            name: *b"flowprobe_pass\0\0",
+            expected_attach_type: BPF_XDP,
+            ..ProgramLoad::default()
         },
     )
 }

@@ -16,7 +16,10 @@ use super::{
     interface::{FactsError, Interface, InterfaceFacts},
     netlink::XdpPrograms,
 };
-use crate::bpf;
+use crate::{
+    bpf,
+    table::grace::{GracePeriod as _, Rcu},
+};
 
 // linux/if_link.h.
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
@@ -210,10 +213,14 @@ impl AttachError {
 #[derive(Debug)]
 pub struct Link {
     fd: OwnedFd,
+    mode: Mode,
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
+        if self.mode == Mode::Native {
+            let _detached_all_the_same = self.step_aside();
+        }
         // Closing would do, but not at once where another thread is between fork and exec: its
         // child has a copy of the descriptor. What fails here is done by the close that follows.
         let _closes_anyway = bpf::detach(self.fd.as_fd());
@@ -231,9 +238,20 @@ impl Link {
         mode: Mode,
     ) -> Result<Self, AttachError> {
         match bpf::link_xdp(program, interface.index, mode.flags()) {
-            Ok(fd) => Ok(Self { fd }),
+            Ok(fd) => Ok(Self { fd, mode }),
             Err(error) => Err(explain(interface, mode, error)),
         }
+    }
+
+    /// Puts a program in our place that looks at nothing, and waits until no run of ours is left.
+    ///
+    /// While a program is taken off, a veth with GRO (Linux 6.18, 7.3) goes on with the packets at
+    /// hand but no longer knows its device: a program that asks for the interface, as ours does,
+    /// would then crash the kernel.
+    fn step_aside(&self) -> io::Result<()> {
+        let pass = |frags| bpf::update_link(self.fd.as_fd(), bpf::load_pass(frags)?.as_fd());
+        pass(true).or_else(|_| pass(false))?;
+        Rcu::new()?.wait()
     }
 }
 

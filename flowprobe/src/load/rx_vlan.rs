@@ -8,7 +8,7 @@
 
 use std::{
     ffi::CString,
-    iter,
+    fs, iter,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
@@ -45,6 +45,10 @@ pub enum RxVlanError {
     /// The kernel says nothing of its functions, or has not the one that is needed.
     #[error("this kernel has no function {KFUNC}, which is there since 6.8 ({0})")]
     NoFunction(#[from] BtfError),
+    /// The kernel would move the program, and before the repair of CVE-2026-53094 crash where its
+    /// device goes away.
+    #[error("net.core.bpf_jit_harden is 2, with which kernels crash when the interface goes away")]
+    Hardened,
     /// The kernel may have moved the program, which is why there is room in front of it.
     #[error("the kernel has rewritten the program {0} to more than its room")]
     Outgrown(&'static str),
@@ -79,6 +83,9 @@ pub struct RxVlan {
 impl RxVlan {
     /// Makes the entries of `object` ready, with the maps of `ebpf`, which was loaded from it.
     pub(super) fn new(object: &[u8], ebpf: &Ebpf) -> Result<Self, RxVlanError> {
+        if is_hardened() {
+            return Err(RxVlanError::Hardened);
+        }
         let mut object = Object::parse(object)?;
         let function = Btf::from_sys_fs()?.id_by_type_name_kind(KFUNC, BtfKind::Func)?;
         let sections = object.functions.keys().map(|(section, _)| *section);
@@ -151,6 +158,13 @@ fn with_room(program: impl Iterator<Item = [u8; 8]>) -> Vec<[u8; 8]> {
 fn instruction(code: u32, offset: i16) -> [u8; 8] {
     let [a, b] = offset.to_ne_bytes();
     [code as u8, 0, a, b, 0, 0, 0, 0]
+}
+
+/// Whether the kernel blinds the constants of all programs, for which it copies them. Not there in other
+/// network namespaces than the first; the setting is the kernel's all the same.
+fn is_hardened() -> bool {
+    let harden = fs::read_to_string("/proc/sys/net/core/bpf_jit_harden");
+    harden.is_ok_and(|harden| harden.trim() == "2")
 }
 
 /// The instructions of a linked program behind their [`ROOM`], with a call of the kernel's function
