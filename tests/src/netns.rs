@@ -3,7 +3,7 @@
 use std::{
     ffi::CString,
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
@@ -13,6 +13,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -40,6 +41,36 @@ pub struct Counters {
     pub tx_packets: u64,
     /// Frames that could not be sent.
     pub tx_dropped: u64,
+}
+
+/// How long the kernel may take to make a namespace; one that has crashed before never answers.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why this machine makes no network namespaces; `None` if it does.
+#[must_use]
+pub fn refusal() -> Option<String> {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--net", "ip", "link", "set", "lo", "up"]);
+    let unshare = unshare.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = match unshare.spawn() {
+        Ok(child) => child,
+        Err(error) => return Some(format!("unshare: {error}")),
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return None,
+            Ok(Some(_)) => {
+                let mut said = String::new();
+                let _ = child.stderr?.read_to_string(&mut said);
+                return Some(said.trim().to_owned());
+            }
+            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            // It cannot be ended either: it waits within the kernel.
+            Ok(None) => return Some("the kernel does not answer; see dmesg".to_owned()),
+            Err(error) => return Some(error.to_string()),
+        }
+    }
 }
 
 impl Netns {

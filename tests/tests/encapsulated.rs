@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, thread, time::Duration};
 use flowprobe_tests::{
     collector::Collector,
     flow::{Flow, Truth},
+    live::pin_to_cpu,
     mix::{encapsulated, ignored, tunnels},
     packets::{Ip, Packet, flag, truth},
     probe::{Finished, Probe},
@@ -36,6 +37,8 @@ fn meter(packets: &[Packet], times: usize, options: &[&str]) -> anyhow::Result<F
     let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
     let probe = Probe::start(&pair.sensor, &[&["-i", Pair::SENSOR], options].concat())?;
     let frames: Vec<&Vec<u8>> = packets.iter().map(|packet| &packet.frame).collect();
+    // As a NIC has all fragments of a packet in one queue.
+    pin_to_cpu(0)?;
     for _ in 0..times {
         sender.send(&frames)?;
     }

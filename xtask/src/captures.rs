@@ -1,4 +1,5 @@
-//! Captures of the wild for the tests: those that Debian's packages have, in `target/captures`.
+//! Captures of the wild for the tests: those that Debian's packages have, in `target/captures`, and
+//! kept for all clones.
 
 use std::{
     fs,
@@ -8,7 +9,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::workspace::{self, find};
+use crate::{
+    cache,
+    workspace::{self, find},
+};
 
 /// Packages with captures: 1.5 MB of pcapng in every form, 0.2 MB of HTTP and DNS, 0.2 MB of RTP.
 const PACKAGES: &[&str] = &[
@@ -31,7 +35,28 @@ const FUZZED: &[&str] = &[
 
 /// Fetches what is not there yet.
 pub(crate) fn fetch() -> Result<()> {
+    let cache = cache::directory().join("captures");
+    fetch_to(&cache)?;
     let directory = workspace::root().join("target/captures");
+    for name in [PACKAGES, SOURCES].concat() {
+        let place = directory.join(name);
+        if !place.is_dir() {
+            let part = directory.join("part");
+            let _ = fs::remove_dir_all(&part);
+            fs::create_dir_all(&directory)?;
+            workspace::run(
+                Command::new("cp")
+                    .arg("-r")
+                    .arg(cache.join(name))
+                    .arg(&part),
+            )?;
+            fs::rename(&part, &place)?;
+        }
+    }
+    Ok(())
+}
+
+fn fetch_to(directory: &Path) -> Result<()> {
     let is_missing = |name: &&&str| !directory.join(name).is_dir();
     let packages: Vec<_> = PACKAGES.iter().filter(is_missing).collect();
     let sources: Vec<_> = SOURCES.iter().filter(is_missing).collect();

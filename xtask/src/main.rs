@@ -1,6 +1,7 @@
 //! What is done with this repository besides `cargo build`: see `cargo xtask --help`.
 
 mod bench;
+mod cache;
 mod captures;
 mod demo;
 mod ebpf;

@@ -5,6 +5,7 @@ mod figures;
 mod guest;
 mod initramfs;
 mod kernel;
+pub(crate) mod suite;
 mod trial;
 
 use std::{fs, path::PathBuf, process::Command, time::Instant};
@@ -73,7 +74,7 @@ const fn entry(
     }
 }
 
-/// Where kernels, root file systems and consoles are kept.
+/// Where root file systems and consoles are kept.
 fn directory() -> PathBuf {
     workspace::target().join("vm")
 }
@@ -129,15 +130,17 @@ fn chosen(args: &Args) -> Result<Vec<&'static Entry>> {
     } else {
         &args.kernel[..]
     };
-    let entry = |name: &String| {
-        let mut entries = MATRIX.iter();
-        let Some(entry) = entries.find(|entry| entry.kernel.series == name) else {
-            let known: Vec<_> = MATRIX.iter().map(|entry| entry.kernel.series).collect();
-            bail!("no kernel {name}: there are {}", known.join(", "));
-        };
-        Ok(entry)
+    names.iter().map(|name| entry_of(name)).collect()
+}
+
+/// The guest with the kernel of this series.
+fn entry_of(series: &str) -> Result<&'static Entry> {
+    let mut entries = MATRIX.iter();
+    let Some(entry) = entries.find(|entry| entry.kernel.series == series) else {
+        let known: Vec<_> = MATRIX.iter().map(|entry| entry.kernel.series).collect();
+        bail!("no kernel {series}: there are {}", known.join(", "));
     };
-    names.iter().map(entry).collect()
+    Ok(entry)
 }
 
 fn ask_this_machine(programs: &Programs) -> Result<Verdict> {
@@ -166,7 +169,7 @@ fn examine(entry: &Entry, programs: &Programs, verdicts: &mut Vec<Verdict>) -> R
     ensure!(
         release.starts_with(&format!("{series}.")),
         "{release} is not of the series {series}: remove {}",
-        directory().join("kernels").join(series).display()
+        entry.kernel.directory().display()
     );
     if !entry.runs {
         let said = trial::refuse(&mut guest)?;

@@ -6,7 +6,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,
     path::Path,
-    process::{Child, ChildStdin, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
     time::{Duration, Instant},
@@ -34,6 +34,33 @@ pub(crate) struct Machine {
     pub(crate) model: &'static str,
     /// CPUs, and queues of its interface.
     pub(crate) cpus: usize,
+}
+
+/// How the CPUs of a guest run on those of the machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Threads {
+    /// Each on a thread of its own.
+    SideBySide,
+    /// One after the other, on one thread.
+    InTurn,
+}
+
+/// Tells qemu what to emulate, but for what is attached and what runs. `memory` is in MiB.
+pub(super) fn describe(
+    qemu: &mut Command,
+    model: &str,
+    cpus: usize,
+    threads: Threads,
+    memory: u32,
+) {
+    let accelerator = match threads {
+        Threads::SideBySide => "tcg,thread=multi",
+        Threads::InTurn => "tcg,thread=single",
+    };
+    qemu.args(["-no-user-config", "-nodefaults", "-no-reboot"])
+        .args(["-display", "none", "-accel", accelerator])
+        .args(["-cpu", model, "-m", &memory.to_string()])
+        .args(["-smp", &cpus.to_string()]);
 }
 
 /// A running guest. Killed on drop.
@@ -73,11 +100,8 @@ impl Guest {
         ))?;
         let Machine { model, cpus } = machine;
         let mut command = network.command("qemu-system-x86_64");
+        describe(&mut command, model, cpus, Threads::SideBySide, MEMORY);
         command
-            .args(["-no-user-config", "-nodefaults", "-no-reboot"])
-            .args(["-display", "none", "-accel", "tcg,thread=multi"])
-            .args(["-cpu", model, "-m", &MEMORY.to_string()])
-            .args(["-smp", &cpus.to_string()])
             .arg("-kernel")
             .arg(&kernel.image)
             .arg("-initrd")

@@ -13,7 +13,10 @@ use anyhow::{Context as _, Result, ensure};
 use super::kernel;
 use crate::workspace::{self, cargo, output};
 
+/// The first process of a guest that takes commands.
 const INIT: &str = include_str!("init");
+/// What it has the drivers of: its network, and the channel for commands.
+const DRIVERS: &[&str] = &["virtio_pci", "virtio_net", "virtio_console"];
 /// Of the package busybox-static; a shell and its tools without libraries.
 const BUSYBOX: &str = "/bin/busybox";
 /// Where an object that is given is in a guest.
@@ -62,16 +65,7 @@ impl Programs {
 
     /// Packs them with the modules of a kernel, into the file `to`.
     pub(crate) fn pack(&self, kernel: &kernel::Files, to: &Path) -> Result<()> {
-        let root = to.with_extension("root");
-        let _ = fs::remove_dir_all(&root);
-        for directory in ["bin", "dev", "modules", "proc", "sys", "tmp"] {
-            fs::create_dir_all(root.join(directory))?;
-        }
-        let init = root.join("init");
-        fs::write(&init, INIT)?;
-        fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
-        let busybox = root.join("bin/busybox");
-        fs::copy(BUSYBOX, busybox).with_context(|| format!("{BUSYBOX} (busybox-static)"))?;
+        let root = begin(kernel, DRIVERS, INIT, to)?;
         for (name, program) in [("flowprobe", &self.flowprobe), ("verifier", &self.verifier)] {
             fs::copy(program, root.join("bin").join(name))?;
         }
@@ -79,18 +73,40 @@ impl Programs {
             let to = root.join(OBJECT.trim_start_matches('/'));
             fs::copy(object, to).with_context(|| object.display().to_string())?;
         }
-        for module in &kernel.modules {
-            let name = module.file_name().context("a module without a name")?;
-            fs::copy(module, root.join("modules").join(name))?;
-        }
         for library in &self.libraries {
             let place = root.join(library.strip_prefix("/")?);
             fs::create_dir_all(place.parent().context("a library in no directory")?)?;
             fs::copy(library, place)?;
         }
-        archive(&root, to)?;
-        Ok(fs::remove_dir_all(&root)?)
+        end(&root, to)
     }
+}
+
+/// A directory for what goes into the file `to`, with busybox, drivers, and the first process.
+pub(super) fn begin(
+    kernel: &kernel::Files,
+    drivers: &[&str],
+    init: &str,
+    to: &Path,
+) -> Result<PathBuf> {
+    let root = to.with_extension("root");
+    let _ = fs::remove_dir_all(&root);
+    for directory in ["bin", "dev", "modules", "proc", "sys", "tmp"] {
+        fs::create_dir_all(root.join(directory))?;
+    }
+    let place = root.join("init");
+    fs::write(&place, init)?;
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
+    let busybox = root.join("bin/busybox");
+    fs::copy(BUSYBOX, busybox).with_context(|| format!("{BUSYBOX} (busybox-static)"))?;
+    kernel.copy_modules(drivers, &root.join("modules"))?;
+    Ok(root)
+}
+
+/// Packs what [`begin`] began.
+pub(super) fn end(root: &Path, to: &Path) -> Result<()> {
+    archive(root, to)?;
+    Ok(fs::remove_dir_all(root)?)
 }
 
 /// A copy without debug information, which is most of a program and nothing to a guest.

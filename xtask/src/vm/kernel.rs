@@ -1,4 +1,4 @@
-//! Guest kernels: fetched from Debian once, and kept under target/vm/kernels.
+//! Guest kernels: fetched from Debian once, and kept for all clones.
 
 use std::{
     fs,
@@ -8,9 +8,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::directory;
 use crate::{
-    interrupt,
+    cache, interrupt,
     workspace::{self, output},
 };
 
@@ -18,9 +17,6 @@ use crate::{
 const MIRROR: &str = "http://deb.debian.org/debian";
 /// What apt trusts Debian by; in the package debian-archive-keyring.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-
-/// What a guest needs to have the drivers of: its network, and the channel for commands.
-const DRIVERS: &[&str] = &["virtio_pci", "virtio_net", "virtio_console"];
 
 /// A kernel of Debian.
 #[derive(Clone, Copy, Debug)]
@@ -36,14 +32,16 @@ pub(crate) struct Kernel {
 pub(crate) struct Files {
     /// The kernel itself.
     pub(crate) image: PathBuf,
-    /// Modules, in the order in which they go in.
-    pub(crate) modules: Vec<PathBuf>,
+    /// Where its `lib/modules` is.
+    pub(crate) base: PathBuf,
+    /// Its release, for example `6.12.95+deb12-amd64`.
+    release: String,
 }
 
 impl Kernel {
     /// Fetches it, unless that has been done.
     pub(crate) fn fetch(&self) -> Result<Files> {
-        let kept = directory().join("kernels").join(self.series);
+        let kept = self.directory();
         if !kept.is_dir() {
             let part = kept.with_file_name(format!("{}.part", self.series));
             let _ = fs::remove_dir_all(&part);
@@ -54,6 +52,11 @@ impl Kernel {
             fs::rename(&part, &kept)?;
         }
         files(&kept)
+    }
+
+    /// Where it is kept.
+    pub(crate) fn directory(&self) -> PathBuf {
+        cache::directory().join("kernels").join(self.series)
     }
 
     fn fetch_to(&self, part: &Path) -> Result<()> {
@@ -81,16 +84,10 @@ impl Kernel {
         let image = images.iter().find(|image| image.is_file());
         let image = image.with_context(|| format!("no image of {release} in its packages"))?;
         fs::copy(image, part.join("vmlinuz"))?;
-
         let mut depmod = Command::new("depmod");
         workspace::run(depmod.arg("-b").arg(base).arg(&release))?;
-        for (number, module) in needed_modules(base, &release)?.iter().enumerate() {
-            let name = module.file_stem().context("a module without a name")?;
-            let name = name.to_string_lossy();
-            let name = name.trim_end_matches(".ko");
-            let to = part.join(format!("{number:02}-{name}.ko"));
-            fs::write(&to, plain(module)?)?;
-        }
+        fs::create_dir_all(part.join("lib"))?;
+        fs::rename(base.join("lib/modules"), part.join("lib/modules"))?;
         fs::remove_dir_all(&root)?;
         for package in packages_in(part)? {
             fs::remove_file(package)?;
@@ -100,43 +97,53 @@ impl Kernel {
 }
 
 fn files(kept: &Path) -> Result<Files> {
-    let mut modules = with_extension(kept, "ko")?;
-    modules.sort();
+    let mut releases = fs::read_dir(kept.join("lib/modules"))?;
+    let release = releases.next().context("a kernel without modules")??;
     Ok(Files {
         image: kept.join("vmlinuz"),
-        modules,
+        base: kept.to_owned(),
+        release: release.file_name().to_string_lossy().into_owned(),
     })
 }
 
 fn packages_in(directory: &Path) -> Result<Vec<PathBuf>> {
-    with_extension(directory, "deb")
-}
-
-fn with_extension(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(directory).with_context(|| directory.display().to_string())?;
     let paths: Result<Vec<PathBuf>, _> = entries.map(|entry| Ok(entry?.path())).collect();
     let mut paths = paths.map_err(|error: std::io::Error| error)?;
-    paths.retain(|path| path.extension().is_some_and(|found| found == extension));
+    paths.retain(|path| path.extension().is_some_and(|found| found == "deb"));
     Ok(paths)
 }
 
-/// The drivers and what they need, in order; those built in are left out.
-fn needed_modules(base: &Path, release: &str) -> Result<Vec<PathBuf>> {
-    let mut modules = Vec::new();
-    for driver in DRIVERS {
-        let mut modprobe = Command::new("modprobe");
-        modprobe.arg("--dirname").arg(base);
-        modprobe.args(["--set-version", release, "--show-depends", driver]);
-        for line in output(&mut modprobe)?.lines() {
-            if let Some(path) = line.strip_prefix("insmod ") {
-                let path = PathBuf::from(path.trim());
-                if !modules.contains(&path) {
-                    modules.push(path);
+impl Files {
+    /// Copies these drivers and what they need into a directory, under names whose order is that in
+    /// which they go in; those built in are left out.
+    pub(crate) fn copy_modules(&self, drivers: &[&str], to: &Path) -> Result<()> {
+        for (number, module) in self.needed_modules(drivers)?.iter().enumerate() {
+            let name = module.file_stem().context("a module without a name")?;
+            let name = name.to_string_lossy();
+            let name = name.trim_end_matches(".ko");
+            fs::write(to.join(format!("{number:02}-{name}.ko")), plain(module)?)?;
+        }
+        Ok(())
+    }
+
+    fn needed_modules(&self, drivers: &[&str]) -> Result<Vec<PathBuf>> {
+        let mut modules = Vec::new();
+        for driver in drivers {
+            let mut modprobe = Command::new("modprobe");
+            modprobe.arg("--dirname").arg(&self.base);
+            modprobe.args(["--set-version", &self.release, "--show-depends", driver]);
+            for line in output(&mut modprobe)?.lines() {
+                if let Some(path) = line.strip_prefix("insmod ") {
+                    let path = PathBuf::from(path.trim());
+                    if !modules.contains(&path) {
+                        modules.push(path);
+                    }
                 }
             }
         }
+        Ok(modules)
     }
-    Ok(modules)
 }
 
 /// A module as insmod of any kernel takes it.
@@ -166,7 +173,7 @@ struct Apt {
 
 impl Apt {
     fn new(suite: &'static str) -> Result<Self> {
-        let home = directory().join("apt").join(suite);
+        let home = cache::directory().join("apt").join(suite);
         for directory in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(home.join(directory))?;
         }
