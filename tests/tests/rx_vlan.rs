@@ -58,6 +58,11 @@ fn has_tag(frame: &[u8]) -> bool {
     matches!(frame[12..14], [0x81, 0x00] | [0x88, 0xa8])
 }
 
+/// Behind a single tag.
+fn has_labels(frame: &[u8]) -> bool {
+    has_tag(frame) && frame[16..18] == [0x88, 0x47]
+}
+
 /// The frame as it is sent: see [`beside`].
 fn on_the_way(packet: &Packet) -> Vec<u8> {
     let frame = &packet.frame;
@@ -135,9 +140,16 @@ fn meter(
     let summary = &finished.summary;
     summary.assert_balanced();
     summary.assert_nothing_lost();
-    let octets: usize = packets.iter().map(seen_octets).sum();
     assert_eq!(summary.ledger.seen.packets, (packets.len() * times) as u64);
-    assert_eq!(summary.ledger.seen.octets, (octets * times) as u64);
+    // A kernel that knows MPLS (NET_MPLS_GSO) puts the tag back into frames with labels.
+    let octets: usize = packets.iter().map(seen_octets).sum();
+    let labelled = packets.iter().filter(|packet| has_labels(&packet.frame));
+    let seen = [octets, octets + TAG * labelled.count()].map(|octets| (octets * times) as u64);
+    assert!(
+        seen.contains(&summary.ledger.seen.octets),
+        "{} of {seen:?} octets",
+        summary.ledger.seen.octets
+    );
     Ok(finished)
 }
 

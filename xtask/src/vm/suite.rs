@@ -24,7 +24,8 @@ use crate::{
 };
 
 /// The tests that need network namespaces.
-const TESTS: &str = "(package(flowprobe-tests) and kind(test)) or binary(attach)";
+const TESTS: &str =
+    "(package(flowprobe-tests) and kind(test) and not binary(pcap)) or binary(attach)";
 /// The first process of such a guest.
 const INIT: &str = include_str!("suite-init");
 /// What it has the drivers of: the files of the machine.
