@@ -246,16 +246,19 @@ pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     .map(drop)
 }
 
+/// linux/bpf.h: `r0 = XDP_PASS`, `exit`.
+const PASS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 2, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+/// Octets of [`load_pass`]'s program, where the kernel leaves it as it is.
+pub(crate) const PASS_LEN: usize = size_of_val(&PASS);
+
 /// Loads an XDP program that passes every packet on and looks at none.
 pub(crate) fn load_pass(frags: bool) -> io::Result<OwnedFd> {
-    // linux/bpf.h: `r0 = XDP_PASS`, `exit`.
-    const INSTRUCTIONS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 2, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
     call_for_fd(
         BPF_PROG_LOAD,
         &mut ProgramLoad {
             program_type: BPF_PROG_TYPE_XDP,
-            instruction_count: INSTRUCTIONS.len() as u32,
-            instructions: INSTRUCTIONS.as_ptr() as u64,
+            instruction_count: PASS.len() as u32,
+            instructions: PASS.as_ptr() as u64,
             license: c"GPL".as_ptr() as u64,
             flags: if frags { BPF_F_XDP_HAS_FRAGS } else { 0 },
             name: *b"flowprobe_pass\0\0",

@@ -219,7 +219,10 @@ pub struct Link {
 impl Drop for Link {
     fn drop(&mut self) {
         if self.mode == Mode::Native {
-            let _detached_all_the_same = self.step_aside();
+            // The program is taken off all the same.
+            if let Err(error) = self.step_aside() {
+                tracing::debug!("no other program takes the place of the one that goes: {error}");
+            }
         }
         // Closing would do, but not at once where another thread is between fork and exec: its
         // child has a copy of the descriptor. What fails here is done by the close that follows.

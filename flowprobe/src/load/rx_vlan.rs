@@ -8,7 +8,7 @@
 
 use std::{
     ffi::CString,
-    fs, iter,
+    iter,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
@@ -47,7 +47,10 @@ pub enum RxVlanError {
     NoFunction(#[from] BtfError),
     /// The kernel would move the program, and before the repair of CVE-2026-53094 crash where its
     /// device goes away.
-    #[error("net.core.bpf_jit_harden is 2, with which kernels crash when the interface goes away")]
+    #[error(
+        "net.core.bpf_jit_harden is 2, with which \
+         kernels crash when the interface goes away: 1 is enough against unprivileged programs"
+    )]
     Hardened,
     /// The kernel may have moved the program, which is why there is room in front of it.
     #[error("the kernel has rewritten the program {0} to more than its room")]
@@ -160,11 +163,12 @@ fn instruction(code: u32, offset: i16) -> [u8; 8] {
     [code as u8, 0, a, b, 0, 0, 0, 0]
 }
 
-/// Whether the kernel blinds the constants of all programs, for which it copies them. Not there in other
-/// network namespaces than the first; the setting is the kernel's all the same.
+/// Whether the kernel blinds the constants of all programs, for which it copies them. Only the first
+/// network namespace has the file that says so, so a program with a constant shows it; where the
+/// kernel does not tell, it may.
 fn is_hardened() -> bool {
-    let harden = fs::read_to_string("/proc/sys/net/core/bpf_jit_harden");
-    harden.is_ok_and(|harden| harden.trim() == "2")
+    let rewritten = bpf::load_pass(false).and_then(|pass| bpf::rewritten_len(pass.as_fd()));
+    rewritten.map_or(true, |octets| octets > bpf::PASS_LEN)
 }
 
 /// The instructions of a linked program behind their [`ROOM`], with a call of the kernel's function

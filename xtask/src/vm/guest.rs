@@ -106,7 +106,7 @@ impl Guest {
             .arg(&kernel.image)
             .arg("-initrd")
             .arg(initramfs)
-            .args(["-append", "console=ttyS0 panic=-1"])
+            .args(["-append", "console=ttyS0 panic=-1 oops=panic"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .args(["-chardev", "stdio,id=commands,signal=off"])

@@ -6,8 +6,10 @@ use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{RecvTimeoutError, channel},
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,15 +25,20 @@ use crate::{
     workspace::{self, cargo, find, output},
 };
 
-/// The tests that need network namespaces.
-const TESTS: &str =
-    "(package(flowprobe-tests) and kind(test) and not binary(pcap)) or binary(attach)";
+/// The tests that need network namespaces, or root.
+const TESTS: &str = "(package(flowprobe-tests) and kind(test) and not binary(pcap)) \
+     or test(flows_go_to_a_collector_as_those_of_run_do) \
+     or binary(attach) or test(either_way_of_waiting_works_here)";
 /// The first process of such a guest.
 const INIT: &str = include_str!("suite-init");
 /// What it has the drivers of: the files of the machine.
 const DRIVERS: &[&str] = &["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 /// Of a guest, in MiB: a million flows, and what the tests write.
 const MEMORY: u32 = 6144;
+/// How long a guest may be silent: nextest speaks of each test that takes longer than 300 s.
+const PATIENCE: Duration = Duration::from_secs(900);
+/// How often a wait looks for Ctrl-C.
+const GLANCE: Duration = Duration::from_millis(200);
 /// What a guest prints last, before its status.
 const MARK: &str = "-- the tests have ended, status ";
 
@@ -40,13 +47,19 @@ pub(crate) fn others() -> String {
     format!("not ({TESTS})")
 }
 
-/// Runs the tests in as many guests as this machine has CPUs, a part in each.
-pub(crate) fn run(series: &str) -> Result<()> {
-    let entry = super::entry_of(series)?;
+/// Refuses a series that is not there or too old.
+pub(crate) fn check(series: &str) -> Result<()> {
     ensure!(
-        entry.runs,
+        super::entry_of(series)?.runs,
         "Linux {series} is too old for flowprobe: its tests fail there"
     );
+    Ok(())
+}
+
+/// Runs the tests in as many guests as this machine has CPUs, a part in each.
+pub(crate) fn run(series: &str) -> Result<()> {
+    check(series)?;
+    let entry = super::entry_of(series)?;
     interrupt::watch()?;
     let files = entry.kernel.fetch()?;
     let initramfs = directory().join("suite.cpio");
@@ -54,7 +67,7 @@ pub(crate) fn run(series: &str) -> Result<()> {
     let root = initramfs::begin(&files, DRIVERS, INIT, &initramfs)?;
     initramfs::end(&root, &initramfs)?;
     let built = Built::new()?;
-    let guests = thread::available_parallelism()?.get();
+    let guests = guests()?;
     eprintln!("running the tests that need network namespaces in {guests} guests, Linux {series}");
     let parts: Vec<_> = thread::scope(|scope| {
         let parts = (1..=guests).map(|number| {
@@ -73,6 +86,18 @@ pub(crate) fn run(series: &str) -> Result<()> {
         part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     }
     Ok(())
+}
+
+/// How many this machine has CPUs and memory for.
+fn guests() -> Result<usize> {
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let line = memory
+        .lines()
+        .find(|line| line.starts_with("MemAvailable:"));
+    let words = line.and_then(|line| line.split_whitespace().nth(1));
+    let kibibytes: usize = words.context("no MemAvailable")?.parse()?;
+    let fit = kibibytes / 1024 / MEMORY as usize;
+    Ok(thread::available_parallelism()?.get().min(fit).max(1))
 }
 
 /// What nextest has to know, where there is no cargo.
@@ -113,7 +138,7 @@ impl Built {
             script,
             "'{}' nextest run --profile guest --color never --show-progress none \
              --binaries-metadata '{}' --cargo-metadata '{}' \
-             --partition slice:{number}/{guests} -E '{TESTS}'",
+             --no-tests pass --partition slice:{number}/{guests} -E '{TESTS}'",
             self.nextest.display(),
             self.binaries.display(),
             self.workspace.display(),
@@ -143,7 +168,7 @@ fn part(
         .arg(initramfs)
         .arg("-append")
         .arg(format!(
-            "console=ttyS0 quiet panic=-1 script={} modules={}",
+            "console=ttyS0 quiet panic=-1 oops=panic script={} modules={}",
             script.display(),
             kernel.base.join("lib/modules").display()
         ))
@@ -158,23 +183,42 @@ fn part(
         .stdout(Stdio::piped())
         .stderr(File::create(console.with_extension("qemu"))?);
     end_with_parent(&mut command);
-    let mut qemu = command.spawn().context("cannot run qemu-system-x86_64")?;
-    let output = qemu.stdout.take().context("no stdout")?;
+    let mut qemu = Qemu(command.spawn().context("cannot run qemu-system-x86_64")?);
+    let output = qemu.0.stdout.take().context("no stdout")?;
+    let (sender, lines) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
     let mut kept = File::create(&console)?;
     let mut status = None;
-    for line in BufReader::new(output).split(b'\n') {
-        let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
+    let mut heard = Instant::now();
+    loop {
+        interrupt::check()?;
+        let line = match lines.recv_timeout(GLANCE) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                ensure!(
+                    heard.elapsed() < PATIENCE,
+                    "guest {number} says nothing any more:\n{}",
+                    guest::tail(&console).unwrap_or_default()
+                );
+                continue;
+            }
+        };
+        heard = Instant::now();
+        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
         writeln!(kept, "{line}")?;
         if let Some(told) = line.strip_prefix(MARK) {
             status = Some(told.to_owned());
-        } else if status.is_none() && !line.starts_with('[') {
+        } else if status.is_none() && !is_of_kernel(&line) {
             eprintln!("guest {number}: {line}");
         }
-        if interrupt::check().is_err() {
-            qemu.kill()?;
-        }
     }
-    qemu.wait()?;
     match status.as_deref() {
         Some("0") => Ok(()),
         Some(_) => anyhow::bail!("tests fail in guest {number}, as said above"),
@@ -182,5 +226,33 @@ fn part(
             "guest {number} has ended before its tests:\n{}",
             guest::tail(&console).unwrap_or_default()
         ),
+    }
+}
+
+/// A running guest. Killed on drop.
+struct Qemu(Child);
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Whether a line of a console begins with the kernel's time, `[    1.234567] `.
+fn is_of_kernel(line: &str) -> bool {
+    let time = line.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    time.is_some_and(|(time, _)| time.trim().parse::<f64>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_of_kernel;
+
+    #[test]
+    fn lines_of_the_kernel_begin_with_a_time() {
+        assert!(is_of_kernel("[   12.345678] veth: up"));
+        assert!(!is_of_kernel("[1, 2, 3]"));
+        assert!(!is_of_kernel("    PASS [   2.366s] flowprobe::attach"));
     }
 }
