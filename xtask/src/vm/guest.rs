@@ -45,13 +45,16 @@ pub(super) enum Threads {
     InTurn,
 }
 
-/// Tells qemu what to emulate, but for what is attached and what runs. `memory` is in MiB.
+/// Tells qemu what to emulate and what to boot there, but for what is attached. `memory` is in MiB;
+/// `words` end the kernel's command line.
 pub(super) fn describe(
     qemu: &mut Command,
-    model: &str,
-    cpus: usize,
+    Machine { model, cpus }: Machine,
     threads: Threads,
     memory: u32,
+    kernel: &kernel::Files,
+    initramfs: &Path,
+    words: &str,
 ) {
     let accelerator = match threads {
         Threads::SideBySide => "tcg,thread=multi",
@@ -60,17 +63,84 @@ pub(super) fn describe(
     qemu.args(["-no-user-config", "-nodefaults", "-no-reboot"])
         .args(["-display", "none", "-accel", accelerator])
         .args(["-cpu", model, "-m", &memory.to_string()])
-        .args(["-smp", &cpus.to_string()]);
+        .args(["-smp", &cpus.to_string()])
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(initramfs)
+        .arg("-append")
+        .arg(format!("console=ttyS0 panic=-1 oops=panic {words}"));
 }
 
-/// A running guest. Killed on drop.
+/// A running qemu. Killed on drop.
+#[derive(Debug)]
+pub(super) struct Qemu {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+/// What has been heard of a guest.
+pub(super) enum Heard {
+    /// A line of its output.
+    Line(String),
+    /// Nothing for so long.
+    Nothing,
+    /// The end of qemu.
+    End,
+}
+
+impl Qemu {
+    /// Starts it. What it has to say itself goes beside the guest's console.
+    pub(super) fn start(command: &mut Command, console: &Path) -> Result<Self> {
+        command
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(console.with_extension("qemu"))?)
+            // Ctrl-C on a terminal is for this process, which then ends the guest.
+            .process_group(0);
+        end_with_parent(command);
+        let mut child = command.spawn().context("cannot run qemu-system-x86_64")?;
+        let output = child.stdout.take().context("no stdout")?;
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Self { child, lines })
+    }
+
+    /// Waits for the next line until `deadline`, or for Ctrl-C, which is an error.
+    pub(super) fn listen(&self, deadline: Instant) -> Result<Heard> {
+        loop {
+            interrupt::check()?;
+            match self.lines.recv_timeout(GLANCE) {
+                Ok(line) => return Ok(Heard::Line(line)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(Heard::End),
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => (),
+                Err(RecvTimeoutError::Timeout) => return Ok(Heard::Nothing),
+            }
+        }
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A running guest.
 #[derive(Debug)]
 pub(crate) struct Guest {
+    // Ends before its network does.
+    qemu: Qemu,
     /// The host's side of its network.
     pub(crate) network: Netns,
-    qemu: Child,
     input: ChildStdin,
-    lines: Receiver<String>,
     commands: u32,
 }
 
@@ -98,15 +168,19 @@ impl Guest {
              link set {wire} up",
             Self::QUEUE_LENGTH
         ))?;
-        let Machine { model, cpus } = machine;
+        let Machine { cpus, .. } = machine;
         let mut command = network.command("qemu-system-x86_64");
-        describe(&mut command, model, cpus, Threads::SideBySide, MEMORY);
+        let threads = Threads::SideBySide;
+        describe(
+            &mut command,
+            machine,
+            threads,
+            MEMORY,
+            kernel,
+            initramfs,
+            "",
+        );
         command
-            .arg("-kernel")
-            .arg(&kernel.image)
-            .arg("-initrd")
-            .arg(initramfs)
-            .args(["-append", "console=ttyS0 panic=-1 oops=panic"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .args(["-chardev", "stdio,id=commands,signal=off"])
@@ -124,28 +198,13 @@ impl Guest {
                 colons(DESTINATION_MAC),
                 2 * cpus + 2
             ))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(fs::File::create(console.with_extension("qemu"))?)
-            // Ctrl-C on a terminal is for this process, which then ends the guest.
-            .process_group(0);
-        end_with_parent(&mut command);
-        let mut qemu = command.spawn().context("cannot run ip netns exec")?;
-        let input = qemu.stdin.take().context("no stdin")?;
-        let output = qemu.stdout.take().context("no stdout")?;
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
+            .stdin(Stdio::piped());
+        let mut qemu = Qemu::start(&mut command, console)?;
+        let input = qemu.child.stdin.take().context("no stdin")?;
         let mut guest = Self {
-            network,
             qemu,
+            network,
             input,
-            lines,
             commands: 0,
         };
         guest.run("true").context("the guest does not boot")?;
@@ -176,9 +235,8 @@ impl Guest {
         let deadline = Instant::now() + PATIENCE;
         let mut text = String::new();
         loop {
-            interrupt::check()?;
-            match self.lines.recv_timeout(GLANCE) {
-                Ok(line) => match line.strip_prefix(&mark) {
+            match self.qemu.listen(deadline)? {
+                Heard::Line(line) => match line.strip_prefix(&mark) {
                     Some(status) => {
                         return Ok((status.trim().parse()?, text.trim_end().to_owned()));
                     }
@@ -187,14 +245,11 @@ impl Guest {
                         text.push('\n');
                     }
                 },
-                Err(RecvTimeoutError::Timeout) => ensure!(
-                    Instant::now() < deadline,
+                Heard::Nothing => bail!(
                     "`{command}` in the guest has not ended in {} s\n{text}",
                     PATIENCE.as_secs()
                 ),
-                Err(RecvTimeoutError::Disconnected) => {
-                    bail!("the guest has ended, in `{command}`\n{text}")
-                }
+                Heard::End => bail!("the guest has ended, in `{command}`\n{text}"),
             }
         }
     }
@@ -208,13 +263,6 @@ impl Guest {
     pub(crate) fn received(&mut self) -> Result<u64> {
         let path = format!("/sys/class/net/{}/statistics/rx_packets", Self::INTERFACE);
         Ok(self.read(&path)?.parse()?)
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
     }
 }
 

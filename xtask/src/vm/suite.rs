@@ -4,20 +4,18 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead as _, BufReader, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc::{RecvTimeoutError, channel},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
-use flowprobe_tests::probe::end_with_parent;
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
-    directory,
-    guest::{self, Threads},
+    Entry, directory,
+    guest::{self, Heard, Machine, Qemu, Threads},
     initramfs, kernel,
 };
 use crate::{
@@ -37,8 +35,6 @@ const DRIVERS: &[&str] = &["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 const MEMORY: u32 = 6144;
 /// How long a guest may be silent: nextest speaks of each test that takes longer than 300 s.
 const PATIENCE: Duration = Duration::from_secs(900);
-/// How often a wait looks for Ctrl-C.
-const GLANCE: Duration = Duration::from_millis(200);
 /// What a guest prints last, before its status.
 const MARK: &str = "-- the tests have ended, status ";
 
@@ -49,17 +45,21 @@ pub(crate) fn others() -> String {
 
 /// Refuses a series that is not there or too old.
 pub(crate) fn check(series: &str) -> Result<()> {
+    entry(series).map(drop)
+}
+
+fn entry(series: &str) -> Result<&'static Entry> {
+    let entry = super::entry_of(series)?;
     ensure!(
-        super::entry_of(series)?.runs,
+        entry.runs,
         "Linux {series} is too old for flowprobe: its tests fail there"
     );
-    Ok(())
+    Ok(entry)
 }
 
 /// Runs the tests in as many guests as this machine has CPUs, a part in each.
 pub(crate) fn run(series: &str) -> Result<()> {
-    check(series)?;
-    let entry = super::entry_of(series)?;
+    let entry = entry(series)?;
     interrupt::watch()?;
     let files = entry.kernel.fetch()?;
     let initramfs = directory().join("suite.cpio");
@@ -152,26 +152,30 @@ impl Built {
 /// Runs a part of the tests in one guest, and prints what nextest does.
 fn part(
     number: usize,
-    model: &str,
+    model: &'static str,
     kernel: &kernel::Files,
     initramfs: &Path,
     script: &Path,
 ) -> Result<()> {
     let console = directory().join(format!("suite-{number}.console"));
     let mut command = Command::new("qemu-system-x86_64");
+    let words = format!(
+        "quiet script={} modules={}",
+        script.display(),
+        kernel.base.join("lib/modules").display()
+    );
     // With threads side by side, qemu's emulation loses the order in which code is patched.
-    guest::describe(&mut command, model, 2, Threads::InTurn, MEMORY);
+    let threads = Threads::InTurn;
+    guest::describe(
+        &mut command,
+        Machine { model, cpus: 2 },
+        threads,
+        MEMORY,
+        kernel,
+        initramfs,
+        &words,
+    );
     command
-        .arg("-kernel")
-        .arg(&kernel.image)
-        .arg("-initrd")
-        .arg(initramfs)
-        .arg("-append")
-        .arg(format!(
-            "console=ttyS0 quiet panic=-1 oops=panic script={} modules={}",
-            script.display(),
-            kernel.base.join("lib/modules").display()
-        ))
         .args(["-serial", "stdio"])
         .args([
             "-fsdev",
@@ -179,39 +183,19 @@ fn part(
         ])
         .args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"])
         .args(["-device", "virtio-rng-pci"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(File::create(console.with_extension("qemu"))?);
-    end_with_parent(&mut command);
-    let mut qemu = Qemu(command.spawn().context("cannot run qemu-system-x86_64")?);
-    let output = qemu.0.stdout.take().context("no stdout")?;
-    let (sender, lines) = channel();
-    thread::spawn(move || {
-        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                break;
-            }
-        }
-    });
+        .stdin(Stdio::null());
+    let qemu = Qemu::start(&mut command, &console)?;
     let mut kept = File::create(&console)?;
     let mut status = None;
-    let mut heard = Instant::now();
     loop {
-        interrupt::check()?;
-        let line = match lines.recv_timeout(GLANCE) {
-            Ok(line) => line,
-            Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => {
-                ensure!(
-                    heard.elapsed() < PATIENCE,
-                    "guest {number} says nothing any more:\n{}",
-                    guest::tail(&console).unwrap_or_default()
-                );
-                continue;
-            }
+        let line = match qemu.listen(Instant::now() + PATIENCE)? {
+            Heard::Line(line) => line,
+            Heard::End => break,
+            Heard::Nothing => bail!(
+                "guest {number} says nothing any more:\n{}",
+                guest::tail(&console).unwrap_or_default()
+            ),
         };
-        heard = Instant::now();
-        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
         writeln!(kept, "{line}")?;
         if let Some(told) = line.strip_prefix(MARK) {
             status = Some(told.to_owned());
@@ -221,21 +205,11 @@ fn part(
     }
     match status.as_deref() {
         Some("0") => Ok(()),
-        Some(_) => anyhow::bail!("tests fail in guest {number}, as said above"),
-        None => anyhow::bail!(
+        Some(_) => bail!("tests fail in guest {number}, as said above"),
+        None => bail!(
             "guest {number} has ended before its tests:\n{}",
             guest::tail(&console).unwrap_or_default()
         ),
-    }
-}
-
-/// A running guest. Killed on drop.
-struct Qemu(Child);
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
