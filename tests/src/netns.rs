@@ -3,7 +3,7 @@
 use std::{
     ffi::CString,
     fs::{self, File},
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
@@ -60,10 +60,13 @@ pub fn refusal() -> Option<String> {
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return None,
-            Ok(Some(_)) => {
-                let mut said = String::new();
-                let _ = child.stderr?.read_to_string(&mut said);
-                return Some(said.trim().to_owned());
+            Ok(Some(status)) => {
+                let said = child.wait_with_output().map(|output| output.stderr);
+                let said = said.unwrap_or_default();
+                return Some(format!(
+                    "{status}: {}",
+                    String::from_utf8_lossy(&said).trim()
+                ));
             }
             Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
             // It cannot be ended either: it waits within the kernel.

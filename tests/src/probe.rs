@@ -13,7 +13,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{flow::Flow, netns::Netns, summary::Summary};
+use crate::{
+    flow::{Flow, Truth},
+    netns::Netns,
+    packets::{Packet, truth},
+    sender::Sender,
+    summary::Summary,
+};
 
 /// How long flowprobe may take to load, attach and say so, or to sweep and leave.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -43,6 +49,19 @@ pub struct Finished {
     pub summary: Summary,
     /// What it logged.
     pub log: String,
+}
+
+impl Finished {
+    /// Every octet of these packets was seen as often as `times` says, and their flows are all that
+    /// was exported, with exact counts.
+    #[track_caller]
+    pub fn assert_exact(&self, packets: &[Packet], times: usize) {
+        let octets: usize = packets.iter().map(|packet| packet.frame.len()).sum();
+        let ledger = &self.summary.ledger;
+        assert_eq!(ledger.seen.octets, (octets * times) as u64);
+        assert_eq!(ledger.held.records, 0);
+        truth(packets, times as u64).assert_equals(&Truth::of(&self.flows));
+    }
 }
 
 /// The binary beside the test, or the example of cargo, that runs.
@@ -183,6 +202,28 @@ impl Probe {
     pub fn stop(self) -> Result<Finished> {
         self.signal(libc::SIGINT)?;
         self.wait()
+    }
+
+    /// Sends frames in order to what it meters, as often as `times` says, and stops it: the ledger
+    /// balances, each frame was seen, and none lost.
+    ///
+    /// # Errors
+    /// As [`Sender::send`] and [`Probe::stop`].
+    pub fn meter<F: AsRef<[u8]>>(
+        self,
+        sender: &Sender,
+        frames: &[F],
+        times: usize,
+    ) -> Result<Finished> {
+        for _ in 0..times {
+            sender.send(frames)?;
+        }
+        let finished = self.stop()?;
+        let summary = &finished.summary;
+        summary.assert_balanced();
+        summary.assert_nothing_lost();
+        assert_eq!(summary.ledger.seen.packets, (frames.len() * times) as u64);
+        Ok(finished)
     }
 
     /// Waits until it ends by itself, and reads what it left.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, thread, time::Duration};
 
 use flowprobe_tests::{
     collector::Collector,
-    flow::{Flow, Truth},
+    flow::Flow,
     live::pin_to_cpu,
     mix::{encapsulated, ignored, tunnels},
     packets::{Ip, Packet, flag, truth},
@@ -39,18 +39,8 @@ fn meter(packets: &[Packet], times: usize, options: &[&str]) -> anyhow::Result<F
     let frames: Vec<&Vec<u8>> = packets.iter().map(|packet| &packet.frame).collect();
     // As a NIC has all fragments of a packet in one queue.
     pin_to_cpu(0)?;
-    for _ in 0..times {
-        sender.send(&frames)?;
-    }
-    let finished = probe.stop()?;
-    let summary = &finished.summary;
-    summary.assert_balanced();
-    summary.assert_nothing_lost();
-    assert_eq!(summary.ledger.seen.packets, (packets.len() * times) as u64);
-    let octets: usize = packets.iter().map(|packet| packet.frame.len()).sum();
-    assert_eq!(summary.ledger.seen.octets, (octets * times) as u64);
-    assert_eq!(summary.ledger.held.records, 0);
-    truth(packets, times as u64).assert_equals(&Truth::of(&finished.flows));
+    let finished = probe.meter(&sender, &frames, times)?;
+    finished.assert_exact(packets, times);
     Ok(finished)
 }
 

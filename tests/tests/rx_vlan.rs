@@ -133,23 +133,13 @@ fn meter(
     let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
     let probe = Probe::start(&pair.sensor, &[&["-i", Pair::SENSOR], options].concat())?;
     let frames: Vec<Vec<u8>> = packets.iter().map(on_the_way).collect();
-    for _ in 0..times {
-        sender.send(&frames)?;
-    }
-    let finished = probe.stop()?;
-    let summary = &finished.summary;
-    summary.assert_balanced();
-    summary.assert_nothing_lost();
-    assert_eq!(summary.ledger.seen.packets, (packets.len() * times) as u64);
+    let finished = probe.meter(&sender, &frames, times)?;
     // A kernel that knows MPLS (NET_MPLS_GSO) puts the tag back into frames with labels.
     let octets: usize = packets.iter().map(seen_octets).sum();
     let labelled = packets.iter().filter(|packet| has_labels(&packet.frame));
     let seen = [octets, octets + TAG * labelled.count()].map(|octets| (octets * times) as u64);
-    assert!(
-        seen.contains(&summary.ledger.seen.octets),
-        "{} of {seen:?} octets",
-        summary.ledger.seen.octets
-    );
+    let octets = finished.summary.ledger.seen.octets;
+    assert!(seen.contains(&octets), "{octets} of {seen:?} octets");
     Ok(finished)
 }
 

@@ -27,21 +27,11 @@ fn meter(wire: Wire, packets: &[Packet], times: usize) -> anyhow::Result<Finishe
     let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
     let probe = Probe::start(&pair.sensor, &["-i", Pair::SENSOR])?;
     let frames: Vec<&Vec<u8>> = packets.iter().map(|packet| &packet.frame).collect();
-    for _ in 0..times {
-        sender.send(&frames)?;
-    }
-    let finished = probe.stop()?;
+    let finished = probe.meter(&sender, &frames, times)?;
     let received = pair.sensor.counters(Pair::SENSOR)?;
     let sent = (packets.len() * times) as u64;
     assert_eq!(received.rx_packets, sent, "the wire itself");
-    let summary = &finished.summary;
-    summary.assert_balanced();
-    summary.assert_nothing_lost();
-    assert_eq!(summary.ledger.seen.packets, sent);
-    let octets: usize = packets.iter().map(|packet| packet.frame.len()).sum();
-    assert_eq!(summary.ledger.seen.octets, (octets * times) as u64);
-    assert_eq!(summary.ledger.held.records, 0);
-    truth(packets, times as u64).assert_equals(&Truth::of(&finished.flows));
+    finished.assert_exact(packets, times);
     Ok(finished)
 }
 

@@ -13,7 +13,11 @@ use std::{
 };
 
 use flowprobe_tests::{
-    capture_file::Order, flow::Truth, judges::Directory, offline::Offline, packets::Packet,
+    capture_file::{Order, Record, pcap as classic},
+    flow::Truth,
+    judges::Directory,
+    offline::{Offline, pcap},
+    packets::{Packet, truth},
 };
 
 type Result<T = ()> = anyhow::Result<T>;
@@ -53,6 +57,17 @@ fn assert_flows(run: &Offline, truth: &Truth) {
     let ledger = run.ledger();
     truth.assert_equals(&Truth::of(&run.flows));
     assert_eq!(ledger.accounted.packets, truth.total().packets);
+}
+
+/// Meters packets, each at its number of nanoseconds after the start, and compares their flows.
+fn meter(packets: &[(u64, Packet)], arguments: &[&str]) -> Result<Offline> {
+    let record = |(at, packet): &(u64, Packet)| Record::whole(START_NS + at, &packet.frame);
+    let records: Vec<_> = packets.iter().map(record).collect();
+    let file = classic(Order::Little, true, 1, &records);
+    let run = pcap(&[&["-"], arguments].concat(), &file)?;
+    let packets: Vec<_> = packets.iter().map(|(_, packet)| packet.clone()).collect();
+    assert_flows(&run, &truth(&packets, 1));
+    Ok(run)
 }
 
 /// Ethernet header without tags.

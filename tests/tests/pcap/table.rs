@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    process::{Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
 };
 
 use anyhow::Context as _;
@@ -12,25 +12,22 @@ use flowprobe_tests::{
     flow::Flow,
     mix::mix,
     netns::Netns,
-    offline::{Offline, pcap, pcap_in},
+    offline::{Offline, pcap_in},
     packets::{Ip, Packet, flag, truth},
     probe::binary,
 };
 
-use crate::{Result, SECOND, START_MS, START_NS, assert_flows};
+use crate::{Result, SECOND, START_MS, START_NS, meter};
 
 const FIN: u8 = flag::FIN | flag::ACK;
 
 /// Runs packets at (seconds, packet).
 fn run(arguments: &[&str], packets: &[(u64, Packet)]) -> Result<Offline> {
-    let record =
-        |(at, packet): &(u64, Packet)| Record::whole(START_NS + at * SECOND, &packet.frame);
-    let records: Vec<_> = packets.iter().map(record).collect();
-    let file = classic(Order::Little, true, 1, &records);
-    let run = pcap(&[&["-"], arguments].concat(), &file)?;
-    let packets: Vec<_> = packets.iter().map(|(_, packet)| packet.clone()).collect();
-    assert_flows(&run, &truth(&packets, 1));
-    Ok(run)
+    let in_seconds = packets.iter();
+    let packets: Vec<_> = in_seconds
+        .map(|(at, packet)| (at * SECOND, packet.clone()))
+        .collect();
+    meter(&packets, arguments)
 }
 
 /// Source port, packets, seconds from start to first and last packet, reason.
@@ -140,19 +137,29 @@ fn flows_go_to_a_collector_as_those_of_run_do() -> Result {
     Ok(())
 }
 
-#[test]
-fn a_signal_ends_a_pipe_that_stays_open() -> Result {
-    let record = |port, at| Record::whole(START_NS + at, &ip().udp(port, 53, 10).frame);
-    let records = [record(1, 0), record(2, 100 * SECOND)];
-    let file = classic(Order::Little, true, 1, &records);
-    let mut child = Command::new(binary()?)
-        .args(["pcap", "-"])
-        .stdin(Stdio::piped())
+/// flowprobe that reads a pipe.
+fn piped() -> Result<Child> {
+    let mut command = Command::new(binary()?);
+    let command = command.args(["pcap", "-"]).stdin(Stdio::piped());
+    Ok(command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()?;
+        .spawn()?)
+}
+
+/// Gives it two packets, at the second of which the flow of the first is over, and holds the pipe.
+fn hold_open(child: &mut Child) -> Result<ChildStdin> {
+    let record = |port, at| Record::whole(START_NS + at, &ip().udp(port, 53, 10).frame);
+    let records = [record(1, 0), record(2, 100 * SECOND)];
     let mut stdin = child.stdin.take().context("no stdin")?;
-    stdin.write_all(&file)?;
+    stdin.write_all(&classic(Order::Little, true, 1, &records))?;
+    Ok(stdin)
+}
+
+#[test]
+fn a_signal_ends_a_pipe_that_stays_open() -> Result {
+    let mut child = piped()?;
+    let stdin = hold_open(&mut child)?;
     // The first flow is out before the second is over, since the next packet may be long in coming.
     let mut stdout = BufReader::new(child.stdout.take().context("no stdout")?);
     let mut line = String::new();
@@ -189,18 +196,9 @@ fn reading_waits_for_a_slow_output() -> Result {
 
 #[test]
 fn a_closed_output_ends_a_pipe_that_stays_open() -> Result {
-    let record = |port, at| Record::whole(START_NS + at, &ip().udp(port, 53, 10).frame);
-    let records = [record(1, 0), record(2, 100 * SECOND)];
-    let file = classic(Order::Little, true, 1, &records);
-    let mut child = Command::new(binary()?)
-        .args(["pcap", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+    let mut child = piped()?;
     drop(child.stdout.take());
-    let mut stdin = child.stdin.take().context("no stdin")?;
-    stdin.write_all(&file)?;
+    let stdin = hold_open(&mut child)?;
     // Nothing but the closed output ends it.
     let output = child.wait_with_output()?;
     drop(stdin);

@@ -9,7 +9,7 @@ use flowprobe_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::{Result, SECOND, START_NS, assert_flows, carried};
+use crate::{Result, SECOND, START_NS, assert_flows, carried, meter};
 
 fn v4() -> Ip {
     Ip::new("192.0.2.1", "198.51.100.2")
@@ -17,17 +17,6 @@ fn v4() -> Ip {
 
 fn v6() -> Ip {
     Ip::new("2001:db8::1", "2001:db8:1::2")
-}
-
-/// Meters packets, each at its number of nanoseconds after the start, and compares their flows.
-fn meter(packets: &[(u64, Packet)], arguments: &[&str]) -> Result<Offline> {
-    let record = |(at, packet): &(u64, Packet)| Record::whole(START_NS + at, &packet.frame);
-    let records: Vec<_> = packets.iter().map(record).collect();
-    let file = classic(Order::Little, true, 1, &records);
-    let run = pcap(&[&["-"], arguments].concat(), &file)?;
-    let packets: Vec<_> = packets.iter().map(|(_, packet)| packet.clone()).collect();
-    assert_flows(&run, &truth(&packets, 1));
-    Ok(run)
 }
 
 fn at_once(packets: Vec<Packet>) -> Vec<(u64, Packet)> {
