@@ -58,18 +58,24 @@ pub struct Cpu {
     pub unsampled: Tally,
     /// How to sample; see [`crate::sampling::Word`]. Userspace sets it.
     pub sampling: u64,
-    /// State of the random number generator of random sampling. Userspace seeds it.
+    /// State of the random number generator of random sampling, or the phase of time-based
+    /// sampling in nanoseconds. Userspace seeds it.
     pub random: u64,
-    /// Scale of random gaps; see [`crate::sampling::geometric_gap`]. Userspace sets it.
-    pub gap_scale: u64,
+    /// What the method must know, beside n: the scale of random gaps (see
+    /// [`crate::sampling::geometric_gap`]), n and N in its halves, or a
+    /// [`Period`](crate::sampling::Period). Userspace sets it.
+    pub parameter: u64,
+    /// Where the method is: a [`Window`](crate::sampling::Window), or the tick until which packets
+    /// are certainly not selected.
+    pub progress: u64,
     /// Parts written to the ring.
     pub ring_head: u64,
     /// Flows inserted into the tables, but for those that took the place of one that had ended.
     pub inserted: u64,
-    /// Flows moved to the ring because their bucket was full.
-    pub evicted: u64,
 
     // Cold lines.
+    /// Flows moved to the ring because their bucket was full.
+    pub evicted: u64,
     /// Belongs to a flow but could not be accounted, by [`Lost`].
     pub lost: [Tally; Lost::COUNT],
     /// Belongs to no flow, by [`Skip`].
@@ -98,12 +104,12 @@ pub struct Cpu {
 pub const SCRATCH_WORDS: usize = 56;
 
 /// Words to fill the last of the cold lines.
-const CPU_PAD: usize = 8 - (2 * (Lost::COUNT + Skip::COUNT) + 4) % 8;
+const CPU_PAD: usize = 8 - (2 * (Lost::COUNT + Skip::COUNT) + 5) % 8;
 
 /// Packets between two readings of the clock within one tick, a power of two. A VM's jiffies
 /// stall where the CPU that keeps them is descheduled.
 pub const CLOCK_PACKETS: u64 = 64;
 
 const _: () = assert!(core::mem::offset_of!(Cpu, unsampled) == 64);
-const _: () = assert!(core::mem::offset_of!(Cpu, lost) == 128);
+const _: () = assert!(core::mem::offset_of!(Cpu, evicted) == 128);
 const _: () = assert!(core::mem::offset_of!(Cpu, ring_tail) % 64 == 0);

@@ -4,6 +4,10 @@
 pub const METHOD_COUNT: u8 = 1;
 /// Uniform probabilistic sampling with probability 1/n (RFC 5475 §5.2.2.1).
 pub const METHOD_RANDOM: u8 = 2;
+/// Random n-out-of-N sampling (RFC 5475 §5.2.1).
+pub const METHOD_N_OF_N: u8 = 3;
+/// Systematic time-based sampling (RFC 5475 §5.1).
+pub const METHOD_TIME: u8 = 4;
 
 /// How to sample, in one word that is read at once: `epoch (24) · n (32) · method (8)`.
 ///
@@ -98,6 +102,140 @@ pub fn geometric_gap(u: u64, scale: u64) -> u32 {
         u32::MAX
     } else {
         gap as u32
+    }
+}
+
+/// Largest N of random n-out-of-N sampling: a place in so many is drawn from 40 random bits, so that
+/// no place is likelier than another by more than one in 2¹⁶.
+pub const MAX_POPULATION: u32 = 1 << 24;
+
+/// Random n-out-of-N sampling: where a CPU is in its window of N packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Packets of the window that have not come yet; 0 before the first window.
+    pub left: u32,
+    /// How many of them are to be selected. [`Window::SURE`]: the next one is the only one.
+    pub wanted: u32,
+}
+
+/// What becomes of a packet, and of those behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drawn {
+    /// Whether the packet is selected.
+    pub selected: bool,
+    /// Packets behind it that are not.
+    pub skip: u32,
+}
+
+impl Window {
+    /// In place of `wanted`.
+    pub const SURE: u32 = u32::MAX;
+
+    /// The window that a word of memory stands for.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_word(word: u64) -> Self {
+        Self {
+            left: (word >> 32) as u32,
+            wanted: word as u32,
+        }
+    }
+
+    /// As one word of memory.
+    #[inline(always)]
+    #[must_use]
+    pub fn to_word(self) -> u64 {
+        u64::from(self.left) << 32 | u64::from(self.wanted)
+    }
+
+    /// Decides about the next packet, where `size` packets of each `population` are selected, each
+    /// set of so many with the same chance.
+    ///
+    /// Packet by packet, with the chance that is left of it (Knuth, The Art of Computer Programming
+    /// 2, §3.4.2, algorithm S). The last one of a window, which often is the only one, is drawn at
+    /// once, so that no other packet takes a random number.
+    #[inline(always)]
+    pub fn draw(&mut self, size: u32, population: u32, random: &mut u64) -> Drawn {
+        if self.left == 0 {
+            self.left = population;
+            self.wanted = size;
+        }
+        if self.wanted == Self::SURE {
+            return self.close();
+        }
+        let place = (((next_random(random) >> 24) * u64::from(self.left)) >> 40) as u32;
+        if self.wanted == 1 {
+            if place == 0 {
+                return self.close();
+            }
+            self.left -= place;
+            self.wanted = Self::SURE;
+            return Drawn {
+                selected: false,
+                skip: place - 1,
+            };
+        }
+        let selected = place < self.wanted;
+        self.left -= 1;
+        self.wanted -= u32::from(selected);
+        Drawn { selected, skip: 0 }
+    }
+
+    /// Selects the last packet that is wanted.
+    #[inline(always)]
+    fn close(&mut self) -> Drawn {
+        let skip = self.left - 1;
+        self.left = 0;
+        Drawn {
+            selected: true,
+            skip,
+        }
+    }
+}
+
+/// Systematic time-based sampling: microseconds `on`, in which each packet is selected, and of a
+/// whole period, on and off together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period {
+    /// Microseconds.
+    pub on_us: u32,
+    /// Microseconds.
+    pub period_us: u32,
+}
+
+impl Period {
+    /// The period that a word of memory stands for.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_word(word: u64) -> Self {
+        Self {
+            on_us: (word >> 32) as u32,
+            period_us: word as u32,
+        }
+    }
+
+    /// As one word of memory.
+    #[inline(always)]
+    #[must_use]
+    pub fn to_word(self) -> u64 {
+        u64::from(self.on_us) << 32 | u64::from(self.period_us)
+    }
+
+    /// Nanoseconds for which packets are still not selected at `at_ns`; 0 while they are.
+    #[inline(always)]
+    #[must_use]
+    pub fn off_for_ns(self, at_ns: u64) -> u64 {
+        const NS_PER_US: u64 = 1000;
+        let period_ns = u64::from(self.period_us) * NS_PER_US;
+        if period_ns == 0 {
+            return 0;
+        }
+        let into_ns = at_ns % period_ns;
+        if into_ns < u64::from(self.on_us) * NS_PER_US {
+            0
+        } else {
+            period_ns - into_ns
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     attach::XdpMode,
     export::{Collector, Output},
     load::MAX_FLOWS,
-    sampling::Sampling,
+    sampling::{Profile, Sampling},
     table,
 };
 
@@ -54,9 +54,14 @@ pub struct Run {
     #[command(flatten)]
     pub export: Export,
 
-    /// Meter 1 packet in N: 1/N count-based, random:1/N probabilistic
+    /// Meter 1 packet in N: 1/N count-based, random:1/N probabilistic, nofn:n/N n of
+    /// each N, time:ON/OFF for microseconds
     #[arg(short, long, value_name = "RATE", default_value = "1/1")]
     pub sample: Sampling,
+
+    /// How collectors are told the rate
+    #[arg(long, value_name = "PROFILE", default_value = "default")]
+    pub sampling_profile: SamplingProfile,
 
     /// Which headers make the flow.
     #[command(flatten)]
@@ -208,6 +213,30 @@ pub struct Report {
     /// Log this and what is worse
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: LogLevel,
+}
+
+/// How collectors are told the sampling rate, beside samplingInterval in each record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SamplingProfile {
+    /// samplingInterval (34) in options, and the selector report of PSAMP
+    Default,
+    /// The selector report of PSAMP alone
+    Psamp,
+    /// samplingInterval and samplingAlgorithm (34, 35) in options
+    Legacy,
+    /// samplerId, samplerMode, samplerRandomInterval (48, 49, 50) in options
+    Sampler,
+}
+
+impl From<SamplingProfile> for Profile {
+    fn from(profile: SamplingProfile) -> Self {
+        match profile {
+            SamplingProfile::Default => Self::Default,
+            SamplingProfile::Psamp => Self::Psamp,
+            SamplingProfile::Legacy => Self::Legacy,
+            SamplingProfile::Sampler => Self::Sampler,
+        }
+    }
 }
 
 /// Elements that tell a single VLAN tag. Several are always told by all of them.

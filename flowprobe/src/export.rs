@@ -39,7 +39,7 @@ use crate::{
         message::{MIN_OCTETS, PACKET_OVERHEAD},
     },
     record::FlowRecord,
-    sampling::Sampling,
+    sampling::{Profile, Sampling},
 };
 
 /// Time to send what is queued at [`Exporter::finish`], beyond what pacing needs.
@@ -66,6 +66,8 @@ pub struct Settings {
     pub observation_domain: u32,
     /// How the packets of the flows were selected.
     pub sampling: Sampling,
+    /// How collectors are told so.
+    pub sampling_profile: Profile,
     /// Interfaces to name to the collectors.
     pub interfaces: Vec<Interface>,
     /// Whether single VLAN tags are told by the elements of 802.1Q too.

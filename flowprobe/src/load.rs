@@ -14,7 +14,7 @@ use flowprobe_ebpf::{
     hash::SECRET_WORDS,
     macs::MAC_PAIRS,
     parse::{Tunnels, tunnel::PORTS},
-    sampling::{METHOD_COUNT, METHOD_RANDOM, geometric_gap, next_random},
+    sampling::{METHOD_COUNT, METHOD_RANDOM, METHOD_TIME, geometric_gap, next_random},
 };
 
 use self::rx_vlan::{RxVlan, RxVlanError};
@@ -154,6 +154,7 @@ impl Kernel {
             .override_global("BUCKET_MASK", &(geometry.buckets - 1), true)
             .override_global("RING_MASK", &(geometry.ring_parts - 1), true)
             .override_global("STORES_IN_ORDER", &u32::from(STORES_IN_ORDER), true)
+            .override_global("TICK_NS", &tick_ns(), true)
             .override_global("HASH_SECRET", &secret, true)
             .override_global("WIDE_SHIFT", &geometry.wide_shift(), true)
             .override_global("FRAGMENT_MASK", &(FRAGMENT_SETS - 1), true)
@@ -231,18 +232,39 @@ impl Kernel {
 
     /// Tells every CPU how to sample, from a random phase of its own.
     fn seed(&self, sampling: Sampling) -> io::Result<()> {
-        let word = sampling.word(0);
-        let scale = sampling.gap_scale();
+        let (word, parameter) = (sampling.word(0), sampling.parameter());
+        // All CPUs select at the same time.
+        let [phase_ns] = random_words::<1>()?;
         for cpu in 0..self.shared.geometry().partitions {
             let [mut state] = random_words::<1>()?;
             let skip = match word.method() {
                 METHOD_COUNT => (next_random(&mut state) % u64::from(word.n())) as u32,
-                METHOD_RANDOM => geometric_gap(next_random(&mut state), scale),
+                METHOD_RANDOM => geometric_gap(next_random(&mut state), parameter),
                 _ => 0,
             };
-            self.shared.seed(cpu, word, state, scale, skip);
+            if word.method() == METHOD_TIME {
+                state = phase_ns % MAX_PHASE_NS;
+            }
+            self.shared.seed(cpu, word, parameter, state, skip);
         }
         Ok(())
+    }
+}
+
+/// Above the longest period, and so small that no time of a running machine overflows with it.
+const MAX_PHASE_NS: u64 = 1 << 53;
+
+/// How long a tick of this kernel is: the resolution of its coarse clocks. 0 if it does not say.
+fn tick_ns() -> u32 {
+    let mut resolution = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the structure outlives the call.
+    let rc = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) };
+    match (rc, resolution.tv_sec) {
+        (0, 0) => u32::try_from(resolution.tv_nsec).unwrap_or(0),
+        _ => 0,
     }
 }
 

@@ -9,7 +9,7 @@ use flowprobe::{
     export::{self, Output},
     pcap::{self, PcapError},
     run::{self, RunError},
-    sampling::Sampling,
+    sampling::{Profile, Sampling},
 };
 
 /// Exit code for bad input and for machines that cannot do it: nothing was attached.
@@ -114,7 +114,7 @@ fn run_settings(options: Run) -> run::Settings {
         export: export_settings(
             options.export,
             options.export_queue.get() as usize,
-            options.sample,
+            (options.sample, options.sampling_profile.into()),
         ),
         summary: options.report.summary,
         duration: options.duration,
@@ -128,12 +128,20 @@ fn pcap_settings(options: Pcap) -> pcap::Settings {
         tunnels: (&options.parsing).into(),
         max_flows: options.max_flows,
         timeouts: options.timeouts.into(),
-        export: export_settings(options.export, pcap::QUEUE, Sampling::All),
+        export: export_settings(
+            options.export,
+            pcap::QUEUE,
+            (Sampling::All, Profile::Default),
+        ),
         summary: options.report.summary,
     }
 }
 
-fn export_settings(options: Export, queue: usize, sampling: Sampling) -> export::Settings {
+fn export_settings(
+    options: Export,
+    queue: usize,
+    (sampling, sampling_profile): (Sampling, Profile),
+) -> export::Settings {
     let output = match (options.output, std::io::stdout().is_terminal()) {
         (Some(format), _) => Some(format.into()),
         (None, _) if !options.collectors.is_empty() => None,
@@ -148,6 +156,7 @@ fn export_settings(options: Export, queue: usize, sampling: Sampling) -> export:
         queue,
         observation_domain: options.observation_domain,
         sampling,
+        sampling_profile,
         interfaces: Vec::new(),
         dot1q: options.vlan_elements == VlanElements::Dot1q,
         output,

@@ -2,7 +2,10 @@
 
 use std::{fmt, num::NonZeroU32, str::FromStr};
 
-use flowprobe_ebpf::sampling::{METHOD_COUNT, METHOD_RANDOM, Word, gap_scale_unit};
+use flowprobe_ebpf::sampling::{
+    MAX_POPULATION, METHOD_COUNT, METHOD_N_OF_N, METHOD_RANDOM, METHOD_TIME, Period, Word,
+    gap_scale_unit,
+};
 
 /// How packets are selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +16,35 @@ pub enum Sampling {
     Count(NonZeroU32),
     /// Uniform probabilistic: each packet with probability 1/n, independently.
     Random(NonZeroU32),
+    /// Random n-out-of-N: `size` of each `population` packets of a CPU, a multiple of it.
+    NOfN {
+        /// Packets selected.
+        size: NonZeroU32,
+        /// Of so many.
+        population: NonZeroU32,
+    },
+    /// Systematic time-based: all packets for a time, then none for a multiple of it, from a random
+    /// phase.
+    Time {
+        /// Microseconds.
+        on_us: NonZeroU32,
+        /// Microseconds, a multiple.
+        off_us: NonZeroU32,
+    },
+}
+
+/// How collectors are told the rate, beside samplingInterval in each record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// samplingInterval in options, and then the selector report.
+    #[default]
+    Default,
+    /// The selector report alone.
+    Psamp,
+    /// samplingInterval with samplingAlgorithm in options, as in NetFlow v9.
+    Legacy,
+    /// A sampler's identifier, mode and interval in options.
+    Sampler,
 }
 
 /// Largest N of random sampling. A gap is cut off at 2³² − 1 packets, which at this N one in
@@ -23,7 +55,10 @@ pub const MAX_RANDOM_N: u32 = 1 << 28;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SamplingError {
     /// Not of the form.
-    #[error("a sampling rate is written 1/N or random:1/N, for example 1/100")]
+    #[error(
+        "sampling is written 1/N, random:1/N, nofn:n/N or time:ON/OFF (microseconds), for example \
+         1/100"
+    )]
     Form,
     /// 1/0.
     #[error("a sampling rate of 1/0 would select nothing: N must be at least 1")]
@@ -32,8 +67,35 @@ pub enum SamplingError {
     #[error("random:1/{0} is too rare: N must be at most {MAX_RANDOM_N}, or write 1/{0}")]
     TooRare(u32),
     /// Not 1 in n.
-    #[error("only rates of one in N are supported: write 1/N")]
+    #[error("only rates of one in N are supported: write 1/N, or nofn:n/N for n of each N packets")]
     Numerator,
+    /// n = 0 or N = 0.
+    #[error("nofn:{0}/{1} would select nothing: both numbers must be at least 1")]
+    Nothing(u32, u32),
+    /// n > N.
+    #[error("nofn:{0}/{1} selects more packets than there are: n must be at most N")]
+    TooMany(u32, u32),
+    /// N / n is no whole number.
+    #[error(
+        "nofn:{0}/{1} is no rate of one in a whole number, and collectors know no other: make N a \
+         multiple of n"
+    )]
+    Uneven(u32, u32),
+    /// Places are drawn in windows of limited length.
+    #[error("nofn:{0}/{1}: N must be at most {MAX_POPULATION}")]
+    TooWide(u32, u32),
+    /// No time on.
+    #[error("time:0/{0} would select nothing: the first number is the microseconds to select in")]
+    NeverOn(u32),
+    /// The share of time is not one in a whole number.
+    #[error(
+        "time:{0}/{1} is no rate of one in a whole number, and collectors know no other: make the \
+         time off a multiple of the time on"
+    )]
+    UnevenTime(u32, u32),
+    /// Microseconds of a period are kept in 32 bits.
+    #[error("time:{0}/{1} has a period of more than {max} us", max = u32::MAX)]
+    TooLong(u32, u32),
 }
 
 impl Sampling {
@@ -43,16 +105,60 @@ impl Sampling {
         match self {
             Self::All => 1,
             Self::Count(n) | Self::Random(n) => n.get(),
+            Self::NOfN { size, population } => population.get() / size,
+            Self::Time { on_us, off_us } => 1 + off_us.get() / on_us,
+        }
+    }
+
+    /// What the method is called, on the command line and in summaries.
+    #[must_use]
+    pub fn method(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Count(_) => "count",
+            Self::Random(_) => "random",
+            Self::NOfN { .. } => "nofn",
+            Self::Time { .. } => "time",
+        }
+    }
+
+    /// Whether chance selects, in the two words that samplingAlgorithm (IE 35) and samplerMode (IE
+    /// 49) have for all methods: 1 deterministic, 2 random.
+    #[must_use]
+    pub fn mode(self) -> u8 {
+        match self {
+            Self::All | Self::Count(_) | Self::Time { .. } => 1,
+            Self::Random(_) | Self::NOfN { .. } => 2,
         }
     }
 
     /// The control word of the kernel half.
     #[must_use]
     pub fn word(self, epoch: u32) -> Word {
+        let method = match self {
+            Self::All => 0,
+            Self::Count(_) => METHOD_COUNT,
+            Self::Random(_) => METHOD_RANDOM,
+            Self::NOfN { .. } => METHOD_N_OF_N,
+            Self::Time { .. } => METHOD_TIME,
+        };
+        Word::new(epoch, method, self.n())
+    }
+
+    /// What the kernel half must know beside n.
+    #[must_use]
+    pub fn parameter(self) -> u64 {
         match self {
-            Self::All => Word::new(epoch, 0, 1),
-            Self::Count(n) => Word::new(epoch, METHOD_COUNT, n.get()),
-            Self::Random(n) => Word::new(epoch, METHOD_RANDOM, n.get()),
+            Self::All | Self::Count(_) => 0,
+            Self::Random(_) => self.gap_scale(),
+            Self::NOfN { size, population } => {
+                u64::from(population.get()) << 32 | u64::from(size.get())
+            }
+            Self::Time { on_us, off_us } => Period {
+                on_us: on_us.get(),
+                period_us: on_us.get() + off_us.get(),
+            }
+            .to_word(),
         }
     }
 
@@ -74,23 +180,63 @@ impl FromStr for Sampling {
     type Err = SamplingError;
 
     fn from_str(text: &str) -> Result<Self, SamplingError> {
-        let (random, rate) = match text.strip_prefix("random:") {
-            Some(rate) => (true, rate),
-            None => (false, text),
-        };
-        let (one, n) = rate.split_once('/').ok_or(SamplingError::Form)?;
-        let one: u32 = one.parse().map_err(|_| SamplingError::Form)?;
-        let n: u32 = n.parse().map_err(|_| SamplingError::Form)?;
+        let (method, rate) = text.split_once(':').unwrap_or(("count", text));
+        let (first, second) = rate.split_once('/').ok_or(SamplingError::Form)?;
+        let number = |text: &str| text.parse::<u32>().map_err(|_| SamplingError::Form);
+        let (first, second) = (number(first)?, number(second)?);
+        match method {
+            "count" => Self::one_in(first, second, Self::Count),
+            "random" if second > MAX_RANDOM_N => Err(SamplingError::TooRare(second)),
+            "random" => Self::one_in(first, second, Self::Random),
+            "nofn" => Self::n_of_n(first, second),
+            "time" => Self::time(first, second),
+            _ => Err(SamplingError::Form),
+        }
+    }
+}
+
+impl Sampling {
+    fn one_in(one: u32, n: u32, method: fn(NonZeroU32) -> Self) -> Result<Self, SamplingError> {
         if one != 1 {
             return Err(SamplingError::Numerator);
         }
         let n = NonZeroU32::new(n).ok_or(SamplingError::Zero)?;
-        Ok(match (n.get(), random) {
-            (1, _) => Self::All,
-            (_, false) => Self::Count(n),
-            (n, true) if n > MAX_RANDOM_N => return Err(SamplingError::TooRare(n)),
-            (_, true) => Self::Random(n),
+        Ok(if n == NonZeroU32::MIN {
+            Self::All
+        } else {
+            method(n)
         })
+    }
+
+    fn n_of_n(n: u32, of: u32) -> Result<Self, SamplingError> {
+        let (Some(size), Some(population)) = (NonZeroU32::new(n), NonZeroU32::new(of)) else {
+            return Err(SamplingError::Nothing(n, of));
+        };
+        if n > of {
+            return Err(SamplingError::TooMany(n, of));
+        }
+        if of > MAX_POPULATION {
+            return Err(SamplingError::TooWide(n, of));
+        }
+        match (of % size, of / size) {
+            (0, 1) => Ok(Self::All),
+            (0, _) => Ok(Self::NOfN { size, population }),
+            _ => Err(SamplingError::Uneven(n, of)),
+        }
+    }
+
+    fn time(on: u32, off: u32) -> Result<Self, SamplingError> {
+        let on_us = NonZeroU32::new(on).ok_or(SamplingError::NeverOn(off))?;
+        let Some(off_us) = NonZeroU32::new(off) else {
+            return Ok(Self::All);
+        };
+        if on.checked_add(off).is_none() {
+            return Err(SamplingError::TooLong(on, off));
+        }
+        if off % on_us != 0 {
+            return Err(SamplingError::UnevenTime(on, off));
+        }
+        Ok(Self::Time { on_us, off_us })
     }
 }
 
@@ -100,6 +246,8 @@ impl fmt::Display for Sampling {
             Self::All => write!(f, "1/1"),
             Self::Count(n) => write!(f, "1/{n}"),
             Self::Random(n) => write!(f, "random:1/{n}"),
+            Self::NOfN { size, population } => write!(f, "nofn:{size}/{population}"),
+            Self::Time { on_us, off_us } => write!(f, "time:{on_us}/{off_us}"),
         }
     }
 }

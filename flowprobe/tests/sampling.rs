@@ -3,7 +3,10 @@
 use std::num::NonZeroU32;
 
 use flowprobe::sampling::{Sampling, SamplingError};
-use flowprobe_ebpf::sampling::{METHOD_COUNT, METHOD_RANDOM, geometric_gap, next_random};
+use flowprobe_ebpf::sampling::{
+    Drawn, METHOD_COUNT, METHOD_N_OF_N, METHOD_RANDOM, METHOD_TIME, Period, Window, geometric_gap,
+    next_random,
+};
 
 /// Also for rates that users are refused: the arithmetic holds for them too.
 fn random(n: u32) -> Sampling {
@@ -18,11 +21,21 @@ fn rates_read_back() {
         "1/4294967295",
         "random:1/2",
         "random:1/268435456",
+        "nofn:1/2",
+        "nofn:5/500",
+        "nofn:1/16777216",
+        "time:1/1",
+        "time:100/9900",
+        "time:1/4294967294",
     ] {
         let sampling: Sampling = text.parse().expect(text);
         assert_eq!(sampling.to_string(), text);
     }
-    assert_eq!("random:1/1".parse(), Ok(Sampling::All));
+    for text in ["random:1/1", "count:1/1", "nofn:7/7", "time:1000/0"] {
+        assert_eq!(text.parse(), Ok(Sampling::All), "{text}");
+    }
+    let count: Sampling = "count:1/100".parse().expect("a rate");
+    assert_eq!(count.to_string(), "1/100");
 }
 
 #[test]
@@ -44,7 +57,10 @@ fn bad_rates_say_why() {
         "random",
         "random:",
         "random:100",
-        "count:1/100",
+        "nofn:100",
+        "nofn:1/x",
+        "nofn:-1/100",
+        "time:1s/9s",
         "Random:1/100",
         "1/2/3",
     ];
@@ -60,6 +76,19 @@ fn bad_rates_say_why() {
         let error = text.parse::<Sampling>();
         assert_eq!(error, Err(SamplingError::Numerator), "{text}");
     }
+    for (text, error) in [
+        ("nofn:0/5", SamplingError::Nothing(0, 5)),
+        ("nofn:5/0", SamplingError::Nothing(5, 0)),
+        ("nofn:6/5", SamplingError::TooMany(6, 5)),
+        ("nofn:3/100", SamplingError::Uneven(3, 100)),
+        ("nofn:1/16777217", SamplingError::TooWide(1, 16_777_217)),
+        ("time:0/100", SamplingError::NeverOn(100)),
+        ("time:3/100", SamplingError::UnevenTime(3, 100)),
+        ("time:100/3", SamplingError::UnevenTime(100, 3)),
+        ("time:1/4294967295", SamplingError::TooLong(1, u32::MAX)),
+    ] {
+        assert_eq!(text.parse::<Sampling>(), Err(error), "{text}");
+    }
 }
 
 #[test]
@@ -68,6 +97,8 @@ fn words_say_method_and_rate() {
         ("1/1", 0, 1),
         ("1/100", METHOD_COUNT, 100),
         ("random:1/100", METHOD_RANDOM, 100),
+        ("nofn:5/500", METHOD_N_OF_N, 100),
+        ("time:1000/99000", METHOD_TIME, 100),
     ] {
         let word = text.parse::<Sampling>().expect(text).word(9);
         assert_eq!((word.epoch(), word.method(), word.n()), (9, method, n));
@@ -187,4 +218,101 @@ fn gap_scales_at_the_ends() {
     assert_eq!(scale >> 16, 2_977_044_470);
     assert_eq!(geometric_gap(0, scale), u32::MAX);
     assert_eq!(geometric_gap(u64::MAX, scale), 0);
+}
+
+/// Which of `windows · population` packets a method selects, where `draw` says so window by window.
+fn selected(
+    size: u32,
+    population: u32,
+    windows: u32,
+    mut draw: impl FnMut(&mut Window, &mut u64) -> Drawn,
+) -> Vec<Vec<u32>> {
+    let mut window = Window::default();
+    let mut random = 42;
+    let mut skip = 0;
+    let mut places = vec![Vec::new(); windows as usize];
+    for packet in 0..windows * population {
+        if skip > 0 {
+            skip -= 1;
+            continue;
+        }
+        let drawn = draw(&mut window, &mut random);
+        skip = drawn.skip;
+        if drawn.selected {
+            places[(packet / population) as usize].push(packet % population);
+        }
+    }
+    assert!(places.iter().all(|places| places.len() == size as usize));
+    places
+}
+
+/// χ² of how often each set of places was selected, in standard deviations from its mean.
+fn unevenness(places: &[Vec<u32>], sets: usize) -> f64 {
+    let mut counts = std::collections::HashMap::<_, u32>::new();
+    for places in places {
+        *counts.entry(places).or_default() += 1;
+    }
+    let expected = places.len() as f64 / sets as f64;
+    let never = (sets - counts.len()) as f64 * expected;
+    let chi2: f64 = counts
+        .values()
+        .map(|count| (f64::from(*count) - expected).powi(2) / expected)
+        .sum();
+    let freedom = sets as f64 - 1.0;
+    (chi2 + never - freedom) / (2.0 * freedom).sqrt()
+}
+
+/// Every window has exactly n of N, and each set of n places is as likely as any other.
+#[test]
+fn each_n_of_n_is_as_likely() {
+    for (size, population, sets) in [(1, 2, 2), (1, 7, 7), (2, 5, 10), (3, 6, 20), (5, 6, 6)] {
+        let places = selected(size, population, 20_000, |window, random| {
+            window.draw(size, population, random)
+        });
+        let unevenness = unevenness(&places, sets);
+        assert!(
+            unevenness.abs() < 5.0,
+            "{size} of {population}: {unevenness}"
+        );
+    }
+}
+
+/// The test above can fail: packets with the same chance each, up to n of them, and whatever is left
+/// to make n of them, are n of N too, but not any n.
+#[test]
+fn a_biased_n_of_n_is_found_out() {
+    let places = selected(2, 5, 20_000, |window, random| {
+        if window.left == 0 {
+            (window.left, window.wanted) = (5, 2);
+        }
+        let chance = next_random(random) % 5 < 2;
+        let selected = window.wanted == window.left || window.wanted > 0 && chance;
+        window.left -= 1;
+        window.wanted -= u32::from(selected);
+        Drawn { selected, skip: 0 }
+    });
+    assert!(unevenness(&places, 10) > 5.0);
+}
+
+#[test]
+fn a_period_is_on_and_then_off() {
+    let period = Period {
+        on_us: 100,
+        period_us: 1000,
+    };
+    assert_eq!(Period::from_word(period.to_word()), period);
+    for (at_ns, off_ns) in [
+        (0, 0),
+        (99_999, 0),
+        (100_000, 900_000),
+        (999_999, 1),
+        (1_000_000, 0),
+    ] {
+        // In every period the same.
+        for periods in [0, 1, 7, 1 << 40] {
+            let base = periods * 1_000_000;
+            let off = period.off_for_ns(base + at_ns);
+            assert_eq!(off, off_ns, "{at_ns} in {base}");
+        }
+    }
 }

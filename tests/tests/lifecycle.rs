@@ -133,6 +133,8 @@ fn bad_input_is_refused_in_one_line() -> Result {
         (&["-i", Pair::SENSOR, "-i", "nowhere0"], "nowhere0"),
         (&["-i", Pair::SENSOR, "--sample", "1/0"], "1/0"),
         (&["-i", Pair::SENSOR, "--sample", "random:1/0"], "1/0"),
+        (&["-i", Pair::SENSOR, "--sample", "nofn:6/5"], "at most N"),
+        (&["-i", Pair::SENSOR, "--sample", "time:0/5"], "time:0/5"),
         (&["-i", Pair::SENSOR, "--sample", "2/3"], "1/N"),
         (&["-i", Pair::SENSOR, "--sample", "often"], "1/N"),
         (&["-i", Pair::SENSOR, "--idle-timeout", "0"], "idle-timeout"),

@@ -81,6 +81,26 @@ fn one_in_a_hundred_by_chance_is_fair() -> Result {
 }
 
 #[test]
+fn five_of_each_five_hundred_are_exact() -> Result {
+    let packets = 64 * 500 * 10;
+    let (finished, received) = meter(Some("nofn:5/500"), packets)?;
+    assert_eq!(finished.summary.ledger.accounted.packets, packets / 100);
+    assert_eq!(finished.summary.sampling.method, "nofn");
+    assert_rate(&received, 100);
+    Ok(())
+}
+
+#[test]
+fn a_tenth_of_the_time_is_recorded_as_one_in_ten() -> Result {
+    // How many are taken depends on when they come: `test_run` says which.
+    let (finished, received) = meter(Some("time:1000/9000"), 1 << 20)?;
+    assert_eq!(finished.summary.sampling.method, "time");
+    assert!(finished.summary.ledger.accounted.packets > 0);
+    assert_rate(&received, 10);
+    Ok(())
+}
+
+#[test]
 fn without_sampling_the_rate_is_recorded_too() -> Result {
     let (finished, received) = meter(None, 64 * 1000)?;
     assert_eq!(finished.summary.ledger.accounted.packets, 64 * 1000);

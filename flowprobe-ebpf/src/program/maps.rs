@@ -94,6 +94,8 @@ settings! {
     GTPU_PORTS: u64, gtpu_ports;
     /// Parts of one ring, less one.
     RING_MASK: u32, ring_mask;
+    /// Nanoseconds of a tick; 0 where that is not known.
+    TICK_NS: u32, tick_ns;
     /// Not 0 where the hardware makes stores visible in program order.
     STORES_IN_ORDER: u32, stores_in_order;
 }

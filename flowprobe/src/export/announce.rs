@@ -8,23 +8,32 @@ use crate::{
         Encoder, Template, element,
         message::{HEADER, MIN_OCTETS, SET_HEADER},
         options::{
-            CountSelector, ExportingReliability, FlowKeys, InterfaceName, MeteringReliability,
-            MeteringStatistics, OptionsRecord, ProbabilitySelector, SELECTOR, SamplingRate,
-            SelectionSequence, SelectionStatistics, Selector, Text,
+            AlgorithmRate, CountSelector, ExportingReliability, FlowKeys, InterfaceName,
+            MeteringReliability, MeteringStatistics, NOfNSelector, OptionsRecord,
+            ProbabilitySelector, SELECTOR, SamplerRate, SamplingRate, SelectionSequence,
+            SelectionStatistics, Selector, Text, TimeSelector,
         },
     },
-    sampling::Sampling,
+    sampling::{Profile, Sampling},
 };
+
+/// The templates of all selector reports.
+const SELECTORS: [Template; 4] = [
+    CountSelector::TEMPLATE,
+    ProbabilitySelector::TEMPLATE,
+    NOfNSelector::TEMPLATE,
+    TimeSelector::TEMPLATE,
+];
 
 /// Octets of a sampling rate and its selector report, which share a message.
 const SAMPLING_OCTETS: usize = {
-    let count = CountSelector::TEMPLATE.record_length();
-    let probability = ProbabilitySelector::TEMPLATE.record_length();
-    let selector = if count > probability {
-        count
-    } else {
-        probability
-    };
+    let mut selector = 0;
+    let mut i = 0;
+    while i < SELECTORS.len() {
+        let length = SELECTORS[i].record_length();
+        selector = if length > selector { length } else { selector };
+        i += 1;
+    }
     SET_HEADER + SamplingRate::TEMPLATE.record_length() + SET_HEADER + selector
 };
 
@@ -36,6 +45,7 @@ pub(super) struct Facts {
     /// Identifies the metering and the exporting process on this machine (IE 143, 144).
     process: u32,
     sampling: Sampling,
+    profile: Profile,
     interfaces: Vec<Interface>,
     telemetry: Arc<dyn Telemetry>,
 }
@@ -61,6 +71,7 @@ impl Facts {
             observation_domain: settings.observation_domain,
             process: std::process::id(),
             sampling: settings.sampling,
+            profile: settings.sampling_profile,
             interfaces: settings.interfaces.clone(),
             telemetry,
         }
@@ -105,9 +116,13 @@ impl Facts {
         for template in &element::ALL {
             stream.put(|encoder| encoder.template(template))?;
         }
-        let templates: [&Template; 9] = [
-            &SamplingRate::TEMPLATE,
-            selector.template(),
+        let rate: &[&Template] = match self.profile {
+            Profile::Default => &[&SamplingRate::TEMPLATE, selector.template()],
+            Profile::Psamp => &[selector.template()],
+            Profile::Legacy => &[&AlgorithmRate::TEMPLATE],
+            Profile::Sampler => &[&SamplerRate::TEMPLATE],
+        };
+        let others = [
             &InterfaceName::TEMPLATE,
             &SelectionSequence::TEMPLATE,
             &SelectionStatistics::TEMPLATE,
@@ -116,6 +131,7 @@ impl Facts {
             &ExportingReliability::TEMPLATE,
             &FlowKeys::TEMPLATE,
         ];
+        let templates = rate.iter().copied().chain(others);
         for template in templates {
             stream.put(|encoder| encoder.template(template))?;
         }
@@ -123,21 +139,7 @@ impl Facts {
     }
 
     fn options<S: Stream>(&self, stream: &mut S) -> Result<(), S::Stop> {
-        let rate = SamplingRate {
-            observation_domain: self.observation_domain,
-            interval: self.sampling.n(),
-        };
-        let selector = Selector::new(self.sampling);
-        // A collector keeps the rate that it read last, and some read a selector report wrongly
-        // if it comes alone: both in one message, the plain rate first.
-        stream.put(|encoder| {
-            encoder.remaining() >= SAMPLING_OCTETS
-                && encoder.options(&rate)
-                && match &selector {
-                    Selector::Count(report) => encoder.options(report),
-                    Selector::Probability(report) => encoder.options(report),
-                }
-        })?;
+        self.rate(stream)?;
         let sequence = SelectionSequence {
             sequence: SELECTOR,
             observation_domain: self.observation_domain,
@@ -160,6 +162,48 @@ impl Facts {
             stream.put(|encoder| encoder.options(&record))?;
         }
         Ok(())
+    }
+
+    /// The sampling rate, as the profile has it.
+    fn rate<S: Stream>(&self, stream: &mut S) -> Result<(), S::Stop> {
+        /// The only sampler of an observation domain.
+        const SAMPLER: u8 = 1;
+        let observation_domain = self.observation_domain;
+        let (interval, mode) = (self.sampling.n(), self.sampling.mode());
+        let selector = Selector::new(self.sampling);
+        match self.profile {
+            Profile::Default => {
+                let rate = SamplingRate {
+                    observation_domain,
+                    interval,
+                };
+                // A collector keeps the rate that it read last, and some read a selector report
+                // wrongly if it comes alone: both in one message, the plain rate first.
+                stream.put(|encoder| {
+                    encoder.remaining() >= SAMPLING_OCTETS
+                        && encoder.options(&rate)
+                        && selector.put(encoder)
+                })
+            }
+            Profile::Psamp => stream.put(|encoder| selector.put(encoder)),
+            Profile::Legacy => {
+                let rate = AlgorithmRate {
+                    observation_domain,
+                    interval,
+                    algorithm: mode,
+                };
+                stream.put(|encoder| encoder.options(&rate))
+            }
+            Profile::Sampler => {
+                let rate = SamplerRate {
+                    observation_domain,
+                    sampler: SAMPLER,
+                    mode,
+                    interval,
+                };
+                stream.put(|encoder| encoder.options(&rate))
+            }
+        }
     }
 
     /// The options that change with time.

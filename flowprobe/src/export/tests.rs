@@ -29,6 +29,7 @@ fn settings(collectors: &[SocketAddr]) -> Settings {
         queue: 1 << 20,
         observation_domain: 1,
         sampling: Sampling::All,
+        sampling_profile: crate::sampling::Profile::Default,
         interfaces: Vec::new(),
         dot1q: false,
         output: None,

@@ -3,6 +3,7 @@
 //! As for flow records, one row per information element drives template and encoding.
 
 use super::{
+    Encoder,
     element::Value,
     template::{Field, Template},
 };
@@ -97,6 +98,28 @@ options! {
         interval: samplingInterval 34 u32,
     }
 
+    /// The sampling rate as NetFlow v9 has it, with its algorithm.
+    AlgorithmRate 514, 1 scope {
+        /// Observation domain.
+        observation_domain: observationDomainId 149 u32,
+        /// One packet in this many is metered.
+        interval: samplingInterval 34 u32,
+        /// 1 deterministic, 2 random.
+        algorithm: samplingAlgorithm 35 u8,
+    }
+
+    /// The sampling rate as that of a sampler.
+    SamplerRate 516, 1 scope {
+        /// Observation domain.
+        observation_domain: observationDomainId 149 u32,
+        /// Sampler.
+        sampler: samplerId 48 u8,
+        /// 1 deterministic, 2 random.
+        mode: samplerMode 49 u8,
+        /// One packet in this many is metered.
+        interval: samplerRandomInterval 50 u32,
+    }
+
     /// Selector report of systematic count-based sampling (RFC 5476 §6.5.2.1).
     CountSelector 513, 1 scope {
         /// Selector.
@@ -110,7 +133,7 @@ options! {
     }
 
     /// Selector report of uniform probabilistic sampling (RFC 5476 §6.5.2.4). Its template has
-    /// the number of [`CountSelector`]: an exporter has one method, and so one of the two.
+    /// the number of [`CountSelector`]: an exporter has one method, and so one of them.
     ProbabilitySelector 513, 1 scope {
         /// Selector.
         selector: selectorId 302 u64,
@@ -118,6 +141,36 @@ options! {
         algorithm: selectorAlgorithm 304 u16,
         /// Probability of each packet.
         probability: samplingProbability 311 f64,
+        /// What people call it.
+        name: selectorName 335 Text<24>,
+    }
+
+    /// Selector report of random n-out-of-N sampling (RFC 5476 §6.5.2.3). Its number is that of
+    /// all selector reports.
+    NOfNSelector 513, 1 scope {
+        /// Selector.
+        selector: selectorId 302 u64,
+        /// 3.
+        algorithm: selectorAlgorithm 304 u16,
+        /// Packets selected.
+        size: samplingSize 309 u32,
+        /// Of so many.
+        population: samplingPopulation 310 u32,
+        /// What people call it.
+        name: selectorName 335 Text<24>,
+    }
+
+    /// Selector report of systematic time-based sampling (RFC 5476 §6.5.2.2). Its number is that of
+    /// all selector reports.
+    TimeSelector 513, 1 scope {
+        /// Selector.
+        selector: selectorId 302 u64,
+        /// 2.
+        algorithm: selectorAlgorithm 304 u16,
+        /// Microseconds in which packets are selected.
+        interval: samplingTimeInterval 307 u32,
+        /// Microseconds between them.
+        space: samplingTimeSpace 308 u32,
         /// What people call it.
         name: selectorName 335 Text<24>,
     }
@@ -220,12 +273,17 @@ pub enum Selector {
     Count(CountSelector),
     /// Uniform probabilistic.
     Probability(ProbabilitySelector),
+    /// Random n-out-of-N.
+    NOfN(NOfNSelector),
+    /// Systematic time-based.
+    Time(TimeSelector),
 }
 
 impl Selector {
-    /// selectorAlgorithm (IE 304): systematic count-based sampling.
+    // selectorAlgorithm (IE 304), from IANA's registry psamp-parameters.
     const COUNT_BASED: u16 = 1;
-    /// selectorAlgorithm (IE 304): uniform probabilistic sampling.
+    const TIME_BASED: u16 = 2;
+    const N_OUT_OF_N: u16 = 3;
     const UNIFORM_PROBABILISTIC: u16 = 4;
 
     /// The report of `sampling`.
@@ -234,18 +292,33 @@ impl Selector {
     /// true, and a collector that insists on a selector has one in every run.
     #[must_use]
     pub fn new(sampling: Sampling) -> Self {
+        let (selector, name) = (SELECTOR, Text::new(&sampling.to_string()));
         match sampling {
             Sampling::All | Sampling::Count(_) => Self::Count(CountSelector {
-                selector: SELECTOR,
+                selector,
                 algorithm: Self::COUNT_BASED,
                 interval: 1,
                 space: sampling.n() - 1,
             }),
             Sampling::Random(n) => Self::Probability(ProbabilitySelector {
-                selector: SELECTOR,
+                selector,
                 algorithm: Self::UNIFORM_PROBABILISTIC,
                 probability: 1.0 / f64::from(n.get()),
-                name: Text::new(&sampling.to_string()),
+                name,
+            }),
+            Sampling::NOfN { size, population } => Self::NOfN(NOfNSelector {
+                selector,
+                algorithm: Self::N_OUT_OF_N,
+                size: size.get(),
+                population: population.get(),
+                name,
+            }),
+            Sampling::Time { on_us, off_us } => Self::Time(TimeSelector {
+                selector,
+                algorithm: Self::TIME_BASED,
+                interval: on_us.get(),
+                space: off_us.get(),
+                name,
             }),
         }
     }
@@ -256,6 +329,18 @@ impl Selector {
         match self {
             Self::Count(_) => &CountSelector::TEMPLATE,
             Self::Probability(_) => &ProbabilitySelector::TEMPLATE,
+            Self::NOfN(_) => &NOfNSelector::TEMPLATE,
+            Self::Time(_) => &TimeSelector::TEMPLATE,
+        }
+    }
+
+    /// Adds it to a message; false if there is no room.
+    pub fn put(&self, encoder: &mut Encoder) -> bool {
+        match self {
+            Self::Count(report) => encoder.options(report),
+            Self::Probability(report) => encoder.options(report),
+            Self::NOfN(report) => encoder.options(report),
+            Self::Time(report) => encoder.options(report),
         }
     }
 }

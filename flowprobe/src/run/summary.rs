@@ -48,11 +48,7 @@ pub(crate) struct SamplingSummary {
 impl From<Sampling> for SamplingSummary {
     fn from(sampling: Sampling) -> Self {
         Self {
-            method: match sampling {
-                Sampling::All => "all",
-                Sampling::Count(_) => "count",
-                Sampling::Random(_) => "random",
-            },
+            method: sampling.method(),
             n: sampling.n(),
         }
     }

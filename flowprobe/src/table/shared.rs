@@ -348,14 +348,14 @@ impl Shared {
     }
 
     /// Sets partition and sampler of a CPU. Call it before anything is attached.
-    pub fn seed(&self, id: u32, word: Word, random: u64, gap_scale: u64, skip: u32) {
+    pub fn seed(&self, id: u32, word: Word, parameter: u64, random: u64, skip: u32) {
         let cpu = self.cpus.element(id as usize);
         // SAFETY: in bounds; no program runs yet.
         unsafe {
             (&raw mut (*cpu).first_bucket).write_volatile(id * self.geometry.buckets);
             (&raw mut (*cpu).sampling).write_volatile(word.0);
             (&raw mut (*cpu).random).write_volatile(random);
-            (&raw mut (*cpu).gap_scale).write_volatile(gap_scale);
+            (&raw mut (*cpu).parameter).write_volatile(parameter);
             (&raw mut (*cpu).skip_left).write_volatile(skip);
         }
     }

@@ -97,6 +97,7 @@ impl Bench {
             queue: 1 << 20,
             observation_domain: 7,
             sampling: "1/100".parse().expect("a rate"),
+            sampling_profile: crate::sampling::Profile::Default,
             interfaces: vec![Interface {
                 ifindex: 3,
                 name: "veth0".to_owned(),
@@ -227,7 +228,13 @@ fn templates_and_options_come_before_the_first_flow() {
 #[test]
 fn the_selector_report_follows_its_rate_in_one_message_of_any_size() {
     for mtu in crate::export::MIN_MTU..=1500 {
-        for sampling in ["1/1", "1/100", "random:1/100"] {
+        for sampling in [
+            "1/1",
+            "1/100",
+            "random:1/100",
+            "nofn:5/500",
+            "time:100/9900",
+        ] {
             let mut bench = Bench::new(|settings| {
                 settings.mtu = mtu;
                 settings.sampling = sampling.parse().expect("a rate");
@@ -427,4 +434,56 @@ fn export_time_is_the_time_of_sending() {
     bench.send(many(100));
     bench.run(1);
     assert_eq!(bench.collected().export_time, 1_700_000_100);
+}
+
+/// Each profile tells the rate in its own elements, and in none of another's.
+#[test]
+fn profiles_tell_the_rate_in_elements_of_their_own() {
+    use crate::sampling::Profile;
+    for (profile, sampling, id, expected) in [
+        (
+            Profile::Psamp,
+            "1/100",
+            513,
+            &[(304, 1), (305, 1), (306, 99)][..],
+        ),
+        (
+            Profile::Psamp,
+            "nofn:5/500",
+            513,
+            &[(304, 3), (309, 5), (310, 500)],
+        ),
+        (
+            Profile::Psamp,
+            "time:100/9900",
+            513,
+            &[(304, 2), (307, 100), (308, 9900)],
+        ),
+        (Profile::Legacy, "1/100", 514, &[(34, 100), (35, 1)]),
+        (Profile::Legacy, "random:1/100", 514, &[(34, 100), (35, 2)]),
+        (Profile::Legacy, "nofn:5/500", 514, &[(34, 100), (35, 2)]),
+        (Profile::Sampler, "1/1", 516, &[(48, 1), (49, 1), (50, 1)]),
+        (
+            Profile::Sampler,
+            "time:100/9900",
+            516,
+            &[(48, 1), (49, 1), (50, 100)],
+        ),
+    ] {
+        let mut bench = Bench::new(|settings| {
+            settings.sampling = sampling.parse().expect("a rate");
+            settings.sampling_profile = profile;
+        });
+        bench.run(10);
+        let mut collected = Collected::default();
+        for message in &bench.network.borrow().delivered {
+            collected.message(message);
+        }
+        let told = collected.of(id)[0];
+        for (element, value) in expected {
+            assert_eq!(number(told, *element), *value, "{profile:?} {sampling}");
+        }
+        let others = [512, 513, 514, 516].iter().filter(|other| **other != id);
+        assert!(others.map(|id| collected.of(*id).len()).eq([0; 3]));
+    }
 }
