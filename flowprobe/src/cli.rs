@@ -1,5 +1,6 @@
 //! The command line.
 
+mod experiment;
 mod parsing;
 
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
@@ -14,6 +15,7 @@ use crate::{
     table,
 };
 
+pub use experiment::{ErrorOf, Experiment};
 pub use parsing::Parsing;
 
 /// A flow exporter for Linux: counts every packet in the kernel, exports flows as IPFIX.
@@ -41,6 +43,12 @@ pub enum Command {
     /// packets one after the other, as one run. Parser, output and ledger are those
     /// of `run`; timeouts go by the time of the captures. It needs no privileges.
     Pcap(Box<Pcap>),
+    /// Find out which sampling rate is enough for the traffic of captures
+    ///
+    /// One pass over the packets: the truth, and beside it samplers of each method
+    /// and rate, with different seeds. Says the highest rate whose error stays within
+    /// a bound, then all errors beside theory. It needs no privileges.
+    Experiment(Box<Experiment>),
 }
 
 /// Options of `flowprobe run`.

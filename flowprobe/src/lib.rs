@@ -4,12 +4,13 @@
 //! onto the interfaces, [`table`] takes flows out of the memory shared with it, [`record`] is
 //! what a finished flow looks like, [`export`] sends it on, encoded by [`ipfix`] or printed.
 //! [`run`] joins the stages, and [`pcap`] does for captures; [`ledger`] says what became of every
-//! packet.
+//! packet. [`experiment`] compares what sampling would make of captures with the truth.
 
 pub mod attach;
 mod bpf;
 pub mod cli;
 pub mod clock;
+pub mod experiment;
 pub mod export;
 pub mod host;
 pub mod ipfix;

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::{Parser as _, error::ErrorKind};
 use flowprobe::{
     cli::{Cli, Command, Export, Pcap, Run, VlanElements},
+    experiment::{self, ExperimentError},
     export::{self, Output},
     pcap::{self, PcapError},
     run::{self, RunError},
@@ -47,7 +48,8 @@ fn main() -> ExitCode {
 fn bad_input(error: &anyhow::Error) -> bool {
     let run = error.downcast_ref().map(RunError::before_start);
     let pcap = error.downcast_ref().map(PcapError::before_start);
-    run.or(pcap).unwrap_or(false)
+    let experiment = error.downcast_ref().map(ExperimentError::before_start);
+    run.or(pcap).or(experiment).unwrap_or(false)
 }
 
 /// What is wrong with the command line, without usage and hints.
@@ -61,7 +63,8 @@ fn one_line(error: &clap::Error) -> String {
     let line = words.join(" ");
     let problem = line.strip_prefix("error: ").unwrap_or(&line);
     // Clap does not say which command it was about.
-    let command = std::env::args().nth(1).filter(|name| name == "pcap");
+    let named = |name: &String| ["pcap", "experiment"].contains(&name.as_str());
+    let command = std::env::args().nth(1).filter(named);
     let command = command.as_deref().unwrap_or("run");
     format!("{problem}; see `flowprobe {command} --help`")
 }
@@ -70,6 +73,7 @@ fn meter(command: Command) -> anyhow::Result<()> {
     start_log(match &command {
         Command::Run(options) => options.report.log.into(),
         Command::Pcap(options) => options.report.log.into(),
+        Command::Experiment(options) => options.log.into(),
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -78,6 +82,7 @@ fn meter(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(options) => drop(runtime.block_on(run::run(run_settings(*options)))?),
         Command::Pcap(options) => drop(runtime.block_on(pcap::pcap(pcap_settings(*options)))?),
+        Command::Experiment(options) => drop(experiment::experiment(&(*options).into())?),
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ use flowprobe_ebpf::Tunnels;
 use tokio::sync::oneshot;
 
 use self::{
-    capture::{Capture, CaptureError, Problem},
+    capture::{Capture, CaptureError, Captured, Problem},
     input::Input,
     meter::{Counted, Figures, Meter},
 };
@@ -78,8 +78,16 @@ pub async fn pcap(settings: Settings) -> Result<Summary, PcapError> {
     reading.finish().await
 }
 
+/// What takes the packets of captures.
+pub(crate) trait Take {
+    /// Takes one.
+    fn take(&mut self, captured: &Captured<'_>);
+    /// The next packet may be long in coming.
+    fn waits(&mut self) {}
+}
+
 /// The capture that comes first, opened, and all that come after it.
-struct Captures {
+pub(crate) struct Captures {
     first: Capture<Input>,
     rest: Vec<PathBuf>,
     stop: Arc<AtomicBool>,
@@ -87,7 +95,7 @@ struct Captures {
 
 impl Captures {
     /// Opens the first one, and looks at the heads of the others where that takes nothing away.
-    fn open(mut files: Vec<PathBuf>, stop: &Arc<AtomicBool>) -> Result<Self, PcapError> {
+    pub(crate) fn open(mut files: Vec<PathBuf>, stop: &Arc<AtomicBool>) -> Result<Self, PcapError> {
         if files.iter().filter(|path| input::is_stdin(path)).count() > 1 {
             return Err(PcapError::Twice);
         }
@@ -105,19 +113,18 @@ impl Captures {
         })
     }
 
-    /// Meters them all. One that cannot be read to its end does not keep the others from it.
-    fn read(self, meter: &mut Meter) -> Vec<FileSummary> {
-        let mut files = vec![read(self.first, meter, &self.stop)];
+    /// Reads them all. One that cannot be read to its end does not keep the others from it.
+    pub(crate) fn read(self, to: &mut impl Take) -> Vec<FileSummary> {
+        let mut files = vec![read(self.first, to, &self.stop)];
         for path in self.rest {
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
             files.push(match open(&path, &self.stop) {
-                Ok(capture) => read(capture, meter, &self.stop),
+                Ok(capture) => read(capture, to, &self.stop),
                 Err(error) => FileSummary::unread(&error),
             });
         }
-        meter.finish();
         files
     }
 }
@@ -133,14 +140,14 @@ fn open(path: &Path, stop: &Arc<AtomicBool>) -> Result<Capture<Input>, CaptureEr
     }
 }
 
-/// Meters one capture.
-fn read(mut capture: Capture<Input>, meter: &mut Meter, stop: &AtomicBool) -> FileSummary {
+/// Reads one capture.
+fn read(mut capture: Capture<Input>, to: &mut impl Take, stop: &AtomicBool) -> FileSummary {
     tracing::info!("metering {} ({})", capture.name(), capture.format());
     let mut file = FileSummary::new(capture.name(), capture.format());
     while !stop.load(Ordering::Relaxed) {
-        match capture.next(|| meter.hand_on()) {
+        match capture.next(|| to.waits()) {
             Ok(Some(captured)) => {
-                meter.meter(&captured);
+                to.take(&captured);
                 file.count(&captured);
             }
             Ok(None) => break,
@@ -224,6 +231,7 @@ impl Reading {
         let (tell, done) = oneshot::channel();
         let read = move || {
             let files = captures.read(&mut meter);
+            meter.finish();
             // Nobody listens any more if the main thread has panicked.
             drop(tell.send((meter.close(), files)));
         };

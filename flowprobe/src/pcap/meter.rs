@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flowprobe_ebpf::{Frame as _, Parsed, Tunnels, cpu::Tally};
 
-use super::capture::Captured;
+use super::{Take, capture::Captured};
 use crate::{
     export::{Metering, Telemetry},
     table::{Emitter, LocalTable, fragments::Fragments, shared::Totals},
@@ -47,6 +47,16 @@ impl Telemetry for Figures {
     }
 }
 
+impl Take for Meter {
+    fn take(&mut self, captured: &Captured<'_>) {
+        self.meter(captured);
+    }
+
+    fn waits(&mut self) {
+        self.hand_on();
+    }
+}
+
 impl Meter {
     pub(super) fn new(
         tunnels: Tunnels,
@@ -68,7 +78,7 @@ impl Meter {
     }
 
     /// Meters one packet. One without a time gets that of the latest packet before it.
-    pub(super) fn meter(&mut self, captured: &Captured<'_>) {
+    fn meter(&mut self, captured: &Captured<'_>) {
         let octets = captured.len() as u64;
         self.totals.seen.count(octets);
         let at_ns = captured.at_ns.unwrap_or(self.table.now_ns());
@@ -110,7 +120,7 @@ impl Meter {
     }
 
     /// Hands on the records so far: the next packet may be long in coming.
-    pub(super) fn hand_on(&mut self) {
+    fn hand_on(&mut self) {
         self.emitter.flush();
     }
 

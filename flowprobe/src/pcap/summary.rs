@@ -69,6 +69,16 @@ impl FileSummary {
         }
     }
 
+    /// Whether it was not read to its end.
+    pub(crate) fn failed(&self) -> bool {
+        self.error.is_some()
+    }
+
+    /// What messages call it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn fail(&mut self, error: &CaptureError) {
         tracing::error!("{error}");
         self.error = Some(error.problem.to_string());
@@ -164,10 +174,7 @@ impl Summary {
 
     /// Captures that were not read to their end.
     pub(super) fn failed(&self) -> usize {
-        self.files
-            .iter()
-            .filter(|file| file.error.is_some())
-            .count()
+        self.files.iter().filter(|file| file.failed()).count()
     }
 
     /// Prints the end for people.
