@@ -9,6 +9,8 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 500.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 320.0;
+/// How far the lines of a plot are apart, from left to right.
+const ASIDE: f64 = 7.0;
 
 /// How values are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +124,9 @@ impl Plot {
         );
         self.frame(&axes, &mut text);
         for (i, series) in self.series.iter().enumerate() {
-            draw(series, i, &axes, &mut text);
+            // Side by side, since values of several methods are often the same.
+            let aside = i as f64 - (self.series.len() - 1) as f64 / 2.0;
+            draw(series, i, aside * ASIDE, &axes, &mut text);
         }
         self.legend(&mut text);
         text.push_str("</svg>");
@@ -207,9 +211,9 @@ impl Plot {
     }
 }
 
-fn draw(series: &Series, number: usize, axes: &Axes, text: &mut String) {
+fn draw(series: &Series, number: usize, aside: f64, axes: &Axes, text: &mut String) {
     let path = |points: &mut dyn Iterator<Item = (f64, f64)>| {
-        let points = points.map(|(x, y)| format!("{:.1},{:.1}", axes.x(x), axes.y(y)));
+        let points = points.map(|(x, y)| format!("{:.1},{:.1}", axes.x(x) + aside, axes.y(y)));
         points.collect::<Vec<_>>().join(" ")
     };
     let _ = write!(text, "<g class=\"s{}\">", number % COLOURS.len());
@@ -220,7 +224,7 @@ fn draw(series: &Series, number: usize, axes: &Axes, text: &mut String) {
     let line = path(&mut series.points.iter().map(|point| (point.x, point.y)));
     let _ = write!(text, "<polyline class=\"line\" points=\"{line}\"/>");
     for point in &series.points {
-        let x = axes.x(point.x);
+        let x = axes.x(point.x) + aside;
         let _ = write!(
             text,
             "<line class=\"bar\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/>",

@@ -242,16 +242,17 @@ fn a_period_defeats_systematic_sampling_and_nothing_else() {
 fn the_answer_is_the_highest_rate_within_the_bound() {
     let mut settings = settings(&[Method::Random, Method::Flow], &["2", "20", "200"], 60);
     settings.error = Target::Octets;
-    settings.within = 0.2;
+    // 4.5 standard errors of theory at 1/20, 1.4 at 1/200.
+    settings.within = 0.3;
     let report = run(&settings, 5, &mixed(3));
     let [random, flow] = &report.answer.methods[..] else {
         panic!("two methods");
     };
     assert_eq!(random.highest_n, Some(20.0));
     assert_eq!(random.highest_rate.as_ref().expect("one").0, "1/20");
-    assert!(random.bound_ratio.is_some_and(|bound| bound <= 0.2));
+    assert!(random.bound_ratio.is_some_and(|bound| bound <= 0.3));
     assert_eq!(flow.highest_n, None);
-    assert!(flow.bound_ratio.is_some_and(|bound| bound > 0.2));
+    assert!(flow.bound_ratio.is_some_and(|bound| bound > 0.3));
     let text = terminal::text(&report);
     let mut lines = text.lines();
     let first = [lines.next(), lines.next(), lines.next()].map(Option::unwrap_or_default);
@@ -259,7 +260,7 @@ fn the_answer_is_the_highest_rate_within_the_bound() {
         first[0],
         "The highest n that keeps the error of the number of octets"
     );
-    assert_eq!(first[1], "under 20 % with 95 % confidence:");
+    assert_eq!(first[1], "under 30 % with 95 % confidence:");
     assert!(first[2].starts_with("  random  20 "), "{}", first[2]);
 }
 
