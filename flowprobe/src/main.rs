@@ -119,7 +119,8 @@ fn run_settings(options: Run) -> run::Settings {
         export: export_settings(
             options.export,
             options.export_queue.get() as usize,
-            (options.sample, options.sampling_profile.into()),
+            options.sample,
+            options.sampling_profile.into(),
         ),
         summary: options.report.summary,
         duration: options.duration,
@@ -133,11 +134,7 @@ fn pcap_settings(options: Pcap) -> pcap::Settings {
         tunnels: (&options.parsing).into(),
         max_flows: options.max_flows,
         timeouts: options.timeouts.into(),
-        export: export_settings(
-            options.export,
-            pcap::QUEUE,
-            (Sampling::All, Profile::Default),
-        ),
+        export: export_settings(options.export, pcap::QUEUE, Sampling::All, Profile::Default),
         summary: options.report.summary,
     }
 }
@@ -145,7 +142,8 @@ fn pcap_settings(options: Pcap) -> pcap::Settings {
 fn export_settings(
     options: Export,
     queue: usize,
-    (sampling, sampling_profile): (Sampling, Profile),
+    sampling: Sampling,
+    sampling_profile: Profile,
 ) -> export::Settings {
     let output = match (options.output, std::io::stdout().is_terminal()) {
         (Some(format), _) => Some(format.into()),

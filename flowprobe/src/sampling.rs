@@ -165,15 +165,17 @@ impl Sampling {
     /// The scale of random gaps: 2¹⁶ / −log₂(1 − 1/n), 0 where every packet is selected.
     #[must_use]
     pub fn gap_scale(self) -> u64 {
-        let n = f64::from(self.n());
-        if n < 2.0 {
-            return 0;
-        }
-        // −log₂(1 − 1/n), without cancellation for large n.
-        let octaves = -(-1.0 / n).ln_1p() / std::f64::consts::LN_2;
-        let unit = f64::from(gap_scale_unit()).exp2();
-        (unit / octaves).round() as u64
+        gap_scale(1.0 / f64::from(self.n()))
     }
+}
+
+/// The scale of random gaps where this share of the packets is selected; see
+/// [`Sampling::gap_scale`].
+pub(crate) fn gap_scale(share: f64) -> u64 {
+    // −log₂(1 − share), without cancellation for small shares; without end for all packets.
+    let octaves = -(-share).ln_1p() / std::f64::consts::LN_2;
+    let unit = f64::from(gap_scale_unit()).exp2();
+    (unit / octaves).round() as u64
 }
 
 impl FromStr for Sampling {

@@ -4,7 +4,10 @@ use std::fmt::{Display, Write as _};
 
 use serde::Serialize;
 
-use super::{estimate::Quantity, report::Report};
+use super::{
+    estimate::Quantity,
+    report::{Combination, Report},
+};
 
 /// Quantities, one a line.
 pub(super) fn results(report: &Report) -> String {
@@ -16,9 +19,6 @@ pub(super) fn results(report: &Report) -> String {
         for figure in &result.figures {
             let (summary, theory) = (figure.summary, figure.theory);
             let fields = [
-                result.method.name().to_owned(),
-                result.rate.to_string(),
-                result.one_in_packets.to_string(),
                 figure.quantity.name().to_owned(),
                 summary.map_or(0, |s| s.runs).to_string(),
                 field(summary.map(|s| s.mean_ratio)),
@@ -31,7 +31,7 @@ pub(super) fn results(report: &Report) -> String {
                 field(theory.map(|t| t.theory_ratio)),
                 name(theory.map(|t| t.theory_kind)),
             ];
-            line(&mut text, &fields);
+            line(&mut text, result, &fields);
         }
     }
     text
@@ -46,16 +46,13 @@ pub(super) fn cost(report: &Report) -> String {
     for result in &report.results {
         let cost = &result.cost;
         let fields = [
-            result.method.name().to_owned(),
-            result.rate.to_string(),
-            result.one_in_packets.to_string(),
             cost.selected_packets.to_string(),
             cost.selected_ratio.to_string(),
             cost.exported_flows.to_string(),
             cost.exported_flows_ratio.to_string(),
             cost.exported_octets.to_string(),
         ];
-        line(&mut text, &fields);
+        line(&mut text, result, &fields);
     }
     text
 }
@@ -70,23 +67,25 @@ pub(super) fn runs(report: &Report) -> String {
     text.push('\n');
     for result in &report.results {
         for run in 0..report.design.runs as usize {
-            let mut fields = vec![
-                result.method.name().to_owned(),
-                result.rate.to_string(),
-                result.one_in_packets.to_string(),
-                run.to_string(),
-            ];
+            let mut fields = vec![run.to_string()];
             let values = result.values.iter().map(|values| values.get(run));
             fields.extend(values.map(|value| field(value.filter(|v| v.is_finite()))));
-            line(&mut text, &fields);
+            line(&mut text, result, &fields);
         }
     }
     text
 }
 
-fn line(text: &mut String, fields: &[String]) {
-    text.push_str(&fields.join(","));
-    text.push('\n');
+/// A line: what it is about, as all tables begin, and then `fields`.
+fn line(text: &mut String, result: &Combination, fields: &[String]) {
+    let (method, rate) = (result.method.name(), result.rate);
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        text,
+        "{method},{rate},{},{}",
+        result.one_in_packets,
+        fields.join(",")
+    );
 }
 
 fn field(value: Option<impl Display>) -> String {

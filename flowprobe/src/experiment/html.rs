@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     estimate::Quantity,
-    report::Report,
+    report::{Combination, Report},
     svg::{self, Plot, escaped},
     terminal::{self, percent},
 };
@@ -127,6 +127,15 @@ fn head(id: &str, caption: &str, names: &[&str]) -> String {
     text
 }
 
+/// The start of a row: what it is about.
+fn row_start(result: &Combination) -> String {
+    format!(
+        "<tr><td>{}</td><td>{}</td>",
+        result.method.name(),
+        result.rate
+    )
+}
+
 fn results(report: &Report) -> String {
     let mut text = "<h2>All figures, in percent</h2>\n".to_owned();
     text.push_str(&head(
@@ -136,12 +145,7 @@ fn results(report: &Report) -> String {
         &COLUMNS.map(|(name, _)| name),
     ));
     for result in &report.results {
-        let _ = write!(
-            text,
-            "<tr><td>{}</td><td>{}</td>",
-            result.method.name(),
-            result.rate
-        );
+        text.push_str(&row_start(result));
         for (_, quantity) in COLUMNS {
             let figure = result.figure(quantity);
             let interval = match (quantity, figure.summary) {
@@ -186,12 +190,7 @@ fn missed(report: &Report) -> String {
         ],
     ));
     for result in &report.results {
-        let _ = write!(
-            text,
-            "<tr><td>{}</td><td>{}</td>",
-            result.method.name(),
-            result.rate
-        );
+        text.push_str(&row_start(result));
         for class in 0..5 {
             let measured = result.figure(Quantity::Missed(class)).measured();
             let _ = write!(text, "<td>{}</td>", percent(measured));

@@ -6,13 +6,11 @@
 //! most as many as there are flows or selected packets. Whole-flow selection keeps nothing: it is
 //! worked out from the truth at the end.
 
-use std::num::NonZeroU32;
-
 use flowprobe_ebpf::sampling::{geometric_gap, next_random};
 use hashbrown::HashTable;
 
 use super::method::{Method, Rate};
-use crate::sampling::Sampling;
+use crate::sampling::gap_scale;
 
 /// A packet as samplers see it.
 #[derive(Clone, Copy, Debug)]
@@ -137,7 +135,7 @@ impl Plan {
                 Some((Self::Count { n, of, left }, u64::from(first)))
             }
             Method::Random => {
-                let scale = gap_scale(rate);
+                let scale = gap_scale(rate.share());
                 let first = geometric_gap(next_random(&mut state), scale);
                 Some((Self::Random { state, scale }, u64::from(first)))
             }
@@ -210,20 +208,6 @@ impl Plan {
         match self {
             Self::NofN { window, places, .. } => *window + u64::from(places.pop().unwrap_or(0)),
             Self::Count { .. } | Self::Random { .. } => u64::MAX,
-        }
-    }
-}
-
-/// What turns a logarithm into a gap; see [`Sampling::gap_scale`].
-fn gap_scale(rate: Rate) -> u64 {
-    let (n, of) = (rate.n(), rate.of());
-    match NonZeroU32::new(of / n) {
-        Some(whole) if of.is_multiple_of(n) => Sampling::Random(whole).gap_scale(),
-        // The program has rates of 1 in n only; the same for others.
-        _ => {
-            let octaves = -(-rate.share()).ln_1p() / std::f64::consts::LN_2;
-            let unit = f64::from(flowprobe_ebpf::sampling::gap_scale_unit()).exp2();
-            (unit / octaves).round() as u64
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use flowprobe::{load::Options, sampling::Sampling};
+use flowprobe::{clock::monotonic_ns, load::Options, sampling::Sampling};
 use flowprobe_ebpf::sampling::Period;
 use flowprobe_tests::packets::Ip;
 
@@ -123,15 +123,4 @@ fn packets_of_a_time() {
     assert!(on > 100 && off > 100, "{on} on, {off} off");
     meter.assert_balanced();
     assert_eq!(meter.flush()[0].sampling_n, 3);
-}
-
-fn monotonic_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the structure outlives the call.
-    let rc = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    assert_eq!(rc, 0);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
