@@ -8,21 +8,27 @@
 use crate::{
     hash::{SECRET_WORDS, hash_by},
     parse::{AROUND_WORDS, Addresses, Around, Packet},
+    sampling::Sampled,
 };
 
 /// Words of the longest key.
 pub const MAX_WORDS: usize = 6 + AROUND_WORDS;
 
-/// The last two words of both keys: ports, protocol, VLAN and traffic class; interface and epoch.
-/// `join` puts the halves of a word together.
+/// The last two words of both keys: ports, protocol, VLAN and traffic class; interface and what the
+/// packet was sampled as. `join` puts the halves of a word together.
 #[inline(always)]
-fn tail(packet: &Packet, ifindex: u32, epoch: u32, join: impl Fn(u64, u32) -> u64) -> [u64; 2] {
+fn tail(
+    packet: &Packet,
+    ifindex: u32,
+    sampled: Sampled,
+    join: impl Fn(u64, u32) -> u64,
+) -> [u64; 2] {
     let transport = u64::from(packet.protocol) << 32
         | u64::from(packet.vlan) << 40
         | u64::from(packet.traffic_class) << 56;
     [
         join(transport, packet.ports),
-        join(u64::from(epoch) << 32, ifindex),
+        join(u64::from(sampled.0) << 32, ifindex),
     ]
 }
 
@@ -148,10 +154,10 @@ macro_rules! key {
                 self.words[Self::PLACE] as u32
             }
 
-            /// The sampling epoch: a flow never spans two sampling rates.
+            /// What it was sampled as: a flow never spans two classes or two sampling rates.
             #[must_use]
-            pub fn epoch(&self) -> u32 {
-                (self.words[Self::PLACE] >> 32) as u32
+            pub fn sampled(&self) -> Sampled {
+                Sampled((self.words[Self::PLACE] >> 32) as u32)
             }
         }
     };
@@ -212,15 +218,15 @@ addresses!(KeyV6, 16);
 impl KeyWide {
     /// The key of a packet and what is around it.
     #[must_use]
-    pub fn new(packet: &Packet, around: &Around, ifindex: u32, epoch: u32) -> Self {
+    pub fn new(packet: &Packet, around: &Around, ifindex: u32, sampled: Sampled) -> Self {
         let mut key = Self::default();
-        key.set(packet, around, ifindex, epoch);
+        key.set(packet, around, ifindex, sampled);
         key
     }
 
     /// Becomes the key of a packet and what is around it, word by word.
     #[inline(always)]
-    pub fn set(&mut self, packet: &Packet, around: &Around, ifindex: u32, epoch: u32) {
+    pub fn set(&mut self, packet: &Packet, around: &Around, ifindex: u32, sampled: Sampled) {
         let addresses = match packet.addresses {
             Addresses::V4(both) => [both, 0, 0, 0],
             Addresses::V6(words) => words,
@@ -230,7 +236,7 @@ impl KeyWide {
             self.words[i] = addresses[i];
             i += 1;
         }
-        [self.words[4], self.words[5]] = tail(packet, ifindex, epoch, join);
+        [self.words[4], self.words[5]] = tail(packet, ifindex, sampled, join);
         one_by_one();
         let mut i = 0;
         while i < AROUND_WORDS {
@@ -276,8 +282,8 @@ impl KeyV4 {
     /// The key of a packet with the address words `addresses`.
     #[inline(always)]
     #[must_use]
-    pub fn new(addresses: u64, packet: &Packet, ifindex: u32, epoch: u32) -> Self {
-        Self::joined(addresses, packet, ifindex, epoch, join)
+    pub fn new(addresses: u64, packet: &Packet, ifindex: u32, sampled: Sampled) -> Self {
+        Self::joined(addresses, packet, ifindex, sampled, join)
     }
 
     /// The same; `join` puts the halves of a word together, the upper one as it is and the lower one
@@ -288,10 +294,10 @@ impl KeyV4 {
         addresses: u64,
         packet: &Packet,
         ifindex: u32,
-        epoch: u32,
+        sampled: Sampled,
         join: impl Fn(u64, u32) -> u64,
     ) -> Self {
-        let [transport, place] = tail(packet, ifindex, epoch, join);
+        let [transport, place] = tail(packet, ifindex, sampled, join);
         Self {
             words: [addresses, transport, place],
         }
@@ -317,9 +323,9 @@ impl KeyV6 {
     /// The key of a packet with the address words `addresses`.
     #[inline(always)]
     #[must_use]
-    pub fn new(addresses: [u64; 4], packet: &Packet, ifindex: u32, epoch: u32) -> Self {
+    pub fn new(addresses: [u64; 4], packet: &Packet, ifindex: u32, sampled: Sampled) -> Self {
         let [a, b, c, d] = addresses;
-        let [transport, place] = tail(packet, ifindex, epoch, join);
+        let [transport, place] = tail(packet, ifindex, sampled, join);
         Self {
             words: [a, b, c, d, transport, place],
         }

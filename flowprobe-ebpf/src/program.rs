@@ -19,6 +19,7 @@ use flowprobe_ebpf::{
     cpu::Cpu,
     fragments,
     parse::parse_ethernet,
+    sampling::Sampled,
     table::{WayV4, WayV6, WayWide},
 };
 
@@ -42,7 +43,7 @@ pub(crate) fn observe<const FRAGS: bool, T: OuterTag>(ctx: &XdpContext) {
     // nest. Userspace writes `ring_tail` and `sampling`, which are read volatile where used.
     unsafe {
         (*cpu).seen.count(frame::readable(ctx));
-        let Some(epoch) = sample::select(cpu) else {
+        let Some(sampled) = sample::select(cpu) else {
             let octets = frame::octets::<FRAGS>(ctx);
             see_rest::<FRAGS>(ctx, cpu, octets);
             return (*cpu).unsampled.count(octets);
@@ -53,13 +54,13 @@ pub(crate) fn observe<const FRAGS: bool, T: OuterTag>(ctx: &XdpContext) {
         let frame = XdpFrame::<FRAGS>::new(ctx, scratch(cpu));
         let packet = match T::plain(&frame, scratch(cpu)) {
             Some(packet) if !may_be_tunnel(&packet) => packet,
-            _ => return dissect_and_count::<FRAGS, T>(ctx, cpu, epoch),
+            _ => return dissect_and_count::<FRAGS, T>(ctx, cpu, sampled),
         };
         let octets = frame.octets();
         see_rest::<FRAGS>(ctx, cpu, octets);
         if let Addresses::V4(addresses) = packet.addresses {
             let ifindex = (*ctx.ctx).ingress_ifindex;
-            let key = KeyV4::joined(addresses, &packet, ifindex, epoch, joined);
+            let key = KeyV4::joined(addresses, &packet, ifindex, sampled, joined);
             // What the key holds too is kept once.
             let packet = Packet {
                 addresses: Addresses::V4(key.words[0]),
@@ -98,7 +99,7 @@ fn joined(upper: u64, lower: u32) -> u64 {
 unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
     ctx: &XdpContext,
     cpu: *mut Cpu,
-    epoch: u32,
+    sampled: Sampled,
 ) {
     // SAFETY: the caller's; the scratch memory is this CPU's, and holds what `dissect` has put
     // there.
@@ -122,11 +123,11 @@ unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
         }
         let parsed = &(*scratch).parsed;
         if !near && parsed.around.is_wide() {
-            count_wide(ctx.ctx, cpu, epoch);
+            count_wide(ctx.ctx, cpu, sampled);
         } else if let Addresses::V4(_) = parsed.packet.addresses {
-            count_v4(ctx.ctx, cpu, epoch);
+            count_v4(ctx.ctx, cpu, sampled);
         } else {
-            count_v6(ctx.ctx, cpu, epoch);
+            count_v6(ctx.ctx, cpu, sampled);
         }
     }
 }
@@ -219,14 +220,19 @@ unsafe fn follow(ctx: *mut xdp_md, cpu: *mut Cpu) {
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn count_v4(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) {
+unsafe fn count_v4(ctx: *mut xdp_md, cpu: *mut Cpu, sampled: Sampled) {
     // SAFETY: the caller's.
     unsafe {
         let Scratch { parsed, octets, .. } = &*scratch(cpu);
         let packet = &parsed.packet;
         if let Addresses::V4(addresses) = packet.addresses {
             let key: *mut KeyV4 = account::key(cpu);
-            key.write(KeyV4::new(addresses, packet, (*ctx).ingress_ifindex, epoch));
+            key.write(KeyV4::new(
+                addresses,
+                packet,
+                (*ctx).ingress_ifindex,
+                sampled,
+            ));
             let result = account::<true, WayV4>(ctx, cpu, &*key, packet);
             conclude(cpu, result, *octets, packet.octets);
         }
@@ -238,14 +244,19 @@ unsafe fn count_v4(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) {
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn count_v6(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) {
+unsafe fn count_v6(ctx: *mut xdp_md, cpu: *mut Cpu, sampled: Sampled) {
     // SAFETY: the caller's.
     unsafe {
         let Scratch { parsed, octets, .. } = &*scratch(cpu);
         let packet = &parsed.packet;
         if let Addresses::V6(addresses) = packet.addresses {
             let key: *mut KeyV6 = account::key(cpu);
-            key.write(KeyV6::new(addresses, packet, (*ctx).ingress_ifindex, epoch));
+            key.write(KeyV6::new(
+                addresses,
+                packet,
+                (*ctx).ingress_ifindex,
+                sampled,
+            ));
             let result = account::<true, WayV6>(ctx, cpu, &*key, packet);
             conclude(cpu, result, *octets, packet.octets);
         }
@@ -257,13 +268,13 @@ unsafe fn count_v6(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) {
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn count_wide(ctx: *mut xdp_md, cpu: *mut Cpu, epoch: u32) {
+unsafe fn count_wide(ctx: *mut xdp_md, cpu: *mut Cpu, sampled: Sampled) {
     // SAFETY: the caller's.
     unsafe {
         let Scratch { parsed, octets, .. } = &*scratch(cpu);
         let packet = &parsed.packet;
         let key: *mut KeyWide = account::key(cpu);
-        (*key).set(packet, &parsed.around, (*ctx).ingress_ifindex, epoch);
+        (*key).set(packet, &parsed.around, (*ctx).ingress_ifindex, sampled);
         let result = account::<true, WayWide>(ctx, cpu, &*key, packet);
         conclude(cpu, result, *octets, packet.octets);
     }

@@ -49,6 +49,38 @@ impl Word {
     }
 }
 
+/// What a packet was sampled as: `class (8) · epoch (24)`. It is part of the flow key, so that a
+/// record belongs to exactly one rate.
+///
+/// Class 0 is what no filter names; a class is an observation domain of its own. The epoch counts
+/// the rates that a class has had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Sampled(pub u32);
+
+impl Sampled {
+    /// Class and epoch; the epoch is taken modulo 2²⁴.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(class: u8, epoch: u32) -> Self {
+        Self((class as u32) << 24 | epoch & Word::MAX_EPOCH)
+    }
+
+    /// The class.
+    #[inline(always)]
+    #[must_use]
+    pub fn class(self) -> u8 {
+        (self.0 >> 24) as u8
+    }
+
+    /// The epoch.
+    #[inline(always)]
+    #[must_use]
+    pub fn epoch(self) -> u32 {
+        self.0 & Word::MAX_EPOCH
+    }
+}
+
 /// Octave fraction bits of the logarithm.
 const LOG_BITS: u32 = 32;
 /// Steps of the logarithm's table.

@@ -5,7 +5,9 @@ use std::{
     ops::{AddAssign, SubAssign},
 };
 
-use flowprobe_ebpf::{Around, KeyV4, KeyV6, KeyWide, Marks, hash::SECRET_WORDS, key::Key as _};
+use flowprobe_ebpf::{
+    Around, KeyV4, KeyV6, KeyWide, Marks, hash::SECRET_WORDS, key::Key as _, sampling::Sampled,
+};
 use serde::Serialize;
 
 /// Key of a flow of any kind.
@@ -98,8 +100,8 @@ impl FlowKey {
         ifindex -> u32
     );
     both!(
-        /// Sampling epoch.
-        epoch -> u32
+        /// What the packets were sampled as.
+        sampled -> Sampled
     );
 
     /// The same key in the form that has room for what is around the packets.

@@ -4,19 +4,19 @@ use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_jiffies64};
 use flowprobe_ebpf::{
     cpu::Cpu,
     sampling::{
-        METHOD_COUNT, METHOD_N_OF_N, METHOD_RANDOM, METHOD_TIME, Period, Window, Word,
+        METHOD_COUNT, METHOD_N_OF_N, METHOD_RANDOM, METHOD_TIME, Period, Sampled, Window, Word,
         geometric_gap, next_random,
     },
 };
 
 use super::maps;
 
-/// Whether to meter this packet: the sampling epoch if so. Touches no octet of the packet.
+/// Whether to meter this packet: what it is sampled as, if so. Touches no octet of the packet.
 ///
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(always)]
-pub(super) unsafe fn select(cpu: *mut Cpu) -> Option<u32> {
+pub(super) unsafe fn select(cpu: *mut Cpu) -> Option<Sampled> {
     // SAFETY: the caller's. Userspace replaces `sampling` as a whole, so it is read once.
     unsafe {
         if (*cpu).skip_left != 0 {
@@ -33,7 +33,7 @@ pub(super) unsafe fn select(cpu: *mut Cpu) -> Option<u32> {
             METHOD_N_OF_N | METHOD_TIME if !chosen(cpu, word.method()) => return None,
             _ => {}
         }
-        Some(word.epoch())
+        Some(Sampled::new(0, word.epoch()))
     }
 }
 

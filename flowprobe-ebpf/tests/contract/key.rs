@@ -4,6 +4,7 @@ use flowprobe_ebpf::{
     Addresses, Around, KeyV4, KeyV6, KeyWide, Packet,
     key::{Key, MAX_WORDS},
     parse::AROUND_WORDS,
+    sampling::Sampled,
 };
 use proptest::prelude::*;
 
@@ -15,20 +16,20 @@ struct Rest {
     traffic_class: u8,
     vlan: u16,
     ifindex: u32,
-    epoch: u32,
+    sampled: Sampled,
 }
 
 fn rest() -> impl Strategy<Value = Rest> {
     let ports = any::<(u16, u16)>();
     let octets = any::<(u8, u8)>();
     (ports, octets, 0..4096_u16, any::<(u32, u32)>()).prop_map(
-        |(ports, (protocol, traffic_class), vlan, (ifindex, epoch))| Rest {
+        |(ports, (protocol, traffic_class), vlan, (ifindex, sampled))| Rest {
             ports,
             protocol,
             traffic_class,
             vlan,
             ifindex,
-            epoch,
+            sampled: Sampled(sampled),
         },
     )
 }
@@ -56,14 +57,14 @@ fn packet(addresses: Addresses, rest: &Rest) -> Packet {
 fn key_v4(addresses: [u8; 8], rest: &Rest) -> KeyV4 {
     let word = u64::from_ne_bytes(addresses);
     let packet = packet(Addresses::V4(word), rest);
-    KeyV4::new(word, &packet, rest.ifindex, rest.epoch)
+    KeyV4::new(word, &packet, rest.ifindex, rest.sampled)
 }
 
 fn key_v6(addresses: [u8; 32], rest: &Rest) -> KeyV6 {
     let (words, _) = addresses.as_chunks::<8>();
     let words = core::array::from_fn(|i| u64::from_ne_bytes(words[i]));
     let packet = packet(Addresses::V6(words), rest);
-    KeyV6::new(words, &packet, rest.ifindex, rest.epoch)
+    KeyV6::new(words, &packet, rest.ifindex, rest.sampled)
 }
 
 macro_rules! assert_reads_back {
@@ -78,7 +79,7 @@ macro_rules! assert_reads_back {
         prop_assert_eq!(key.traffic_class(), rest.traffic_class);
         prop_assert_eq!(key.vlan(), rest.vlan);
         prop_assert_eq!(key.ifindex(), rest.ifindex);
-        prop_assert_eq!(key.epoch(), rest.epoch);
+        prop_assert_eq!(key.sampled(), rest.sampled);
     }};
 }
 
@@ -95,7 +96,7 @@ proptest! {
         let octets = key.source().iter().chain(&key.destination()).copied().collect::<Vec<_>>();
         prop_assert_eq!(wide.v4().map(|both| both.concat()), Some(octets));
         prop_assert_eq!(wide.around(), Around { version: 4, ..Around::EMPTY });
-        prop_assert_eq!((wide.vlan(), wide.epoch()), (key.vlan(), key.epoch()));
+        prop_assert_eq!((wide.vlan(), wide.sampled()), (key.vlan(), key.sampled()));
     }
 
     #[test]
@@ -109,7 +110,7 @@ proptest! {
         let wide = key.widened();
         prop_assert_eq!(wide.v6(), Some([key.source(), key.destination()]));
         prop_assert_eq!(wide.around(), Around { version: 6, ..Around::EMPTY });
-        prop_assert_eq!((wide.vlan(), wide.epoch()), (key.vlan(), key.epoch()));
+        prop_assert_eq!((wide.vlan(), wide.sampled()), (key.vlan(), key.sampled()));
     }
 
     #[test]
@@ -129,7 +130,7 @@ proptest! {
             if v6 { Addresses::V6(words) } else { Addresses::V4(words[0]) },
             &rest,
         );
-        let key = KeyWide::new(&packet, &around, rest.ifindex, rest.epoch);
+        let key = KeyWide::new(&packet, &around, rest.ifindex, rest.sampled);
         prop_assert_eq!(key.around(), around);
         let (source, destination) = addresses.split_at(16);
         let as_v6 = [source, destination].map(|address| address.try_into().unwrap());
@@ -142,13 +143,13 @@ proptest! {
         prop_assert_eq!(key.traffic_class(), rest.traffic_class);
         prop_assert_eq!(key.vlan(), rest.vlan);
         prop_assert_eq!(key.ifindex(), rest.ifindex);
-        prop_assert_eq!(key.epoch(), rest.epoch);
+        prop_assert_eq!(key.sampled(), rest.sampled);
         let mut place = [7; MAX_WORDS];
         key.write(&mut place);
         prop_assert_eq!(KeyWide::read(&place), key);
         // It becomes the same key wherever another has been.
         let mut again = KeyWide { words: [u64::MAX; MAX_WORDS] };
-        again.set(&packet, &around, rest.ifindex, rest.epoch);
+        again.set(&packet, &around, rest.ifindex, rest.sampled);
         prop_assert_eq!(again, key);
     }
 

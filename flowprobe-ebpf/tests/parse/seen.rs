@@ -6,6 +6,7 @@ use flowprobe_ebpf::{
     Addresses, Fragment, Frame, KeyV4, KeyV6, KeyWide, Marks, Parsed, Skip, Tunnels,
     flow::bits,
     parse::{self, parse_ethernet, tunnel::kind},
+    sampling::Sampled,
 };
 use flowprobe_tests::corpus::{Part, Seen, Tunnel};
 
@@ -61,10 +62,10 @@ fn seen(parsed: &Parsed) -> Seen {
         fragment,
     } = parsed;
     // Every key has the words of the wide one, if it begins with them.
-    let wide = KeyWide::new(packet, around, 0, 0);
+    let wide = KeyWide::new(packet, around, 0, Sampled::default());
     let (source, destination, words): (IpAddr, IpAddr, _) = match packet.addresses {
         Addresses::V4(addresses) => {
-            let key = KeyV4::new(addresses, packet, 0, 0);
+            let key = KeyV4::new(addresses, packet, 0, Sampled::default());
             assert_eq!(wide.v4(), Some([key.source(), key.destination()]));
             assert_eq!(wide.v6(), None);
             let [_, transport, place] = key.words;
@@ -75,7 +76,7 @@ fn seen(parsed: &Parsed) -> Seen {
             )
         }
         Addresses::V6(addresses) => {
-            let key = KeyV6::new(addresses, packet, 0, 0);
+            let key = KeyV6::new(addresses, packet, 0, Sampled::default());
             assert_eq!(wide.v6(), Some([key.source(), key.destination()]));
             assert_eq!(wide.v4(), None);
             let [.., transport, place] = key.words;

@@ -12,6 +12,7 @@ use std::{
 use flowprobe_ebpf::{
     Parsed,
     hash::SECRET_WORDS,
+    sampling::Sampled,
     wire::{protocol, tcp},
 };
 use hashbrown::HashTable;
@@ -151,7 +152,7 @@ impl Flows {
 
     /// Counts a packet, and gives the number of its flow.
     pub(super) fn count(&mut self, parsed: &Parsed, ifindex: u32) -> u32 {
-        let key = FlowKey::of(parsed, ifindex, 0);
+        let key = FlowKey::of(parsed, ifindex, Sampled::default());
         let hash = key.hash(&self.secret);
         let found = self
             .index

@@ -264,7 +264,7 @@ fn a_widened_key_has_the_fields_of_the_narrow_one() {
         assert_eq!(wide.protocol(), narrow.protocol());
         assert_eq!(wide.traffic_class(), narrow.traffic_class());
         assert_eq!((wide.vlan(), wide.ifindex()), (4, 5));
-        assert_eq!(wide.epoch(), narrow.epoch());
+        assert_eq!(wide.sampled(), narrow.sampled());
     }
 }
 

@@ -5,6 +5,7 @@ use flowprobe_ebpf::{
     flow::Macs,
     key::Key as _,
     ring::{Part, family},
+    sampling::Sampled,
 };
 
 use crate::record::FlowKey;
@@ -25,14 +26,14 @@ pub struct Flow {
 impl FlowKey {
     /// The key of a frame that came in on `ifindex`.
     #[must_use]
-    pub fn of(parsed: &Parsed, ifindex: u32, epoch: u32) -> Self {
+    pub fn of(parsed: &Parsed, ifindex: u32, sampled: Sampled) -> Self {
         let Parsed { packet, around, .. } = parsed;
         if around.is_wide() {
-            return Self::Wide(KeyWide::new(packet, around, ifindex, epoch));
+            return Self::Wide(KeyWide::new(packet, around, ifindex, sampled));
         }
         match packet.addresses {
-            Addresses::V4(addresses) => Self::V4(KeyV4::new(addresses, packet, ifindex, epoch)),
-            Addresses::V6(addresses) => Self::V6(KeyV6::new(addresses, packet, ifindex, epoch)),
+            Addresses::V4(addresses) => Self::V4(KeyV4::new(addresses, packet, ifindex, sampled)),
+            Addresses::V6(addresses) => Self::V6(KeyV6::new(addresses, packet, ifindex, sampled)),
         }
     }
 }

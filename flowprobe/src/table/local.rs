@@ -8,7 +8,9 @@ mod order;
 #[cfg(test)]
 mod tests;
 
-use flowprobe_ebpf::{Counters, Marks, Packet, Parsed, flow::Macs, hash::SECRET_WORDS, wire::tcp};
+use flowprobe_ebpf::{
+    Counters, Marks, Packet, Parsed, flow::Macs, hash::SECRET_WORDS, sampling::Sampled, wire::tcp,
+};
 use hashbrown::HashTable;
 
 use self::order::{Order, Queue};
@@ -179,7 +181,7 @@ impl LocalTable {
     ) {
         self.advance(at_ns, out);
         let packet = &parsed.packet;
-        let key = FlowKey::of(parsed, ifindex, 0);
+        let key = FlowKey::of(parsed, ifindex, Sampled::default());
         let hash = key.hash(&self.secret);
         let found = self
             .index

@@ -11,7 +11,10 @@ use flowprobe::{
 };
 use flowprobe_ebpf::{
     Addresses, Around, Fragment, Frame, KeyV4, KeyV6, KeyWide, Marks, Packet, Parsed, Skip,
-    Tunnels, flow::bits, parse, sampling::next_random,
+    Tunnels,
+    flow::bits,
+    parse,
+    sampling::{Sampled, next_random},
 };
 use flowprobe_tests::{
     corpus::{Case, corpus},
@@ -106,7 +109,7 @@ impl Twins {
             protocol: if v4 { packet.protocol } else { 0 },
             ..*packet
         };
-        let whole = KeyWide::new(&shared, around, IFINDEX, fragment.id);
+        let whole = KeyWide::new(&shared, around, IFINDEX, Sampled(fragment.id));
         let has_ports = [1, 6, 17, 33, 58, 132, 136].contains(&packet.protocol);
         match fragment.part {
             // Over IPv4 each fragment says the protocol, and who has no ports misses none.
@@ -129,9 +132,15 @@ impl Twins {
 
 fn key_of(packet: &Packet, around: &Around) -> FlowKey {
     match packet.addresses {
-        _ if around.is_wide() => FlowKey::Wide(KeyWide::new(packet, around, IFINDEX, 0)),
-        Addresses::V4(addresses) => FlowKey::V4(KeyV4::new(addresses, packet, IFINDEX, 0)),
-        Addresses::V6(addresses) => FlowKey::V6(KeyV6::new(addresses, packet, IFINDEX, 0)),
+        _ if around.is_wide() => {
+            FlowKey::Wide(KeyWide::new(packet, around, IFINDEX, Sampled::default()))
+        }
+        Addresses::V4(addresses) => {
+            FlowKey::V4(KeyV4::new(addresses, packet, IFINDEX, Sampled::default()))
+        }
+        Addresses::V6(addresses) => {
+            FlowKey::V6(KeyV6::new(addresses, packet, IFINDEX, Sampled::default()))
+        }
     }
 }
 

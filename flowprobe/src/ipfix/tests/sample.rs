@@ -3,6 +3,7 @@
 use flowprobe_ebpf::{
     Addresses, Around, KeyV4, KeyV6, Marks, Packet,
     parse::{MAX_LABELS, MAX_TAGS, tunnel::kind},
+    sampling::Sampled,
 };
 use proptest::prelude::*;
 
@@ -46,8 +47,10 @@ pub(crate) fn key(
 ) -> FlowKey {
     let packet = packet(protocol, ports, traffic_class, vlan);
     match addresses(v6, both) {
-        Addresses::V4(word) => FlowKey::V4(KeyV4::new(word, &packet, ifindex, 1)),
-        Addresses::V6(words) => FlowKey::V6(KeyV6::new(words, &packet, ifindex, 1)),
+        Addresses::V4(word) => FlowKey::V4(KeyV4::new(word, &packet, ifindex, Sampled::new(0, 1))),
+        Addresses::V6(words) => {
+            FlowKey::V6(KeyV6::new(words, &packet, ifindex, Sampled::new(0, 1)))
+        }
     }
 }
 

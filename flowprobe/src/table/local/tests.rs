@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use flowprobe_ebpf::{Tunnels, parse_at, wire::ethertype};
+use flowprobe_ebpf::{Tunnels, parse_at, sampling::Sampled, wire::ethertype};
 
 use super::*;
 use crate::table::Timeouts;
@@ -255,7 +255,7 @@ impl Model {
             let reason = if ended { EndOfFlow } else { ActiveTimeout };
             self.left.push((id, kept, reason));
         }
-        let key = FlowKey::of(parsed, 0, 0);
+        let key = FlowKey::of(parsed, 0, Sampled::default());
         let first = Flow::first(key, packet, Macs::default(), at_ns);
         self.flows.push((flow, first, now_ns, now_ns));
     }
