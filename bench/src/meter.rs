@@ -52,6 +52,9 @@ impl Meter {
             partitions: u32::try_from(libbpf_rs::num_possible_cpus()?)?,
             ring_parts: RING_PARTS,
             sampling,
+            classes: &[],
+            sample_key: 0,
+            shadow: None,
             tunnels,
         };
         let mut kernel = Kernel::load(object, &options)?;

@@ -1,10 +1,13 @@
 //! What each CPU keeps for itself: the ledger's counters, the clock, the sampler, its ring.
 //!
 //! One element per possible CPU in an array map that userspace maps too. Only the program on
-//! that CPU writes it while it runs, but for [`Cpu::ring_tail`] and [`Cpu::sampling`]. Userspace
+//! that CPU writes it while it runs, but for [`Cpu::ring_tail`] and the word of the sampler. Userspace
 //! sets the partition and the sampler before anything is attached.
 
-use crate::skip::{Lost, Skip};
+use crate::{
+    sampling::Sampler,
+    skip::{Lost, Skip},
+};
 
 /// Packets and the octets of their frames, from the first link-layer octet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,32 +51,23 @@ pub struct Cpu {
     pub jiffies: u64,
     /// The clock that packets are stamped with, nanoseconds of CLOCK_MONOTONIC.
     pub now_ns: u64,
-    /// Index of the first bucket of this CPU's partition, in both tables. Userspace sets it.
+    /// Index of the first bucket of this partition, in the tables of IPv4 and IPv6. Userspace sets
+    /// it.
     pub first_bucket: u32,
-    /// Packets that sampling skips before it selects the next one. Userspace sets the phase.
-    pub skip_left: u32,
+    /// Number of this partition. Userspace sets it.
+    pub partition: u32,
 
-    // Second line: sampling and the ring.
+    // Second line: sampling.
     /// What sampling skipped.
     pub unsampled: Tally,
-    /// How to sample; see [`crate::sampling::Word`]. Userspace sets it.
-    pub sampling: u64,
-    /// State of the random number generator of random sampling, or the phase of time-based
-    /// sampling in nanoseconds. Userspace seeds it.
-    pub random: u64,
-    /// What the method must know, beside n: the scale of random gaps (see
-    /// [`crate::sampling::geometric_gap`]), n and N in its halves, or a
-    /// [`Period`](crate::sampling::Period). Userspace sets it.
-    pub parameter: u64,
-    /// Where the method is: a [`Window`](crate::sampling::Window), or the tick until which packets
-    /// are certainly not selected.
-    pub progress: u64,
+    /// The sampler of all packets, where they are one class.
+    pub sampler: Sampler,
     /// Parts written to the ring.
     pub ring_head: u64,
     /// Flows inserted into the tables, but for those that took the place of one that had ended.
     pub inserted: u64,
 
-    // Cold lines.
+    // Cold from here on.
     /// Flows moved to the ring because their bucket was full.
     pub evicted: u64,
     /// Belongs to a flow but could not be accounted, by [`Lost`].
@@ -104,12 +98,15 @@ pub struct Cpu {
 pub const SCRATCH_WORDS: usize = 56;
 
 /// Words to fill the last of the cold lines.
-const CPU_PAD: usize = 8 - (2 * (Lost::COUNT + Skip::COUNT) + 5) % 8;
+const CPU_PAD: usize = 8 - (2 * (Lost::COUNT + Skip::COUNT) + 5 + COLD_START) % 8;
+
+/// Words on the line that the cold ones begin on.
+const COLD_START: usize = 4;
 
 /// Packets between two readings of the clock within one tick, a power of two. A VM's jiffies
 /// stall where the CPU that keeps them is descheduled.
 pub const CLOCK_PACKETS: u64 = 64;
 
 const _: () = assert!(core::mem::offset_of!(Cpu, unsampled) == 64);
-const _: () = assert!(core::mem::offset_of!(Cpu, evicted) == 128);
+const _: () = assert!(core::mem::offset_of!(Cpu, evicted) % 64 == 8 * COLD_START);
 const _: () = assert!(core::mem::offset_of!(Cpu, ring_tail) % 64 == 0);

@@ -67,6 +67,7 @@ pub fn tag(parsed: &Parsed, ifindex: u32, secret: impl Fn(usize) -> u64) -> u64 
         packet,
         around,
         fragment,
+        ..
     } = parsed;
     // RFC 791 §3.2: addresses, protocol and identification. RFC 8200 §4.5: addresses and
     // identification; later fragments do not say which protocol is behind further headers. In

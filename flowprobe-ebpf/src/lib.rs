@@ -8,6 +8,8 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod class;
+pub mod content;
 pub mod cpu;
 pub mod flow;
 pub mod fragments;

@@ -166,6 +166,18 @@ pub struct Parsed {
     pub around: Around,
     /// Whether it is a fragment of a larger packet.
     pub fragment: Fragment,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// Where in a frame the packet is that is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Place {
+    /// Offset of its IP header.
+    pub header: u32,
+    /// Offset of what the IP header and all extension headers carry.
+    pub payload: u32,
 }
 
 impl Parsed {
@@ -174,7 +186,22 @@ impl Parsed {
         packet: Packet::EMPTY,
         around: Around::EMPTY,
         fragment: Fragment::NONE,
+        place: Place {
+            header: 0,
+            payload: 0,
+        },
     };
+
+    /// Notes where the packet is that is counted, and what it is of.
+    #[inline(always)]
+    fn arrive(&mut self, start: network::Start, payload: &network::Payload, fragment: Fragment) {
+        self.around.version = start.version();
+        self.fragment = fragment;
+        self.place = Place {
+            header: start.at as u32,
+            payload: payload.at as u32,
+        };
+    }
 
     /// Puts in the outermost VLAN tag by its control information, before anything else is there:
     /// for tags that the frame does not hold (any more).
@@ -199,9 +226,15 @@ pub fn parse<F: Frame + ?Sized>(frame: &F, tunnels: &Tunnels) -> Result<Parsed, 
             .read(ethernet::TYPE)
             .is_some_and(|kind| u16::from_be_bytes(kind) == ethertype::VLAN)
             .into();
-        parsed.around.version = match packet.addresses {
-            Addresses::V4(_) => 4,
-            Addresses::V6(_) => 6,
+        let (version, header_len) = match packet.addresses {
+            Addresses::V4(_) => (4, ipv4::MIN_LEN),
+            Addresses::V6(_) => (6, ipv6::LEN),
+        };
+        let header = ethernet::LEN + ethernet::TAG_LEN * usize::from(parsed.around.tags);
+        parsed.around.version = version;
+        parsed.place = Place {
+            header: header as u32,
+            payload: (header + header_len) as u32,
         };
         return Ok(parsed);
     }
@@ -240,8 +273,7 @@ pub fn parse_at<F: Frame + ?Sized>(
 ) -> Result<(), Skip> {
     let start = link::walk(frame, ethertype, offset, parsed)?;
     let (payload, fragment) = network::parse(frame, start, usize::MAX, &mut parsed.packet)?;
-    parsed.around.version = start.version();
-    parsed.fragment = fragment;
+    parsed.arrive(start, &payload, fragment);
     if tunnels.inner && !fragment.is_fragment() {
         tunnel::open(frame, tunnels, &payload, parsed);
     }

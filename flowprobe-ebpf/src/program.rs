@@ -39,11 +39,53 @@ pub(crate) fn observe<const FRAGS: bool, T: OuterTag>(ctx: &XdpContext) {
     let Some(cpu) = maps::cpu(id) else {
         return stray(frame::octets::<FRAGS>(ctx));
     };
-    // SAFETY: `cpu` points to a map element that only this CPU writes, and softirqs do not
-    // nest. Userspace writes `ring_tail` and `sampling`, which are read volatile where used.
+    // SAFETY: `cpu` and `shadow` point to map elements that only this CPU writes, and softirqs do
+    // not nest. Userspace writes `ring_tail` and the sampler's word, which are read volatile where
+    // used.
+    unsafe {
+        meter::<FRAGS, T, true>(ctx, cpu);
+        if maps::shadow() != 0
+            && let Some(shadow) = maps::cpu(id + maps::shadow())
+        {
+            meter_shadow::<FRAGS, T>(ctx.ctx, shadow);
+        }
+    }
+}
+
+/// Meters one packet into the partition that samples beside the metering of everything.
+///
+/// # Safety
+/// As [`meter`].
+#[inline(never)]
+unsafe fn meter_shadow<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cpu) {
+    // SAFETY: the caller's.
+    unsafe { meter::<FRAGS, T, false>(&XdpContext::new(ctx), cpu) };
+}
+
+/// Meters one packet into the partition of `cpu`. `CLASSES` says whether its packets may be of
+/// several classes.
+///
+/// # Safety
+/// `cpu` points to an element that only this CPU writes.
+#[inline(always)]
+unsafe fn meter<const FRAGS: bool, T: OuterTag, const CLASSES: bool>(
+    ctx: &XdpContext,
+    cpu: *mut Cpu,
+) {
+    // SAFETY: the caller's.
     unsafe {
         (*cpu).seen.count(frame::readable(ctx));
-        let Some(sampled) = sample::select(cpu) else {
+        if CLASSES && maps::parse_first() != 0 {
+            clock::set(cpu);
+            T::ask(ctx, scratch(cpu));
+            return dissect_and_count::<FRAGS, T>(ctx, cpu, None);
+        }
+        let sampled = if CLASSES && maps::classes() != 0 {
+            sample::select_by_interface(ctx.ctx, cpu)
+        } else {
+            sample::select(cpu)
+        };
+        let Some(sampled) = sampled else {
             let octets = frame::octets::<FRAGS>(ctx);
             see_rest::<FRAGS>(ctx, cpu, octets);
             return (*cpu).unsampled.count(octets);
@@ -54,7 +96,7 @@ pub(crate) fn observe<const FRAGS: bool, T: OuterTag>(ctx: &XdpContext) {
         let frame = XdpFrame::<FRAGS>::new(ctx, scratch(cpu));
         let packet = match T::plain(&frame, scratch(cpu)) {
             Some(packet) if !may_be_tunnel(&packet) => packet,
-            _ => return dissect_and_count::<FRAGS, T>(ctx, cpu, sampled),
+            _ => return dissect_and_count::<FRAGS, T>(ctx, cpu, Some(sampled)),
         };
         let octets = frame.octets();
         see_rest::<FRAGS>(ctx, cpu, octets);
@@ -91,7 +133,8 @@ fn joined(upper: u64, lower: u32) -> u64 {
     word
 }
 
-/// Meters a packet that is not plain.
+/// Meters a packet that is not plain, or whose sampler has to know it: then nothing is known yet of
+/// what it is sampled as.
 ///
 /// # Safety
 /// `cpu` points to the element of this CPU.
@@ -99,12 +142,12 @@ fn joined(upper: u64, lower: u32) -> u64 {
 unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
     ctx: &XdpContext,
     cpu: *mut Cpu,
-    sampled: Sampled,
+    sampled: Option<Sampled>,
 ) {
     // SAFETY: the caller's; the scratch memory is this CPU's, and holds what `dissect` has put
     // there.
     unsafe {
-        let near = read_near_plain::<FRAGS, T>(ctx.ctx, cpu);
+        let near = sampled.is_some() && read_near_plain::<FRAGS, T>(ctx.ctx, cpu);
         let skip = if near {
             PARSED
         } else {
@@ -121,6 +164,13 @@ unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
         if !near && fragments::is_followed(&(*scratch).parsed) {
             follow(ctx.ctx, cpu);
         }
+        let sampled = match sampled {
+            Some(sampled) => sampled,
+            None => match sample::select_parsed(ctx.ctx, cpu) {
+                Some(sampled) => sampled,
+                None => return (*cpu).unsampled.count(octets),
+            },
+        };
         let parsed = &(*scratch).parsed;
         if !near && parsed.around.is_wide() {
             count_wide(ctx.ctx, cpu, sampled);
@@ -200,11 +250,10 @@ unsafe fn dissect<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cp
 unsafe fn follow(ctx: *mut xdp_md, cpu: *mut Cpu) {
     // SAFETY: the caller's, and helpers without arguments.
     unsafe {
-        let id = bpf_get_smp_processor_id();
         let now_ns = (*cpu).now_ns;
         let parsed = &mut (*scratch(cpu)).parsed;
         let tag = fragments::tag(parsed, (*ctx).ingress_ifindex, maps::hash_secret);
-        let Some(set) = maps::fragment_set(id, tag) else {
+        let Some(set) = maps::fragment_set((*cpu).partition, tag) else {
             return;
         };
         if parsed.fragment.part == Fragment::FIRST {

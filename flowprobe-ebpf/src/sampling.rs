@@ -8,6 +8,15 @@ pub const METHOD_RANDOM: u8 = 2;
 pub const METHOD_N_OF_N: u8 = 3;
 /// Systematic time-based sampling (RFC 5475 §5.1).
 pub const METHOD_TIME: u8 = 4;
+/// Hash-based selection on packet content (RFC 5475 §6.2): see [`crate::content`].
+pub const METHOD_HASH: u8 = 5;
+/// Selection of whole flows by a hash of their key (RFC 7014 §5): see [`crate::content::flow`].
+pub const METHOD_FLOW: u8 = 6;
+
+/// Classes that may have a rate of their own, the rest among them.
+pub const MAX_CLASSES: u32 = 32;
+/// The class of what is sampled beside the metering of everything.
+pub const SHADOW_CLASS: u8 = 0xff;
 
 /// How to sample, in one word that is read at once: `epoch (24) · n (32) · method (8)`.
 ///
@@ -63,7 +72,7 @@ impl Sampled {
     #[inline(always)]
     #[must_use]
     pub fn new(class: u8, epoch: u32) -> Self {
-        Self((class as u32) << 24 | epoch & Word::MAX_EPOCH)
+        Self(u32::from(class) << 24 | epoch & Word::MAX_EPOCH)
     }
 
     /// The class.
@@ -78,6 +87,96 @@ impl Sampled {
     #[must_use]
     pub fn epoch(self) -> u32 {
         self.0 & Word::MAX_EPOCH
+    }
+}
+
+/// The sampler of one class on one CPU. Only the program on that CPU writes it while it runs, but for
+/// [`Sampler::sampling`] and the parameter of an epoch to come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Sampler {
+    /// How to sample; see [`Word`]. Userspace sets it.
+    pub sampling: u64,
+    /// The word that the program goes by. Where it is not `sampling`, an epoch has begun.
+    pub current: u64,
+    /// Packets that are skipped before the next one is selected.
+    pub skip_left: u32,
+    /// What selected packets are of. Userspace sets it.
+    pub class: u32,
+    /// State of the random number generator. Userspace seeds it.
+    pub random: u64,
+    /// Where the method is: a [`Window`], or the tick until which packets are certainly not
+    /// selected.
+    pub progress: u64,
+    /// What the method must know beside n, of even and of odd epochs: the scale of random gaps (see
+    /// [`geometric_gap`]), N and n in its halves, a [`Period`], or the largest hash that is
+    /// selected. Userspace sets it before the word.
+    pub parameters: [u64; 2],
+    /// Packets that the sampler was asked about. Not kept where one sampler is asked about all:
+    /// there it is `seen`.
+    pub observed: u64,
+    /// Those that it skipped; there it is `unsampled`.
+    pub skipped: u64,
+    /// Where the last even and the last odd epoch began.
+    pub starts: [Start; 2],
+    /// Zero; two cache lines in all.
+    pub pad: u64,
+}
+
+const _: () = assert!(size_of::<Sampler>() == 128);
+
+/// Where the count of a sampler stood when an epoch began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Start {
+    /// The epoch, plus 1; 0 before the first.
+    pub epoch: u64,
+    /// See [`Sampler::observed`].
+    pub observed: u64,
+    /// See [`Sampler::skipped`].
+    pub skipped: u64,
+}
+
+impl Sampler {
+    /// What [`Sampler::current`] is before the first packet: no word is.
+    pub const NO_WORD: u64 = u64::MAX;
+
+    /// Which half of what is kept twice an epoch has.
+    #[inline(always)]
+    #[must_use]
+    pub fn half(word: Word) -> usize {
+        (word.epoch() & 1) as usize
+    }
+
+    /// The parameter of the epoch of `word`.
+    #[inline(always)]
+    #[must_use]
+    pub fn parameter(&self, word: Word) -> u64 {
+        self.parameters[Self::half(word)]
+    }
+
+    /// Begins the epoch of `word` with so many packets observed and skipped before it, from a phase
+    /// of its own.
+    #[inline(always)]
+    pub fn turn(&mut self, word: Word, observed: u64, skipped: u64) {
+        self.current = word.0;
+        self.starts[Self::half(word)] = Start {
+            epoch: u64::from(word.epoch()) + 1,
+            observed,
+            skipped,
+        };
+        self.progress = 0;
+        self.skip_left = match word.method() {
+            METHOD_COUNT => {
+                let random = next_random(&mut self.random) >> 32;
+                ((random * u64::from(word.n())) >> 32) as u32
+            }
+            METHOD_RANDOM => {
+                let random = next_random(&mut self.random);
+                geometric_gap(random, self.parameter(word))
+            }
+            _ => 0,
+        };
     }
 }
 

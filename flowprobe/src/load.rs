@@ -11,10 +11,11 @@ use aya::{
     programs::{ProgramError, Xdp},
 };
 use flowprobe_ebpf::{
+    class::Rule,
     hash::SECRET_WORDS,
     macs::MAC_PAIRS,
     parse::{Tunnels, tunnel::PORTS},
-    sampling::{METHOD_COUNT, METHOD_RANDOM, METHOD_TIME, geometric_gap, next_random},
+    sampling::SHADOW_CLASS,
 };
 
 use self::rx_vlan::{RxVlan, RxVlanError};
@@ -22,7 +23,7 @@ use crate::{
     sampling::Sampling,
     table::{
         Geometry, Shared,
-        shared::{NamedMap, NamedMaps},
+        shared::{self, NamedMap, NamedMaps},
     },
 };
 
@@ -38,9 +39,18 @@ pub const FRAGMENT_SETS: u32 = 1 << 12;
 /// Largest `--max-flows`: a table of 2²⁶ IPv6 flows has 9 GiB for each CPU.
 pub const MAX_FLOWS: u32 = 1 << 26;
 
+/// A class of packets with a sampling rate of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Class {
+    /// What its packets have in common.
+    pub rule: Rule,
+    /// Which of them to meter.
+    pub sampling: Sampling,
+}
+
 /// What can be chosen about the kernel half.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct Options<'a> {
     /// Flows in each table (IPv4, IPv6) of each CPU; rounded up to a power of two. The table of
     /// wide keys has a quarter of them.
     pub max_flows: u32,
@@ -48,10 +58,33 @@ pub struct Options {
     pub partitions: u32,
     /// Parts in each ring, a power of two.
     pub ring_parts: u32,
-    /// Which packets to meter.
+    /// Which packets to meter, of those that are of none of `classes`.
     pub sampling: Sampling,
+    /// Classes 1, 2, …: a packet is of the first whose rule it meets. At most 31.
+    pub classes: &'a [Class],
+    /// Initialiser of the hashes that select packets and flows.
+    pub sample_key: u32,
+    /// What to sample beside the metering of everything.
+    pub shadow: Option<Sampling>,
     /// Which tunnels to open.
     pub tunnels: Tunnels,
+}
+
+impl Options<'_> {
+    /// Samplings of all classes, in their order.
+    fn samplings(&self) -> impl Iterator<Item = Sampling> {
+        let others = self.classes.iter().map(|class| class.sampling);
+        std::iter::once(self.sampling).chain(others)
+    }
+
+    /// Whether a packet has to be parsed before a sampler can be asked about it.
+    fn parse_first(&self) -> bool {
+        self.samplings().any(Sampling::asks_for_packet)
+            || self
+                .classes
+                .iter()
+                .any(|class| class.rule.asks_for_packet())
+    }
 }
 
 /// The kernel half could not be loaded.
@@ -105,6 +138,7 @@ pub enum LoadError {
 
 /// The loaded kernel half. Dropping it unloads the programs, once nothing is attached.
 pub struct Kernel {
+    phase_ns: u64,
     ebpf: Ebpf,
     object: Vec<u8>,
     shared: Arc<Shared>,
@@ -122,7 +156,7 @@ impl Kernel {
     ///
     /// # Errors
     /// What the kernel refused, and what to do.
-    pub fn load(object: &[u8], options: &Options) -> Result<Self, LoadError> {
+    pub fn load(object: &[u8], options: &Options<'_>) -> Result<Self, LoadError> {
         Self::load_with_log(object, options, VerifierLogLevel::default())
     }
 
@@ -132,10 +166,23 @@ impl Kernel {
     /// What the kernel refused, and what to do.
     pub fn load_with_log(
         object: &[u8],
-        options: &Options,
+        options: &Options<'_>,
         log: VerifierLogLevel,
     ) -> Result<Self, LoadError> {
-        let geometry = Geometry::new(options.max_flows, options.partitions, options.ring_parts);
+        let mut geometry = Geometry::new(options.max_flows, options.partitions, options.ring_parts);
+        let cpus = geometry.partitions;
+        if options.shadow.is_some() {
+            geometry = geometry.with_shadow();
+        }
+        let parse_first = options.parse_first();
+        let many_classes = parse_first || !options.classes.is_empty();
+        let classes = match many_classes {
+            true => 1 + options.classes.len() as u32,
+            false => 0,
+        };
+        let shadow = if geometry.shadow { cpus } else { 0 };
+        let [phase] = random_words::<1>().map_err(LoadError::Random)?;
+        let phase_ns = phase % MAX_PHASE_NS;
         let secret = random_words::<SECRET_WORDS>().map_err(LoadError::Random)?;
         let elements = |each: u32| geometry.partitions.checked_mul(each);
         let (Some(buckets), Some(parts), Some(fragments), Some(macs)) = (
@@ -149,12 +196,18 @@ impl Kernel {
                 partitions: geometry.partitions,
             });
         };
+        let samplers = shared::samplers(geometry.partitions, many_classes) as u32;
         let mut ebpf = EbpfLoader::new()
             .verifier_log_level(log)
             .override_global("BUCKET_MASK", &(geometry.buckets - 1), true)
             .override_global("RING_MASK", &(geometry.ring_parts - 1), true)
             .override_global("STORES_IN_ORDER", &u32::from(STORES_IN_ORDER), true)
             .override_global("TICK_NS", &tick_ns(), true)
+            .override_global("PHASE_NS", &phase_ns, true)
+            .override_global("CLASSES", &classes, true)
+            .override_global("PARSE_FIRST", &u32::from(parse_first), true)
+            .override_global("SAMPLE_KEY", &options.sample_key, true)
+            .override_global("SHADOW", &shadow, true)
             .override_global("HASH_SECRET", &secret, true)
             .override_global("WIDE_SHIFT", &geometry.wide_shift(), true)
             .override_global("FRAGMENT_MASK", &(FRAGMENT_SETS - 1), true)
@@ -172,6 +225,7 @@ impl Kernel {
             .map_max_entries("MACS", macs)
             .map_max_entries("CPUS", geometry.partitions)
             .map_max_entries("RINGS", parts)
+            .map_max_entries("SAMPLERS", samplers)
             .load(object)
             .map_err(|error| match error {
                 aya::EbpfError::MapError(error) => LoadError::Maps(error),
@@ -191,14 +245,17 @@ impl Kernel {
             cpus: map_fd(&ebpf, "CPUS")?,
             stray: map_fd(&ebpf, "STRAY")?,
             rings: map_fd(&ebpf, "RINGS")?,
+            samplers: map_fd(&ebpf, "SAMPLERS")?,
+            rules: map_fd(&ebpf, "RULES")?,
         };
-        let shared = Shared::new(geometry, secret, &maps)?;
+        let shared = Shared::new(geometry, secret, many_classes, &maps)?;
         let kernel = Self {
+            phase_ns,
             ebpf,
             object: object.to_vec(),
             shared: Arc::new(shared),
         };
-        kernel.seed(options.sampling).map_err(LoadError::Random)?;
+        kernel.seed(options).map_err(LoadError::Random)?;
         Ok(kernel)
     }
 
@@ -206,6 +263,12 @@ impl Kernel {
     #[must_use]
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// What time-based sampling adds to CLOCK_MONOTONIC: its random phase.
+    #[must_use]
+    pub fn phase_ns(&self) -> u64 {
+        self.phase_ns
     }
 
     /// The loaded program, for drivers with or without frames of several buffers.
@@ -230,22 +293,28 @@ impl Kernel {
         &mut self.ebpf
     }
 
-    /// Tells every CPU how to sample, from a random phase of its own.
-    fn seed(&self, sampling: Sampling) -> io::Result<()> {
-        let (word, parameter) = (sampling.word(0), sampling.parameter());
-        // All CPUs select at the same time.
-        let [phase_ns] = random_words::<1>()?;
-        for cpu in 0..self.shared.geometry().partitions {
-            let [mut state] = random_words::<1>()?;
-            let skip = match word.method() {
-                METHOD_COUNT => (next_random(&mut state) % u64::from(word.n())) as u32,
-                METHOD_RANDOM => geometric_gap(next_random(&mut state), parameter),
-                _ => 0,
+    /// Tells every CPU its partition, and how to sample.
+    fn seed(&self, options: &Options<'_>) -> io::Result<()> {
+        let shared = &self.shared;
+        for (i, class) in options.classes.iter().enumerate() {
+            shared.set_rule(i as u8 + 1, &class.rule);
+        }
+        let geometry = shared.geometry();
+        for partition in 0..geometry.partitions {
+            shared.seed(partition);
+            let seed = |class, sampling| {
+                let [random] = random_words::<1>()?;
+                shared.seed_sampler(partition, class, sampling, random);
+                io::Result::Ok(())
             };
-            if word.method() == METHOD_TIME {
-                state = phase_ns % MAX_PHASE_NS;
+            match options.shadow {
+                Some(sampling) if partition >= geometry.cpus() => seed(SHADOW_CLASS, sampling)?,
+                _ => {
+                    for (class, sampling) in options.samplings().enumerate() {
+                        seed(class as u8, sampling)?;
+                    }
+                }
             }
-            self.shared.seed(cpu, word, parameter, state, skip);
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ use crate::{
     host,
     load::{Kernel, OBJECT, Options, RING_PARTS},
     record::FlowRecord,
-    sampling::Sampling,
+    sampling::{Rates, Sampling},
     table::{
         Drainer, Emitter, Overflow, Shared, Sweeper, Timeouts,
         emit::{Exported, Sink},
@@ -170,6 +170,9 @@ impl Metering {
             partitions: host.possible_cpus.slots() as u32,
             ring_parts: RING_PARTS,
             sampling: settings.sampling,
+            classes: &[],
+            sample_key: 0,
+            shadow: None,
             tunnels: settings.tunnels,
         };
         let mut kernel = load(settings.object.take(), &options)?;
@@ -182,11 +185,12 @@ impl Metering {
         settings.export.interfaces = interfaces.iter().map(named).collect();
         let telemetry = Arc::clone(&meter) as Arc<dyn Telemetry>;
         let exporter = Arc::new(Exporter::start(&settings.export, telemetry)?);
+        let rates = Arc::new(Rates::of(settings.sampling));
         let emitter = Emitter::new(
             Arc::clone(&clock),
             Arc::clone(&exported),
             Arc::clone(&exporter) as Arc<dyn Sink>,
-            settings.sampling.n(),
+            Arc::clone(&rates),
         );
         let drainer = Drainer::new(
             Arc::clone(&shared),
@@ -326,7 +330,7 @@ fn find(names: &[String]) -> Result<Vec<Interface>, RunError> {
     Ok(interfaces)
 }
 
-fn load(object: Option<PathBuf>, options: &Options) -> Result<Kernel, RunError> {
+fn load(object: Option<PathBuf>, options: &Options<'_>) -> Result<Kernel, RunError> {
     let kernel = match object {
         None => Kernel::load(OBJECT, options)?,
         Some(path) => {

@@ -1,11 +1,15 @@
 //! The sampling that a user asks for, and what the kernel half needs to know of it.
 
+pub mod rates;
+
 use std::{fmt, num::NonZeroU32, str::FromStr};
 
 use flowprobe_ebpf::sampling::{
-    MAX_POPULATION, METHOD_COUNT, METHOD_N_OF_N, METHOD_RANDOM, METHOD_TIME, Period, Word,
-    gap_scale_unit,
+    MAX_POPULATION, METHOD_COUNT, METHOD_FLOW, METHOD_HASH, METHOD_N_OF_N, METHOD_RANDOM,
+    METHOD_TIME, Period, Word, gap_scale_unit,
 };
+
+pub use rates::Rates;
 
 /// How packets are selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,10 @@ pub enum Sampling {
         /// Microseconds, a multiple.
         off_us: NonZeroU32,
     },
+    /// One packet in n by a hash of its content: the same ones on every sensor with the same key.
+    Hash(NonZeroU32),
+    /// One flow in n by a hash of its key, with all of its packets.
+    Flow(NonZeroU32),
 }
 
 /// How collectors are told the rate, beside samplingInterval in each record.
@@ -104,7 +112,7 @@ impl Sampling {
     pub fn n(self) -> u32 {
         match self {
             Self::All => 1,
-            Self::Count(n) | Self::Random(n) => n.get(),
+            Self::Count(n) | Self::Random(n) | Self::Hash(n) | Self::Flow(n) => n.get(),
             Self::NOfN { size, population } => population.get() / size,
             Self::Time { on_us, off_us } => 1 + off_us.get() / on_us,
         }
@@ -119,6 +127,8 @@ impl Sampling {
             Self::Random(_) => "random",
             Self::NOfN { .. } => "nofn",
             Self::Time { .. } => "time",
+            Self::Hash(_) => "hash",
+            Self::Flow(_) => "flow",
         }
     }
 
@@ -127,9 +137,15 @@ impl Sampling {
     #[must_use]
     pub fn mode(self) -> u8 {
         match self {
-            Self::All | Self::Count(_) | Self::Time { .. } => 1,
+            Self::All | Self::Count(_) | Self::Time { .. } | Self::Hash(_) | Self::Flow(_) => 1,
             Self::Random(_) | Self::NOfN { .. } => 2,
         }
+    }
+
+    /// Whether a packet has to be parsed before it can be told whether it is selected.
+    #[must_use]
+    pub fn asks_for_packet(self) -> bool {
+        matches!(self, Self::Hash(_) | Self::Flow(_))
     }
 
     /// The control word of the kernel half.
@@ -141,6 +157,8 @@ impl Sampling {
             Self::Random(_) => METHOD_RANDOM,
             Self::NOfN { .. } => METHOD_N_OF_N,
             Self::Time { .. } => METHOD_TIME,
+            Self::Hash(_) => METHOD_HASH,
+            Self::Flow(_) => METHOD_FLOW,
         };
         Word::new(epoch, method, self.n())
     }
@@ -159,6 +177,7 @@ impl Sampling {
                 period_us: on_us.get() + off_us.get(),
             }
             .to_word(),
+            Self::Hash(n) | Self::Flow(n) => hash_range(n).into(),
         }
     }
 
@@ -167,6 +186,13 @@ impl Sampling {
     pub fn gap_scale(self) -> u64 {
         gap_scale(1.0 / f64::from(self.n()))
     }
+}
+
+/// The largest hash of 32 bits that is selected where one in n is (IE 332, hashSelectedRangeMax). So
+/// the share is 1/n but for one part in 2³²/n.
+#[must_use]
+pub fn hash_range(n: NonZeroU32) -> u32 {
+    ((1 << 32) / u64::from(n.get()) - 1) as u32
 }
 
 /// The scale of random gaps where this share of the packets is selected; see
@@ -250,6 +276,8 @@ impl fmt::Display for Sampling {
             Self::Random(n) => write!(f, "random:1/{n}"),
             Self::NOfN { size, population } => write!(f, "nofn:{size}/{population}"),
             Self::Time { on_us, off_us } => write!(f, "time:{on_us}/{off_us}"),
+            Self::Hash(n) => write!(f, "hash:1/{n}"),
+            Self::Flow(n) => write!(f, "flow:1/{n}"),
         }
     }
 }

@@ -11,14 +11,40 @@ use aya::{
     programs::{Program, ProgramError},
 };
 use flowprobe::{
-    load::{Kernel, LoadError, OBJECT, Options},
+    load::{Class, Kernel, LoadError, OBJECT, Options},
     sampling::Sampling,
 };
-use flowprobe_ebpf::Tunnels;
+use flowprobe_ebpf::{
+    Tunnels,
+    class::{Rule, side},
+};
 use flowprobe_tests::verifier::{Figures, Verdict, read_log};
 
-/// What the verifier leaves out or not, by what is appended to the names of the programs.
-const SETTINGS: [(&str, Tunnels); 2] = [("", Tunnels::OUTER), (" (tunnels inner)", Tunnels::INNER)];
+/// What the verifier leaves out or not, by what is appended to the names of the programs: tunnels,
+/// classes of packets, sampling beside the metering of everything.
+const SETTINGS: [(&str, Tunnels, &[Class], Option<Sampling>); 4] = [
+    ("", Tunnels::OUTER, &[], None),
+    (" (tunnels inner)", Tunnels::INNER, &[], None),
+    (" (classes)", Tunnels::OUTER, &[PORTS], None),
+    (" (shadow)", Tunnels::OUTER, &[], Some(Sampling::All)),
+];
+
+/// A class that asks for the packet. How many there are does not matter: the verifier does not know
+/// what the rules say.
+const PORTS: Class = Class {
+    rule: Rule {
+        ifindex: 0,
+        protocol: 17 + 1,
+        port_sides: side::SOURCE | side::DESTINATION,
+        net_sides: 0,
+        first_port: 53,
+        last_port: 53,
+        version: 0,
+        net: [0; 2],
+        mask: [0; 2],
+    },
+    sampling: Sampling::All,
+};
 
 /// Lines of the log of a refusal.
 const TAIL: usize = 12;
@@ -34,13 +60,22 @@ fn main() -> Result<()> {
         programs: BTreeMap::new(),
         refused: BTreeMap::new(),
     };
-    for (setting, tunnels) in SETTINGS {
+    for (setting, tunnels, class, shadow) in SETTINGS {
+        let classes: Vec<Class> = class
+            .iter()
+            .cycle()
+            .take(31 * class.len())
+            .copied()
+            .collect();
         // Sizes do not change what the verifier does, so the maps are small.
         let options = Options {
             max_flows: 1 << 10,
             partitions: 1,
             ring_parts: 1 << 10,
             sampling: Sampling::All,
+            classes: &classes,
+            sample_key: 0,
+            shadow,
             tunnels,
         };
         // A trace would have to be written again and again until it fits; only a refusal needs one.

@@ -22,7 +22,7 @@ use flowprobe::{
     clock::Clock,
     load::{Kernel, Options},
     record::FlowRecord,
-    sampling::Sampling,
+    sampling::{Rates, Sampling},
     table::{
         Drainer, Emitter, GracePeriod, Overflow, Sweeper, Timeouts,
         emit::{Exported, Sink},
@@ -109,6 +109,9 @@ fn meter(grace: Box<dyn GracePeriod>) -> HashMap<IpAddr, u64> {
         partitions: 2,
         ring_parts: 1024,
         sampling: Sampling::All,
+        classes: &[],
+        sample_key: 0,
+        shadow: None,
         tunnels: Tunnels::OUTER,
     };
     let mut kernel = Kernel::load(&object(), &options).expect("the kernel takes the program");
@@ -119,7 +122,7 @@ fn meter(grace: Box<dyn GracePeriod>) -> HashMap<IpAddr, u64> {
         Arc::new(Clock::default()),
         Arc::new(Exported::default()),
         Arc::clone(&totals) as Arc<dyn Sink>,
-        1,
+        Arc::new(Rates::of(Sampling::All)),
     );
     let mut drainer = Drainer::new(
         Arc::clone(&shared),

@@ -151,9 +151,8 @@ fn parse_inside<F: Frame + ?Sized>(
         v6: start.v6,
         at: frame.forget(start.at),
     };
-    let (_, fragment) = network::parse(frame, start, end, &mut inner.packet)?;
-    inner.around.version = start.version();
-    inner.fragment = fragment;
+    let (payload, fragment) = network::parse(frame, start, end, &mut inner.packet)?;
+    inner.arrive(start, &payload, fragment);
     Ok(())
 }
 

@@ -10,14 +10,13 @@
 
 use core::{arch::asm, mem::offset_of};
 
-use aya_ebpf::{bindings::xdp_md, helpers::bpf_get_smp_processor_id, programs::XdpContext};
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use flowprobe_ebpf::{
     Counters, Frame as _, Lost, Marks, Packet, Parsed,
     cpu::{Cpu, SCRATCH_WORDS},
     flow::Macs,
     hash::{fingerprint, preferred_way},
     key::{Key, MAX_WORDS},
-    macs::MacPair,
     ring::{Part, cause},
     table::{Bucket, Control, State, WAYS, at_distance, distance, search},
     wire::ethernet,
@@ -326,6 +325,13 @@ impl Partition {
         Ok(())
     }
 
+    /// Its number.
+    #[inline(always)]
+    fn partition(&self) -> u32 {
+        // SAFETY: `cpu` points to a map element.
+        unsafe { (*self.cpu).partition }
+    }
+
     /// A place in the ring, and its position; `None` while the ring is full.
     #[inline(always)]
     fn reserve(&self) -> Option<(*mut Part, u64)> {
@@ -340,9 +346,7 @@ impl Partition {
         if head.wrapping_sub(tail) > u64::from(maps::ring_mask()) {
             return None;
         }
-        // SAFETY: a helper without arguments.
-        let id = unsafe { bpf_get_smp_processor_id() };
-        Some((maps::ring_part(id, head)?, head))
+        Some((maps::ring_part(self.partition(), head)?, head))
     }
 
     /// Hands the part at `position` to userspace.
@@ -372,7 +376,7 @@ impl Partition {
         let preferred = preferred_way(fingerprint);
         // SAFETY: the caller's.
         unsafe {
-            let number = mac_number(self.ctx);
+            let number = mac_number(self.ctx, self.partition());
             let way = &mut (*bucket).ways[i];
             way.fill(arrival.key, arrival.packet, number, (*self.cpu).now_ns);
             note_options(self.cpu, way, i, arrival.hash, arrival.packet);
@@ -413,7 +417,9 @@ impl Partition {
             (*place).cause = cause;
             if let Some(asides) = W::asides((*self.cpu).first_bucket, hash) {
                 (*place).marks = (*asides).marks(i, way);
-                (*place).macs = match way.mac_number().checked_sub(1).and_then(mac_pair) {
+                let number = way.mac_number().checked_sub(1);
+                let pair = number.and_then(|place| maps::mac_pair(self.partition(), place));
+                (*place).macs = match pair {
                     Some(pair) => (*pair).macs,
                     None => (*asides).macs[i],
                 };
@@ -583,24 +589,17 @@ fn macs(ctx: *mut xdp_md) -> Macs {
     }
 }
 
-/// The number of the frame's MAC addresses in the dictionary of this CPU: 1 + their place, or 0
+/// The number of the frame's MAC addresses in the dictionary of a partition: 1 + their place, or 0
 /// where that is another pair's.
 #[inline(never)]
-fn mac_number(ctx: *mut xdp_md) -> u64 {
+fn mac_number(ctx: *mut xdp_md, partition: u32) -> u64 {
     let macs = macs(ctx);
     let place = flowprobe_ebpf::macs::place(&macs);
-    match mac_pair(place) {
+    match maps::mac_pair(partition, place) {
         // SAFETY: a place of the dictionary that only this CPU writes.
         Some(pair) if unsafe { (*pair).claim(&macs) } => u64::from(place) + 1,
         _ => 0,
     }
-}
-
-/// A place in the dictionary of this CPU.
-#[inline(always)]
-fn mac_pair(place: u32) -> Option<*mut MacPair> {
-    // SAFETY: a helper without arguments.
-    maps::mac_pair(unsafe { bpf_get_smp_processor_id() }, place)
 }
 
 /// Waits between finding a flow and counting into it, in the test build that proves that the

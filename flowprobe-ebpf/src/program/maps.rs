@@ -5,12 +5,14 @@
 
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, btf_maps::Array, macros::btf_map};
 use flowprobe_ebpf::{
+    class::Rule,
     cpu::{Cpu, Stray},
     fragments::FragmentSet,
     hash::{SECRET_WORDS, bucket, wide_bucket},
     macs::{MAC_PAIRS, MacPair},
     parse::Tunnels,
     ring::Part,
+    sampling::{MAX_CLASSES, Sampler},
     table::{Asides, Bucket, BucketV4, BucketV6, BucketWide, Way, WayV4, WayV6, WayWide},
 };
 
@@ -56,6 +58,14 @@ static CPUS: Array<Cpu, 1, SHARED> = Array::new();
 #[btf_map]
 static STRAY: Array<Stray, 1, SHARED> = Array::new();
 
+/// One run of [`MAX_CLASSES`] per partition, where packets are of several classes.
+#[btf_map]
+static SAMPLERS: Array<Sampler, 1, SHARED> = Array::new();
+
+/// What the packets of each class have in common; class 0 has none.
+#[btf_map]
+static RULES: Array<Rule, { MAX_CLASSES as usize }, SHARED> = Array::new();
+
 /// One run of (`RING_MASK` + 1) parts per partition.
 #[btf_map]
 static RINGS: Array<Part, 1, SHARED> = Array::new();
@@ -94,6 +104,18 @@ settings! {
     GTPU_PORTS: u64, gtpu_ports;
     /// Parts of one ring, less one.
     RING_MASK: u32, ring_mask;
+    /// Classes of packets with a sampler of their own, class 0 among them; 0 where all packets are of
+    /// one.
+    CLASSES: u32, classes;
+    /// Not 0 where a packet has to be parsed before a sampler can be asked about it.
+    PARSE_FIRST: u32, parse_first;
+    /// Initialiser of the hashes that select packets and flows.
+    SAMPLE_KEY: u32, sample_key;
+    /// Phase of time-based sampling, nanoseconds.
+    PHASE_NS: u64, phase_ns;
+    /// Partitions before those that sample beside the metering of everything; 0 where there are
+    /// none.
+    SHADOW: u32, shadow;
     /// Nanoseconds of a tick; 0 where that is not known.
     TICK_NS: u32, tick_ns;
     /// Not 0 where the hardware makes stores visible in program order.
@@ -116,6 +138,18 @@ pub(super) fn hash_secret(i: usize) -> u64 {
 #[inline(always)]
 pub(super) fn cpu(id: u32) -> Option<*mut Cpu> {
     CPUS.get_ptr_mut(id)
+}
+
+/// The sampler of a class in a partition.
+#[inline(always)]
+pub(super) fn sampler(partition: u32, class: u32) -> Option<*mut Sampler> {
+    SAMPLERS.get_ptr_mut(partition * MAX_CLASSES + (class & (MAX_CLASSES - 1)))
+}
+
+/// What the packets of a class have in common.
+#[inline(always)]
+pub(super) fn rule(class: u32) -> Option<*mut Rule> {
+    RULES.get_ptr_mut(class)
 }
 
 /// The counters of all CPUs without a partition.

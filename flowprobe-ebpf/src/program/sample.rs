@@ -1,39 +1,226 @@
 //! Packet sampling: which packets are metered at all.
+//!
+//! Where all packets are of one class and their sampler asks for nothing in them, that is decided
+//! before an octet of a packet is touched. So it is where classes are interfaces. All else is asked
+//! of packets that have been parsed.
 
-use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_jiffies64};
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::{bpf_ktime_get_ns, generated::bpf_jiffies64},
+    programs::XdpContext,
+};
 use flowprobe_ebpf::{
+    content,
     cpu::Cpu,
     sampling::{
-        METHOD_COUNT, METHOD_N_OF_N, METHOD_RANDOM, METHOD_TIME, Period, Sampled, Window, Word,
-        geometric_gap, next_random,
+        MAX_CLASSES, METHOD_COUNT, METHOD_FLOW, METHOD_HASH, METHOD_N_OF_N, METHOD_RANDOM,
+        METHOD_TIME, Period, Sampled, Sampler, Window, Word, geometric_gap, next_random,
     },
 };
 
-use super::maps;
+use super::{account, frame::XdpFrame, maps};
 
 /// Whether to meter this packet: what it is sampled as, if so. Touches no octet of the packet.
 ///
 /// # Safety
-/// `cpu` points to the element of this CPU.
+/// `cpu` points to the element of this CPU, which has counted the packet as seen.
 #[inline(always)]
 pub(super) unsafe fn select(cpu: *mut Cpu) -> Option<Sampled> {
     // SAFETY: the caller's. Userspace replaces `sampling` as a whole, so it is read once.
     unsafe {
-        if (*cpu).skip_left != 0 {
-            (*cpu).skip_left -= 1;
+        let sampler = &raw mut (*cpu).sampler;
+        let word = Word((&raw const (*sampler).sampling).read_volatile());
+        if word.0 != (*sampler).current {
+            let (seen, unsampled) = ((*cpu).seen.packets, (*cpu).unsampled.packets);
+            turn(sampler, word.0, seen - 1, unsampled);
+        }
+        pick(sampler, word)
+    }
+}
+
+/// The same where each interface has a sampler of its own.
+///
+/// # Safety
+/// As [`select`].
+#[inline(always)]
+pub(super) unsafe fn select_by_interface(ctx: *mut xdp_md, cpu: *mut Cpu) -> Option<Sampled> {
+    // SAFETY: the caller's.
+    unsafe {
+        match select_of_interface(ctx, (*cpu).partition) {
+            UNSELECTED => None,
+            sampled => Some(Sampled(sampled as u32)),
+        }
+    }
+}
+
+/// What functions return that are no part of another, in the place of `None`.
+const UNSELECTED: u64 = u64::MAX;
+
+/// See [`select_by_interface`].
+///
+/// # Safety
+/// `partition` is that of this CPU.
+#[inline(never)]
+unsafe fn select_of_interface(ctx: *mut xdp_md, partition: u32) -> u64 {
+    // SAFETY: the caller's; points to a rule that nobody writes any more.
+    unsafe {
+        let ifindex = (*ctx).ingress_ifindex;
+        ask(partition, class(|rule| (*rule).is_of_interface(ifindex)))
+    }
+}
+
+/// Whether to meter the packet in the scratch memory: what it is sampled as, if so.
+///
+/// # Safety
+/// `cpu` points to the element of this CPU, whose scratch memory holds a packet.
+#[inline(always)]
+pub(super) unsafe fn select_parsed(ctx: *mut xdp_md, cpu: *mut Cpu) -> Option<Sampled> {
+    // SAFETY: the caller's.
+    unsafe {
+        match select_of_packet(ctx, cpu) {
+            UNSELECTED => None,
+            sampled => Some(Sampled(sampled as u32)),
+        }
+    }
+}
+
+/// See [`select_parsed`].
+///
+/// # Safety
+/// As there.
+#[inline(never)]
+unsafe fn select_of_packet(ctx: *mut xdp_md, cpu: *mut Cpu) -> u64 {
+    // SAFETY: the caller's.
+    unsafe {
+        let ifindex = (*ctx).ingress_ifindex;
+        let parsed = &(*account::scratch(cpu)).parsed;
+        let class = class(|rule| (*rule).is_of(ifindex, &parsed.packet));
+        let partition = (*cpu).partition;
+        let Some(sampler) = maps::sampler(partition, class) else {
+            return UNSELECTED;
+        };
+        let word = Word((&raw const (*sampler).sampling).read_volatile());
+        if word.method() != METHOD_HASH && word.method() != METHOD_FLOW {
+            return ask(partition, class);
+        }
+        let (observed, skipped) = ((*sampler).observed, (*sampler).skipped);
+        if word.0 != (*sampler).current {
+            turn(sampler, word.0, observed, skipped);
+        }
+        (*sampler).observed = observed + 1;
+        let hash = if word.method() == METHOD_FLOW {
+            content::flow(&parsed.packet, maps::sample_key())
+        } else {
+            content_hash(ctx, cpu)
+        };
+        if u64::from(hash) > (*sampler).parameter(word) {
+            (*sampler).skipped = skipped + 1;
+            return UNSELECTED;
+        }
+        u64::from(sampled(sampler, word).0)
+    }
+}
+
+/// The hash of the content of the packet in the scratch memory.
+///
+/// # Safety
+/// As [`select_parsed`].
+#[inline(never)]
+unsafe fn content_hash(ctx: *mut xdp_md, cpu: *mut Cpu) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    // SAFETY: the caller's.
+    unsafe {
+        let scratch = account::scratch(cpu);
+        let frame = XdpFrame::<false>::new(&ctx, scratch);
+        content::packet(&frame, &(*scratch).parsed, maps::sample_key())
+    }
+}
+
+/// The first class whose rule is met; 0 if none is.
+#[inline(always)]
+fn class(is_met: impl Fn(*const flowprobe_ebpf::class::Rule) -> bool) -> u32 {
+    let mut class = 1;
+    while class < MAX_CLASSES {
+        if class >= maps::classes() {
+            break;
+        }
+        if maps::rule(class).is_some_and(|rule| is_met(rule)) {
+            return class;
+        }
+        class += 1;
+    }
+    0
+}
+
+/// Asks the sampler of a class about a packet, where it need not know the packet.
+///
+/// # Safety
+/// `partition` is that of this CPU.
+#[inline(always)]
+unsafe fn ask(partition: u32, class: u32) -> u64 {
+    let Some(sampler) = maps::sampler(partition, class) else {
+        return UNSELECTED;
+    };
+    // SAFETY: the caller's.
+    unsafe {
+        let word = Word((&raw const (*sampler).sampling).read_volatile());
+        let (observed, skipped) = ((*sampler).observed, (*sampler).skipped);
+        if word.0 != (*sampler).current {
+            turn(sampler, word.0, observed, skipped);
+        }
+        (*sampler).observed = observed + 1;
+        match pick(sampler, word) {
+            Some(sampled) => u64::from(sampled.0),
+            None => {
+                (*sampler).skipped = skipped + 1;
+                UNSELECTED
+            }
+        }
+    }
+}
+
+/// Begins an epoch; see [`Sampler::turn`].
+///
+/// # Safety
+/// `sampler` points to a sampler of this CPU.
+#[inline(never)]
+unsafe fn turn(sampler: *mut Sampler, word: u64, observed: u64, skipped: u64) {
+    // SAFETY: the caller's.
+    unsafe { (*sampler).turn(Word(word), observed, skipped) };
+}
+
+/// What a packet is that was selected.
+///
+/// # Safety
+/// As [`turn`].
+#[inline(always)]
+unsafe fn sampled(sampler: *mut Sampler, word: Word) -> Sampled {
+    // SAFETY: the caller's.
+    unsafe { Sampled((*sampler).class << 24 | word.epoch()) }
+}
+
+/// Selects the packet or does not, by count, chance or time.
+///
+/// # Safety
+/// As [`turn`]; `word` is the one that the sampler goes by.
+#[inline(always)]
+unsafe fn pick(sampler: *mut Sampler, word: Word) -> Option<Sampled> {
+    // SAFETY: the caller's.
+    unsafe {
+        if (*sampler).skip_left != 0 {
+            (*sampler).skip_left -= 1;
             return None;
         }
-        let word = Word((&raw const (*cpu).sampling).read_volatile());
         match word.method() {
-            METHOD_COUNT => (*cpu).skip_left = word.n() - 1,
+            METHOD_COUNT => (*sampler).skip_left = word.n() - 1,
             METHOD_RANDOM => {
-                let random = next_random(&mut (*cpu).random);
-                (*cpu).skip_left = geometric_gap(random, (*cpu).parameter);
+                let random = next_random(&mut (*sampler).random);
+                (*sampler).skip_left = geometric_gap(random, (*sampler).parameter(word));
             }
-            METHOD_N_OF_N | METHOD_TIME if !chosen(cpu, word.method()) => return None,
+            METHOD_N_OF_N | METHOD_TIME if !chosen(sampler, word.0) => return None,
             _ => {}
         }
-        Some(Sampled::new(0, word.epoch()))
+        Some(sampled(sampler, word))
     }
 }
 
@@ -41,19 +228,21 @@ pub(super) unsafe fn select(cpu: *mut Cpu) -> Option<Sampled> {
 /// skip. Out of line, so that it takes no registers from the others.
 ///
 /// # Safety
-/// As [`select`].
+/// As [`pick`].
 #[inline(never)]
-unsafe fn chosen(cpu: *mut Cpu, method: u8) -> bool {
+unsafe fn chosen(sampler: *mut Sampler, word: u64) -> bool {
+    let word = Word(word);
     // SAFETY: the caller's.
     unsafe {
-        if method == METHOD_TIME {
-            return in_time(cpu);
+        let parameter = (*sampler).parameter(word);
+        if word.method() == METHOD_TIME {
+            return in_time(sampler, Period::from_word(parameter));
         }
-        let mut window = Window::from_word((*cpu).progress);
-        let (size, population) = ((*cpu).parameter as u32, ((*cpu).parameter >> 32) as u32);
-        let drawn = window.draw(size, population, &mut (*cpu).random);
-        (*cpu).progress = window.to_word();
-        (*cpu).skip_left = drawn.skip;
+        let mut window = Window::from_word((*sampler).progress);
+        let (size, population) = (parameter as u32, (parameter >> 32) as u32);
+        let drawn = window.draw(size, population, &mut (*sampler).random);
+        (*sampler).progress = window.to_word();
+        (*sampler).skip_left = drawn.skip;
         drawn.selected
     }
 }
@@ -62,23 +251,22 @@ unsafe fn chosen(cpu: *mut Cpu, method: u8) -> bool {
 /// that is skipped, so while there are whole ticks to go it is not read.
 ///
 /// # Safety
-/// As [`select`].
+/// As [`pick`].
 #[inline(always)]
-unsafe fn in_time(cpu: *mut Cpu) -> bool {
+unsafe fn in_time(sampler: *mut Sampler, period: Period) -> bool {
     // SAFETY: the caller's, and helpers without arguments.
     unsafe {
         let jiffies = bpf_jiffies64();
-        if jiffies < (*cpu).progress {
+        if jiffies < (*sampler).progress {
             return false;
         }
-        let at_ns = bpf_ktime_get_ns() + (*cpu).random;
-        let off_ns = Period::from_word((*cpu).parameter).off_for_ns(at_ns);
+        let off_ns = period.off_for_ns(bpf_ktime_get_ns() + maps::phase_ns());
         if off_ns == 0 {
             return true;
         }
         let tick_ns = maps::tick_ns();
         if tick_ns != 0 {
-            (*cpu).progress = jiffies + off_ns / u64::from(tick_ns);
+            (*sampler).progress = jiffies + off_ns / u64::from(tick_ns);
         }
         false
     }

@@ -60,7 +60,10 @@ fn seen(parsed: &Parsed) -> Seen {
         packet,
         around,
         fragment,
+        place,
     } = parsed;
+    // The packet ends where its own length says, and its payload begins before that.
+    assert!(place.header < place.payload && place.payload <= place.header + packet.octets);
     // Every key has the words of the wide one, if it begins with them.
     let wide = KeyWide::new(packet, around, 0, Sampled::default());
     let (source, destination, words): (IpAddr, IpAddr, _) = match packet.addresses {

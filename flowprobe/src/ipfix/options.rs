@@ -294,12 +294,14 @@ impl Selector {
     pub fn new(sampling: Sampling) -> Self {
         let (selector, name) = (SELECTOR, Text::new(&sampling.to_string()));
         match sampling {
-            Sampling::All | Sampling::Count(_) => Self::Count(CountSelector {
-                selector,
-                algorithm: Self::COUNT_BASED,
-                interval: 1,
-                space: sampling.n() - 1,
-            }),
+            Sampling::All | Sampling::Count(_) | Sampling::Hash(_) | Sampling::Flow(_) => {
+                Self::Count(CountSelector {
+                    selector,
+                    algorithm: Self::COUNT_BASED,
+                    interval: 1,
+                    space: sampling.n() - 1,
+                })
+            }
             Sampling::Random(n) => Self::Probability(ProbabilitySelector {
                 selector,
                 algorithm: Self::UNIFORM_PROBABILISTIC,

@@ -44,7 +44,6 @@ impl Drainer {
                 break;
             }
         }
-        self.emitter.flush();
         read
     }
 
@@ -59,6 +58,8 @@ impl Drainer {
                 self.take(&part);
             }
             if end != tail {
+                // Whoever waits for the ring to be read waits for its records.
+                self.emitter.flush();
                 self.shared.set_ring_tail(cpu, end);
             }
             read += end - tail;

@@ -3,16 +3,18 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
+use flowprobe_ebpf::sampling::Sampled;
 use hdrhistogram::Histogram;
 
 use crate::{
     clock::{Clock, monotonic_ns, unix_ms},
     record::{EndReason, FlowRecord, Volume},
+    sampling::{Rates, Sampling},
     table::{Flow, expiry::Due, local::Leave},
 };
 
@@ -21,6 +23,12 @@ use crate::{
 pub trait Sink: Send + Sync {
     /// Takes a batch.
     fn take(&self, records: Vec<FlowRecord>);
+
+    /// A class is sampled in another way: all records of its epochs before `epoch` have been taken,
+    /// and none of `epoch`.
+    fn change(&self, class: u8, epoch: u32, sampling: Sampling) {
+        let _ = (class, epoch, sampling);
+    }
 }
 
 /// What has left the table, and how late.
@@ -108,28 +116,104 @@ pub struct Emitter {
     clock: Arc<Clock>,
     exported: Arc<Exported>,
     sink: Arc<dyn Sink>,
-    sampling_n: u32,
+    rates: Arc<Rates>,
+    gate: Arc<Gate>,
+    /// The last rate that was looked up.
+    rate: (Sampled, u32),
     batch: Vec<FlowRecord>,
     late_us: Vec<u64>,
+}
+
+/// Holds back the records of an epoch until those of the one before are out.
+#[derive(Debug, Default)]
+struct Gate {
+    /// Whether records are held back; only with `held` locked it is sure.
+    closed: AtomicBool,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// What the records are of.
+    sampled: Sampled,
+    records: Vec<FlowRecord>,
+}
+
+impl Gate {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds back from now on what is of `sampled`. There is nothing of it yet.
+    fn close(&self, sampled: Sampled) {
+        self.held().sampled = sampled;
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Hands `batch` to `sink`, but for what is held back.
+    fn pass(&self, batch: Vec<FlowRecord>, sink: &dyn Sink) {
+        if !self.closed.load(Ordering::Acquire) {
+            return sink.take(batch);
+        }
+        let mut held = self.held();
+        if !self.closed.load(Ordering::Relaxed) {
+            drop(held);
+            return sink.take(batch);
+        }
+        let (later, now): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .partition(|record| record.key.sampled() == held.sampled);
+        held.records.extend(later);
+        drop(held);
+        if !now.is_empty() {
+            sink.take(now);
+        }
+    }
+
+    /// Tells `sink` of the change, then hands it what was held back.
+    fn open(&self, sampling: Sampling, sink: &dyn Sink) {
+        let mut held = self.held();
+        let Held { sampled, records } = &mut *held;
+        sink.change(sampled.class(), sampled.epoch(), sampling);
+        let records = std::mem::take(records);
+        if !records.is_empty() {
+            sink.take(records);
+        }
+        self.closed.store(false, Ordering::Release);
+    }
 }
 
 /// Records handed on at once, at most.
 pub const BATCH: usize = 4096;
 
 impl Emitter {
-    /// An emitter of records that were metered with 1 packet in `sampling_n`.
+    /// An emitter of records that were metered at `rates`.
     #[must_use]
     pub fn new(
         clock: Arc<Clock>,
         exported: Arc<Exported>,
         sink: Arc<dyn Sink>,
-        sampling_n: u32,
+        rates: Arc<Rates>,
     ) -> Self {
+        Self::with_gate(clock, exported, sink, rates, Arc::default())
+    }
+
+    fn with_gate(
+        clock: Arc<Clock>,
+        exported: Arc<Exported>,
+        sink: Arc<dyn Sink>,
+        rates: Arc<Rates>,
+        gate: Arc<Gate>,
+    ) -> Self {
+        let first = Sampled::default();
+        let rate = (first, n(&rates, first));
         Self {
             clock,
             exported,
             sink,
-            sampling_n,
+            rates,
+            gate,
+            rate,
             batch: Vec::new(),
             late_us: Vec::new(),
         }
@@ -138,12 +222,33 @@ impl Emitter {
     /// Another one to the same sink, for another thread.
     #[must_use]
     pub fn another(&self) -> Self {
-        Self::new(
+        Self::with_gate(
             Arc::clone(&self.clock),
             Arc::clone(&self.exported),
             Arc::clone(&self.sink),
-            self.sampling_n,
+            Arc::clone(&self.rates),
+            Arc::clone(&self.gate),
         )
+    }
+
+    /// The rates of its records.
+    #[must_use]
+    pub fn rates(&self) -> &Rates {
+        &self.rates
+    }
+
+    /// Begins an epoch of a class: its records are held back until [`Emitter::conclude`].
+    /// `None` if there is no such class.
+    pub fn begin(&mut self, class: u8, sampling: Sampling) -> Option<u32> {
+        let epoch = self.rates.begin(class, sampling)?;
+        self.gate.close(Sampled::new(class, epoch));
+        Some(epoch)
+    }
+
+    /// Ends the change that [`Emitter::begin`] began.
+    pub fn conclude(&mut self, sampling: Sampling) {
+        self.flush();
+        self.gate.open(sampling, &*self.sink);
     }
 
     /// Emits a flow that came due by time.
@@ -167,13 +272,20 @@ impl Emitter {
             marks: flow.marks,
             source_mac,
             destination_mac,
-            sampling_n: self.sampling_n,
+            sampling_n: self.sampling_n(flow.key.sampled()),
         };
         self.exported.count(&record);
         self.batch.push(record);
         if self.batch.len() >= BATCH {
             self.flush();
         }
+    }
+
+    fn sampling_n(&mut self, sampled: Sampled) -> u32 {
+        if self.rate.0 != sampled {
+            self.rate = (sampled, n(&self.rates, sampled));
+        }
+        self.rate.1
     }
 
     /// Hands on what is left of a batch.
@@ -189,9 +301,15 @@ impl Emitter {
             }
         }
         if !self.batch.is_empty() {
-            self.sink.take(std::mem::take(&mut self.batch));
+            let batch = std::mem::take(&mut self.batch);
+            self.gate.pass(batch, &*self.sink);
         }
     }
+}
+
+/// One packet in so many was metered; 0, which is no rate, where nobody ever asked for that epoch.
+fn n(rates: &Rates, sampled: Sampled) -> u32 {
+    rates.sampling(sampled).map_or(0, Sampling::n)
 }
 
 impl Leave for Emitter {

@@ -6,6 +6,7 @@
 
 use std::{
     io,
+    ops::Range,
     os::fd::{AsRawFd, BorrowedFd},
     ptr::{self, NonNull},
     sync::atomic::{AtomicU64, Ordering},
@@ -13,26 +14,33 @@ use std::{
 
 use flowprobe_ebpf::{
     Lost, Skip,
+    class::Rule,
     cpu::{Cpu, Stray, Tally},
     flow::{Macs, Marks, bits},
     fragments::FragmentSet,
     hash::SECRET_WORDS,
     macs::{MAC_PAIRS, MacPair},
     ring::Part,
-    sampling::Word,
+    sampling::{MAX_CLASSES, SHADOW_CLASS, Sampler},
     table::{
         Asides, Bucket, BucketV4, BucketV6, BucketWide, Control, State, WAYS, WIDE_SHIFT, Way,
         WayV4, WayV6, WayWide,
     },
 };
 
-use crate::load::{FRAGMENT_SETS, LoadError};
+use crate::{
+    load::{FRAGMENT_SETS, LoadError},
+    sampling::Sampling,
+};
 
 /// How large everything is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    /// CPUs with a partition: those with a lower number.
+    /// Partitions: one for each CPU with a lower number, and where packets are sampled beside the
+    /// metering of everything another one for each.
     pub partitions: u32,
+    /// Whether there are those.
+    pub shadow: bool,
     /// Buckets of the IPv4 and of the IPv6 table in one partition, a power of two.
     pub buckets: u32,
     /// Parts in one ring, a power of two.
@@ -46,9 +54,26 @@ impl Geometry {
         let slots = max_flows.max(WAYS as u32).next_power_of_two();
         Self {
             partitions,
+            shadow: false,
             buckets: slots / WAYS as u32,
             ring_parts: ring_parts.next_power_of_two(),
         }
+    }
+
+    /// The same with as many partitions again, for sampling beside the metering of everything.
+    #[must_use]
+    pub fn with_shadow(self) -> Self {
+        Self {
+            partitions: 2 * self.partitions,
+            shadow: true,
+            ..self
+        }
+    }
+
+    /// CPUs with a partition.
+    #[must_use]
+    pub fn cpus(&self) -> u32 {
+        self.partitions >> u32::from(self.shadow)
     }
 
     /// Flows in one table of one partition.
@@ -259,6 +284,19 @@ pub struct Shared {
     cpus: Mapped<Cpu>,
     stray: Mapped<Stray>,
     rings: Mapped<Part>,
+    /// Whether packets are of several classes.
+    many_classes: bool,
+    samplers: Mapped<Sampler>,
+    rules: Mapped<Rule>,
+}
+
+/// How many packets a sampler was asked about, and how many it selected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// selectorIdTotalPktsObserved (IE 318).
+    pub observed: u64,
+    /// selectorIdTotalPktsSelected (IE 319).
+    pub selected: u64,
 }
 
 /// A map by its name, for error messages.
@@ -299,12 +337,24 @@ pub(crate) struct NamedMaps<'a> {
     pub(crate) cpus: NamedMap<'a>,
     pub(crate) stray: NamedMap<'a>,
     pub(crate) rings: NamedMap<'a>,
+    pub(crate) samplers: NamedMap<'a>,
+    pub(crate) rules: NamedMap<'a>,
+}
+
+/// Elements of the map of samplers.
+pub(crate) fn samplers(partitions: u32, many_classes: bool) -> usize {
+    if many_classes {
+        partitions as usize * MAX_CLASSES as usize
+    } else {
+        1
+    }
 }
 
 impl Shared {
     pub(crate) fn new(
         geometry: Geometry,
         secret: [u64; SECRET_WORDS],
+        many_classes: bool,
         maps: &NamedMaps<'_>,
     ) -> Result<Self, LoadError> {
         let partitions = geometry.partitions as usize;
@@ -319,6 +369,9 @@ impl Shared {
             cpus: Mapped::new(maps.cpus, partitions)?,
             stray: Mapped::new(maps.stray, 1)?,
             rings: Mapped::new(maps.rings, parts)?,
+            many_classes,
+            samplers: Mapped::new(maps.samplers, samplers(geometry.partitions, many_classes))?,
+            rules: Mapped::new(maps.rules, MAX_CLASSES as usize)?,
         })
     }
 
@@ -347,16 +400,128 @@ impl Shared {
         &self.secret
     }
 
-    /// Sets partition and sampler of a CPU. Call it before anything is attached.
-    pub fn seed(&self, id: u32, word: Word, parameter: u64, random: u64, skip: u32) {
+    /// Tells a CPU which partition it has. Call it before anything is attached.
+    pub fn seed(&self, id: u32) {
         let cpu = self.cpus.element(id as usize);
         // SAFETY: in bounds; no program runs yet.
         unsafe {
             (&raw mut (*cpu).first_bucket).write_volatile(id * self.geometry.buckets);
-            (&raw mut (*cpu).sampling).write_volatile(word.0);
-            (&raw mut (*cpu).random).write_volatile(random);
-            (&raw mut (*cpu).parameter).write_volatile(parameter);
-            (&raw mut (*cpu).skip_left).write_volatile(skip);
+            (&raw mut (*cpu).partition).write_volatile(id);
+        }
+    }
+
+    /// Gives a class a sampler in a partition, whose chance begins with `random`. Call it before
+    /// anything is attached.
+    pub fn seed_sampler(&self, partition: u32, class: u8, sampling: Sampling, random: u64) {
+        let sampler = self.sampler(partition, class);
+        // SAFETY: in bounds; no program runs yet.
+        unsafe {
+            sampler.write_volatile(Sampler {
+                sampling: sampling.word(0).0,
+                current: Sampler::NO_WORD,
+                class: class.into(),
+                random,
+                parameters: [sampling.parameter(), 0],
+                ..Sampler::default()
+            });
+        }
+    }
+
+    /// Sets the rule of a class. Call it before anything is attached.
+    pub fn set_rule(&self, class: u8, rule: &Rule) {
+        // SAFETY: in bounds; no program runs yet.
+        unsafe { self.rules.element(class.into()).write_volatile(*rule) };
+    }
+
+    /// From now on samples a class in another way, as its epoch `epoch`. Packets in flight may
+    /// still be of the epoch before; none are after a grace period. There has to be one between two
+    /// changes.
+    pub fn change(&self, class: u8, epoch: u32, sampling: Sampling) {
+        let word = sampling.word(epoch);
+        for partition in self.partitions_of(class) {
+            let sampler = self.sampler(partition, class);
+            // SAFETY: aligned, and lives as long as the mapping. The program reads this half of the
+            // parameters once the word says so.
+            let (parameter, place) = unsafe {
+                let parameters = (&raw mut (*sampler).parameters).cast::<u64>();
+                (
+                    AtomicU64::from_ptr(parameters.add(Sampler::half(word))),
+                    AtomicU64::from_ptr(&raw mut (*sampler).sampling),
+                )
+            };
+            parameter.store(sampling.parameter(), Ordering::Relaxed);
+            place.store(word.0, Ordering::Release);
+        }
+    }
+
+    /// Packets that the sampler of a class was asked about in an epoch, and those that it selected.
+    /// Both are exact once the program is detached, or the next epoch is a grace period old and
+    /// none has come after that.
+    #[must_use]
+    pub fn selection(&self, class: u8, epoch: u32) -> Selection {
+        let mut sum = Selection::default();
+        for partition in self.partitions_of(class) {
+            let (observed, skipped) = self.selected_by(partition, class, epoch);
+            sum.observed += observed;
+            sum.selected += observed.saturating_sub(skipped);
+        }
+        sum
+    }
+
+    /// The same of one partition: observed and skipped.
+    fn selected_by(&self, partition: u32, class: u8, epoch: u32) -> (u64, u64) {
+        let tag = |epoch: u32| u64::from(epoch) + 1;
+        let half = |epoch: u32| (epoch & 1) as usize;
+        let mut sampler = self.sampler_now(partition, class);
+        loop {
+            let (mut observed, mut skipped) = (sampler.observed, sampler.skipped);
+            if !self.many_classes || class == SHADOW_CLASS {
+                let cpu = self.cpu(partition);
+                (observed, skipped) = (cpu.seen.packets, cpu.unsampled.packets);
+            }
+            let again = self.sampler_now(partition, class);
+            if again.current != sampler.current {
+                // An epoch began in between.
+                sampler = again;
+                continue;
+            }
+            let start = sampler.starts[half(epoch)];
+            if start.epoch != tag(epoch) {
+                return (0, 0);
+            }
+            let next = sampler.starts[half(epoch + 1)];
+            if next.epoch == tag(epoch + 1) {
+                (observed, skipped) = (next.observed, next.skipped);
+            }
+            return (observed - start.observed, skipped - start.skipped);
+        }
+    }
+
+    /// A copy of the sampler of a class in a partition, as [`Shared::cpu`].
+    #[must_use]
+    pub fn sampler_now(&self, partition: u32, class: u8) -> Sampler {
+        // SAFETY: in bounds; any bits are valid.
+        unsafe { self.sampler(partition, class).read_volatile() }
+    }
+
+    fn sampler(&self, partition: u32, class: u8) -> *mut Sampler {
+        if !self.many_classes || class == SHADOW_CLASS {
+            let cpu = self.cpus.element(partition as usize);
+            // SAFETY: in bounds.
+            return unsafe { &raw mut (*cpu).sampler };
+        }
+        assert!(u32::from(class) < MAX_CLASSES);
+        self.samplers
+            .element((partition * MAX_CLASSES) as usize + usize::from(class))
+    }
+
+    /// Partitions that packets of a class are sampled in.
+    fn partitions_of(&self, class: u8) -> Range<u32> {
+        let main = self.geometry.cpus();
+        if class == SHADOW_CLASS {
+            main..self.geometry.partitions
+        } else {
+            0..main
         }
     }
 
@@ -371,12 +536,23 @@ impl Shared {
     /// The sum over all CPUs. While the program runs, packets in flight may be missing.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
+        let mut totals = self.sum(0..self.geometry.cpus());
         // SAFETY: in bounds; any bits are valid.
         let stray = unsafe { self.stray.element(0).read_volatile() };
-        totals.seen = stray.seen;
-        totals.lost[Lost::NoPartition as usize] = stray.seen;
-        for id in 0..self.geometry.partitions {
+        add(&mut totals.seen, stray.seen);
+        add(&mut totals.lost[Lost::NoPartition as usize], stray.seen);
+        totals
+    }
+
+    /// The same of what is sampled beside the metering of everything.
+    #[must_use]
+    pub fn shadow_totals(&self) -> Totals {
+        self.sum(self.geometry.cpus()..self.geometry.partitions)
+    }
+
+    fn sum(&self, partitions: Range<u32>) -> Totals {
+        let mut totals = Totals::default();
+        for id in partitions {
             let cpu = self.cpu(id);
             add(&mut totals.seen, cpu.seen);
             add(&mut totals.unsampled, cpu.unsampled);

@@ -4,6 +4,7 @@
 //! holds their flows. What is due is retired; after one grace period for the whole step the
 //! slots are read, parts of one flow are added up, and the slots are given back.
 
+mod change;
 mod flush;
 
 use std::{io, ops::Range, sync::Arc};
@@ -17,6 +18,7 @@ use flowprobe_ebpf::{
 use crate::{
     clock::monotonic_ns,
     record::{EndReason, FlowKey},
+    sampling::Rates,
     table::{
         Emitter, Flow, GracePeriod, Overflow, Shared,
         expiry::{Due, Expiry},
@@ -32,6 +34,8 @@ pub struct Sweeper {
     expiry: Expiry,
     grace: Box<dyn GracePeriod>,
     emitter: Emitter,
+    /// When the sampling of a class was last changed; flows of its epochs before are due since.
+    changed_ns: u64,
     /// Number of the pass over the table, from 1.
     pass: u64,
     /// CPUs that have had a flow. The others' partitions are empty, and there may be many: a
@@ -123,6 +127,7 @@ impl Sweeper {
             expiry,
             grace,
             emitter,
+            changed_ns: 0,
             pass: 0,
             used: Vec::new(),
             v4: Lane::default(),
@@ -170,11 +175,16 @@ impl Sweeper {
     /// Retires what is due in one step.
     fn scan(&mut self, step: u32, now_ns: u64) {
         let mut shard = self.overflow.shard(step);
+        let decision = Decision {
+            expiry: &self.expiry,
+            rates: self.emitter.rates(),
+            changed_ns: self.changed_ns,
+            now_ns,
+        };
         let mut scan = Scan {
             shared: &self.shared,
             used: &self.used,
-            expiry: &self.expiry,
-            now_ns,
+            decision,
             pass: self.pass,
             shard: &mut shard,
             leaving: &mut self.leaving,
@@ -186,13 +196,19 @@ impl Sweeper {
         for bucket in self.overflow.wide_buckets(step) {
             scan.bucket(&self.shared.wide, bucket, &mut self.wide);
         }
-        let (expiry, pass) = (&self.expiry, self.pass);
+        let pass = self.pass;
         let leaving = &mut self.leaving;
         shard.take_due(
             // A flow with a live part was decided with it.
             |entry| {
+                let Flow {
+                    key,
+                    counters,
+                    marks,
+                    ..
+                } = &entry.flow;
                 (entry.live_pass != pass)
-                    .then(|| expiry.due(&entry.flow.counters, &entry.flow.marks, now_ns))
+                    .then(|| decision.due(key, counters, marks))
                     .flatten()
             },
             |flow, due| {
@@ -216,7 +232,13 @@ impl Sweeper {
     fn emit(&mut self, now_ns: u64) {
         for leaving in self.leaving.drain(..) {
             let Some(flow) = leaving.flow else { continue };
-            match self.expiry.due(&flow.counters, &flow.marks, now_ns) {
+            let decision = Decision {
+                expiry: &self.expiry,
+                rates: self.emitter.rates(),
+                changed_ns: self.changed_ns,
+                now_ns,
+            };
+            match decision.due(&flow.key, &flow.counters, &flow.marks) {
                 Some(due) => self.emitter.emit_due(&flow, due),
                 // A packet came between the look and the retirement.
                 None => {
@@ -231,12 +253,36 @@ impl Sweeper {
     }
 }
 
+/// What decides whether a flow is to leave.
+#[derive(Clone, Copy)]
+struct Decision<'a> {
+    expiry: &'a Expiry,
+    rates: &'a Rates,
+    changed_ns: u64,
+    now_ns: u64,
+}
+
+impl Decision<'_> {
+    /// Why a flow is to leave, if it is: by its times, or since its class is sampled in another way
+    /// now. What came first counts.
+    fn due(&self, key: &FlowKey, counters: &Counters, marks: &Marks) -> Option<Due> {
+        let due = self.expiry.due(counters, marks, self.now_ns);
+        let was_due = due.is_some_and(|due| due.since_ns <= self.changed_ns);
+        if was_due || !self.rates.is_past(key.sampled()) {
+            return due;
+        }
+        Some(Due {
+            reason: EndReason::ForcedEnd,
+            since_ns: self.changed_ns,
+        })
+    }
+}
+
 /// One step's look at the table.
 struct Scan<'a, 'b> {
     shared: &'a Shared,
     used: &'a [u32],
-    expiry: &'a Expiry,
-    now_ns: u64,
+    decision: Decision<'a>,
     pass: u64,
     shard: &'a mut Shard<'b>,
     leaving: &'a mut Vec<Leaving>,
@@ -302,7 +348,7 @@ impl Scan<'_, '_> {
                 kept = Some(hash);
             }
         }
-        let Some(due) = self.expiry.due(&counters, &marks, self.now_ns) else {
+        let Some(due) = self.decision.due(&key, &counters, &marks) else {
             return;
         };
         let flow = self.leaving.len();

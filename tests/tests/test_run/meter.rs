@@ -11,7 +11,7 @@ use flowprobe::{
     ledger::Ledger,
     load::{Kernel, OBJECT, Options},
     record::{FlowRecord, Volume},
-    sampling::Sampling,
+    sampling::{Rates, Sampling},
     table::{
         Drainer, Emitter, GracePeriod, Overflow, Shared, Sweeper, Timeouts,
         emit::{Exported, Sink},
@@ -31,11 +31,29 @@ impl GracePeriod for NoGrace {
 }
 
 #[derive(Default)]
-struct Records(Mutex<Vec<FlowRecord>>);
+struct Records(Mutex<Vec<FlowRecord>>, Mutex<Vec<Changed>>);
+
+/// A change of rate, as it goes to export among the records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Changed {
+    pub(crate) class: u8,
+    pub(crate) epoch: u32,
+    /// Records that went before it.
+    pub(crate) behind: usize,
+}
 
 impl Sink for Records {
     fn take(&self, records: Vec<FlowRecord>) {
         self.0.lock().unwrap().extend(records);
+    }
+
+    fn change(&self, class: u8, epoch: u32, _: Sampling) {
+        let behind = self.0.lock().unwrap().len();
+        self.1.lock().unwrap().push(Changed {
+            class,
+            epoch,
+            behind,
+        });
     }
 }
 
@@ -50,11 +68,14 @@ pub(crate) struct Meter {
 }
 
 /// One partition, a bucket of eight flows in each table, and a ring of 4,096 parts.
-pub(crate) const SMALL: Options = Options {
+pub(crate) const SMALL: Options<'static> = Options {
     max_flows: 8,
     partitions: 1,
     ring_parts: 4096,
     sampling: Sampling::All,
+    classes: &[],
+    sample_key: 0,
+    shadow: None,
     tunnels: Tunnels::OUTER,
 };
 
@@ -72,9 +93,15 @@ pub(crate) fn pin_to_cpu(cpu: usize) {
     assert_eq!(rc, 0, "no CPU {cpu}: this test needs it");
 }
 
+fn rates(options: &Options<'_>) -> Rates {
+    let others = options.classes.iter().map(|class| class.sampling);
+    let all: Vec<_> = std::iter::once(options.sampling).chain(others).collect();
+    Rates::new(&all, options.shadow)
+}
+
 impl Meter {
     /// Loads the program; packets run on CPU 0.
-    pub(crate) fn new(options: &Options) -> Self {
+    pub(crate) fn new(options: &Options<'_>) -> Self {
         pin_to_cpu(0);
         let kernel = Kernel::load(OBJECT, options).expect("the kernel takes the program");
         let shared = Arc::clone(kernel.shared());
@@ -85,7 +112,7 @@ impl Meter {
             Arc::new(Clock::default()),
             Arc::clone(&exported),
             Arc::clone(&records) as Arc<dyn Sink>,
-            options.sampling.n(),
+            Arc::new(rates(options)),
         );
         let drainer = Drainer::new(
             Arc::clone(&shared),
@@ -113,6 +140,10 @@ impl Meter {
             drainer,
             sweeper,
         }
+    }
+
+    pub(crate) fn phase_ns(&self) -> u64 {
+        self.kernel.phase_ns()
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -143,6 +174,17 @@ impl Meter {
         const XDP_PASS: u32 = 2;
         assert_eq!(result.return_value, XDP_PASS, "a packet's fate was changed");
         assert_eq!(out, frame, "a packet was changed");
+    }
+
+    /// Samples a class in another way.
+    pub(crate) fn change(&mut self, class: u8, sampling: Sampling) -> u32 {
+        self.drain();
+        self.sweeper.change(class, sampling).expect("a class")
+    }
+
+    /// The changes so far.
+    pub(crate) fn changes(&self) -> Vec<Changed> {
+        self.records.1.lock().unwrap().clone()
     }
 
     /// Empties the rings.

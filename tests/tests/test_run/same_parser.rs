@@ -100,6 +100,7 @@ impl Twins {
             packet,
             around,
             fragment,
+            ..
         } = parsed;
         let v4 = matches!(packet.addresses, Addresses::V4(_));
         // What the fragments of a packet share.
