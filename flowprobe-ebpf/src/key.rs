@@ -154,6 +154,12 @@ macro_rules! key {
                 self.words[Self::PLACE] as u32
             }
 
+            /// Makes it a flow that was sampled so.
+            pub fn set_sampled(&mut self, sampled: Sampled) {
+                let place = self.words[Self::PLACE] & u64::from(u32::MAX);
+                self.words[Self::PLACE] = place | u64::from(sampled.0) << 32;
+            }
+
             /// What it was sampled as: a flow never spans two classes or two sampling rates.
             #[must_use]
             pub fn sampled(&self) -> Sampled {

@@ -20,5 +20,6 @@ pub mod pcap;
 pub mod record;
 pub mod run;
 pub mod sampling;
+pub mod shadow;
 pub mod table;
 pub mod telemetry;

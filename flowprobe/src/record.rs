@@ -104,6 +104,17 @@ impl FlowKey {
         sampled -> Sampled
     );
 
+    /// The same key, whatever it was sampled as.
+    #[must_use]
+    pub fn unsampled(mut self) -> Self {
+        match &mut self {
+            Self::V4(key) => key.set_sampled(Sampled::default()),
+            Self::V6(key) => key.set_sampled(Sampled::default()),
+            Self::Wide(key) => key.set_sampled(Sampled::default()),
+        }
+        self
+    }
+
     /// The same key in the form that has room for what is around the packets.
     #[must_use]
     pub fn widened(&self) -> KeyWide {

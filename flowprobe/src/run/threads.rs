@@ -6,14 +6,21 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{
+    mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    oneshot,
+};
 
-use crate::table::{Drainer, Sweeper};
+use crate::{
+    sampling::Sampling,
+    table::{ChangeError, Drainer, Sweeper},
+};
 
 /// A thread has ended without being told to.
 #[derive(Debug)]
@@ -25,6 +32,14 @@ pub(super) struct Threads {
     drainer: JoinHandle<Drainer>,
     sweeper: JoinHandle<Sweeper>,
     ended: UnboundedReceiver<Ended>,
+    changes: mpsc::Sender<Change>,
+}
+
+/// A class is to be sampled in another way. Answered with the number of the epoch that has begun.
+struct Change {
+    class: u8,
+    sampling: Sampling,
+    answer: oneshot::Sender<Result<u32, ChangeError>>,
 }
 
 /// Sends word when its thread ends, also by a panic.
@@ -48,17 +63,19 @@ impl Threads {
     ) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (to, ended) = unbounded_channel();
+        let (changes, asked) = mpsc::channel();
         let drainer = spawn("drainer", &to, Arc::clone(&stop), move |stop| {
             drain(drainer, stop)
         })?;
         let sweeper = spawn("sweeper", &to, Arc::clone(&stop), move |stop| {
-            sweep(sweeper, sweep_interval, stop)
+            sweep(sweeper, sweep_interval, &asked, stop)
         })?;
         Ok(Self {
             stop,
             drainer,
             sweeper,
             ended,
+            changes,
         })
     }
 
@@ -69,6 +86,25 @@ impl Threads {
             // Both threads have a sender until they end, so one of them came before this.
             None => std::future::pending().await,
         }
+    }
+
+    /// Samples a class in another way. The answer comes when all flows of the rate before have left
+    /// the tables; it fails if the sweeper ends first.
+    pub(super) fn change(
+        &self,
+        class: u8,
+        sampling: Sampling,
+    ) -> oneshot::Receiver<Result<u32, ChangeError>> {
+        let (answer, answered) = oneshot::channel();
+        let change = Change {
+            class,
+            sampling,
+            answer,
+        };
+        // Where nobody receives any more, nobody answers either.
+        drop(self.changes.send(change));
+        self.sweeper.thread().unpark();
+        answered
     }
 
     /// Stops both; one that has panicked is missing.
@@ -117,13 +153,27 @@ fn drain(mut drainer: Drainer, stop: &AtomicBool) -> Drainer {
 /// Steps are taken together that fall within this time: each batch costs a grace period.
 const BATCH: Duration = Duration::from_millis(25);
 
-fn sweep(mut sweeper: Sweeper, interval: Duration, stop: &AtomicBool) -> Sweeper {
+fn sweep(
+    mut sweeper: Sweeper,
+    interval: Duration,
+    asked: &mpsc::Receiver<Change>,
+    stop: &AtomicBool,
+) -> Sweeper {
     let steps = sweeper.steps();
     let pause = (interval / steps).max(BATCH.min(interval / 4));
     let mut start = Instant::now();
     let mut next = 0;
     let mut refused = false;
     while !stop.load(Ordering::Acquire) {
+        for Change {
+            class,
+            sampling,
+            answer,
+        } in asked.try_iter()
+        {
+            // Who asked may have gone.
+            drop(answer.send(sweeper.change(class, sampling)));
+        }
         let passed = start.elapsed().as_nanos() * u128::from(steps) / interval.as_nanos().max(1);
         let due = u32::try_from(passed).map_or(steps, |passed| passed.min(steps));
         if due > next {

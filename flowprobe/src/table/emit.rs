@@ -15,6 +15,7 @@ use crate::{
     clock::{Clock, monotonic_ns, unix_ms},
     record::{EndReason, FlowRecord, Volume},
     sampling::{Rates, Sampling},
+    shadow::Shadow,
     table::{Flow, expiry::Due, local::Leave},
 };
 
@@ -118,6 +119,7 @@ pub struct Emitter {
     sink: Arc<dyn Sink>,
     rates: Arc<Rates>,
     gate: Arc<Gate>,
+    shadow: Option<Arc<Shadow>>,
     /// The last rate that was looked up.
     rate: (Sampled, u32),
     batch: Vec<FlowRecord>,
@@ -195,16 +197,6 @@ impl Emitter {
         sink: Arc<dyn Sink>,
         rates: Arc<Rates>,
     ) -> Self {
-        Self::with_gate(clock, exported, sink, rates, Arc::default())
-    }
-
-    fn with_gate(
-        clock: Arc<Clock>,
-        exported: Arc<Exported>,
-        sink: Arc<dyn Sink>,
-        rates: Arc<Rates>,
-        gate: Arc<Gate>,
-    ) -> Self {
         let first = Sampled::default();
         let rate = (first, n(&rates, first));
         Self {
@@ -212,23 +204,35 @@ impl Emitter {
             exported,
             sink,
             rates,
-            gate,
+            gate: Arc::default(),
+            shadow: None,
             rate,
             batch: Vec::new(),
             late_us: Vec::new(),
         }
     }
 
+    /// The same, which also compares what is metered in full with what is sampled beside it.
+    #[must_use]
+    pub fn with_shadow(mut self, shadow: Option<Arc<Shadow>>) -> Self {
+        self.shadow = shadow;
+        self
+    }
+
     /// Another one to the same sink, for another thread.
     #[must_use]
     pub fn another(&self) -> Self {
-        Self::with_gate(
-            Arc::clone(&self.clock),
-            Arc::clone(&self.exported),
-            Arc::clone(&self.sink),
-            Arc::clone(&self.rates),
-            Arc::clone(&self.gate),
-        )
+        Self {
+            clock: Arc::clone(&self.clock),
+            exported: Arc::clone(&self.exported),
+            sink: Arc::clone(&self.sink),
+            rates: Arc::clone(&self.rates),
+            gate: Arc::clone(&self.gate),
+            shadow: self.shadow.clone(),
+            rate: self.rate,
+            batch: Vec::new(),
+            late_us: Vec::new(),
+        }
     }
 
     /// The rates of its records.
@@ -274,6 +278,11 @@ impl Emitter {
             destination_mac,
             sampling_n: self.sampling_n(flow.key.sampled()),
         };
+        if let Some(shadow) = &self.shadow
+            && shadow.take(&record)
+        {
+            return;
+        }
         self.exported.count(&record);
         self.batch.push(record);
         if self.batch.len() >= BATCH {

@@ -1,7 +1,9 @@
-//! Counts what is in the tables: the ledger's `held`, which is nothing after a clean end.
+//! Counts what is in the tables: the ledger's `held`, which is nothing after a clean end. What is
+//! sampled beside the metering of everything is no part of it.
 
 use flowprobe_ebpf::{
     Counters,
+    sampling::SHADOW_CLASS,
     table::{State, WAYS, Way},
 };
 
@@ -18,7 +20,7 @@ use crate::{
 #[must_use]
 pub fn held(shared: &Shared, overflow: &Overflow) -> Volume {
     let mut volume = in_tables(shared);
-    for cpu in 0..shared.geometry().partitions {
+    for cpu in 0..shared.geometry().cpus() {
         for position in shared.ring_tail(cpu)..shared.ring_head(cpu) {
             let counters = shared.ring_part(cpu, position).counters;
             volume += flow(&counters);
@@ -26,7 +28,9 @@ pub fn held(shared: &Shared, overflow: &Overflow) -> Volume {
     }
     for shard in 0..overflow.shards() {
         for kept in overflow.shard(shard).flows() {
-            volume += flow(&kept.counters);
+            if kept.key.sampled().class() != SHADOW_CLASS {
+                volume += flow(&kept.counters);
+            }
         }
     }
     volume
@@ -37,7 +41,7 @@ pub fn held(shared: &Shared, overflow: &Overflow) -> Volume {
 pub fn in_tables(shared: &Shared) -> Volume {
     let mut volume = Volume::default();
     let geometry = shared.geometry();
-    let partitions = geometry.partitions;
+    let partitions = geometry.cpus();
     for bucket in 0..geometry.buckets {
         count(&shared.v4, partitions, bucket, &mut volume);
         count(&shared.v6, partitions, bucket, &mut volume);

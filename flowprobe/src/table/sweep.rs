@@ -7,6 +7,8 @@
 mod change;
 mod flush;
 
+pub use change::ChangeError;
+
 use std::{io, ops::Range, sync::Arc};
 
 use flowprobe_ebpf::{
