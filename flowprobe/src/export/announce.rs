@@ -8,21 +8,23 @@ use crate::{
         Encoder, Template, element,
         message::{HEADER, MIN_OCTETS, SET_HEADER},
         options::{
-            AlgorithmRate, CountSelector, ExportingReliability, FlowKeys, InterfaceName,
-            MeteringReliability, MeteringStatistics, NOfNSelector, OptionsRecord,
-            ProbabilitySelector, SELECTOR, SamplerRate, SamplingRate, SelectionSequence,
-            SelectionStatistics, Selector, Text, TimeSelector,
+            AlgorithmRate, CountSelector, ExportingReliability, FlowKeys, FlowSelector,
+            HashSelector, InterfaceName, MeteringReliability, MeteringStatistics, NOfNSelector,
+            OptionsRecord, ProbabilitySelector, SELECTOR, SamplerRate, SamplingRate,
+            SelectionSequence, SelectionStatistics, Selector, Text, TimeSelector,
         },
     },
     sampling::{Profile, Sampling},
 };
 
 /// The templates of all selector reports.
-const SELECTORS: [Template; 4] = [
+const SELECTORS: [Template; 6] = [
     CountSelector::TEMPLATE,
     ProbabilitySelector::TEMPLATE,
     NOfNSelector::TEMPLATE,
     TimeSelector::TEMPLATE,
+    HashSelector::TEMPLATE,
+    FlowSelector::TEMPLATE,
 ];
 
 /// Octets of a sampling rate and its selector report, which share a message.

@@ -228,12 +228,12 @@ fn templates_and_options_come_before_the_first_flow() {
 #[test]
 fn the_selector_report_follows_its_rate_in_one_message_of_any_size() {
     for mtu in crate::export::MIN_MTU..=1500 {
-        for sampling in [
-            "1/1",
-            "1/100",
-            "random:1/100",
-            "nofn:5/500",
-            "time:100/9900",
+        for (sampling, report) in [
+            ("1/1", 513),
+            ("1/100", 513),
+            ("random:1/100", 519),
+            ("nofn:5/500", 524),
+            ("time:100/9900", 525),
         ] {
             let mut bench = Bench::new(|settings| {
                 settings.mtu = mtu;
@@ -246,10 +246,11 @@ fn the_selector_report_follows_its_rate_in_one_message_of_any_size() {
                 let before = collected.records.len();
                 collected.message(message);
                 let ids = collected.records[before..].iter().map(|(id, _)| *id);
-                let ids: Vec<u16> = ids.filter(|id| matches!(id, 512 | 513)).collect();
-                assert!(ids.is_empty() || ids == [512, 513], "{mtu}: {ids:?}");
+                let ids: Vec<u16> = ids.filter(|id| [512, report].contains(id)).collect();
+                assert!(ids.is_empty() || ids == [512, report], "{mtu}: {ids:?}");
             }
-            assert_eq!((collected.of(513).len(), collected.records.len()), (1, 16));
+            let reports = collected.of(report).len();
+            assert_eq!((reports, collected.records.len()), (1, 16));
         }
     }
 }
@@ -450,13 +451,13 @@ fn profiles_tell_the_rate_in_elements_of_their_own() {
         (
             Profile::Psamp,
             "nofn:5/500",
-            513,
+            524,
             &[(304, 3), (309, 5), (310, 500)],
         ),
         (
             Profile::Psamp,
             "time:100/9900",
-            513,
+            525,
             &[(304, 2), (307, 100), (308, 9900)],
         ),
         (Profile::Legacy, "1/100", 514, &[(34, 100), (35, 1)]),
@@ -483,7 +484,12 @@ fn profiles_tell_the_rate_in_elements_of_their_own() {
         for (element, value) in expected {
             assert_eq!(number(told, *element), *value, "{profile:?} {sampling}");
         }
-        let others = [512, 513, 514, 516].iter().filter(|other| **other != id);
-        assert!(others.map(|id| collected.of(*id).len()).eq([0; 3]));
+        let others = [512, 513, 514, 516, 519, 524, 525];
+        let others = others.iter().filter(|other| **other != id);
+        assert!(
+            others
+                .map(|id| collected.of(*id).len())
+                .all(|told| told == 0)
+        );
     }
 }
