@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
     clock::{Clock, monotonic_ns, unix_ms},
-    export::{Metering, Telemetry},
+    export::{Metering, Selection, Telemetry},
     table::Shared,
 };
 
@@ -50,9 +50,6 @@ impl Meter {
             ignored.span_ms = Some((first_ms, now_ms));
         }
         Metering {
-            observed_packets: totals.seen.packets,
-            // The counters are read one by one while the program counts on.
-            selected_packets: totals.seen.packets.saturating_sub(totals.unsampled.packets),
             ignored_packets: packets,
             ignored_octets: octets,
             ignored_span_ms: ignored.span_ms,
@@ -61,7 +58,24 @@ impl Meter {
 }
 
 impl Telemetry for Meter {
-    fn metering(&self) -> Metering {
-        self.look()
+    fn metering(&self, class: usize) -> Metering {
+        // One class so far, which has all.
+        match class {
+            0 => self.look(),
+            _ => Metering::default(),
+        }
+    }
+
+    fn selection(&self, class: usize, epoch: u32) -> Option<Selection> {
+        // The rate of a run does not change yet.
+        if (class, epoch) != (0, 0) {
+            return None;
+        }
+        let totals = self.shared.totals();
+        Some(Selection {
+            observed_packets: totals.seen.packets,
+            // The counters are read one by one while the program counts on.
+            selected_packets: totals.seen.packets.saturating_sub(totals.unsampled.packets),
+        })
     }
 }

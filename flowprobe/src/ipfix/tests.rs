@@ -160,7 +160,7 @@ proptest! {
     #[test]
     fn json_has_the_elements_of_the_template(record in any_record()) {
         let mut text = Vec::new();
-        element::show(&record, &mut text);
+        element::show(&record, 7, &mut text);
         let mut object: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(&text).expect("JSON");
         let id = template_of(&record, false);
@@ -179,6 +179,7 @@ proptest! {
             }
             prop_assert!(around.is_empty(), "{:?}", around);
         }
+        prop_assert_eq!(object.remove("observationDomainId"), Some(7.into()));
         if record.key.protocol() == 6 {
             let began = object.remove("firstPacketSyn");
             prop_assert_eq!(began, Some((record.marks.bits & 0x08 != 0).into()));
@@ -216,7 +217,7 @@ fn json_of_a_tunnel_names_both_packets() {
         ..nth(4)
     };
     let mut text = Vec::new();
-    element::show(&record, &mut text);
+    element::show(&record, 7, &mut text);
     let text = String::from_utf8(text).expect("text");
     assert!(text.starts_with(r#"{"greKey":0,"layer2SegmentId":72057594049187311,"gtpuTEid":0,"#));
     let inner = r#""sourceIPv6Address":"a0a:a0a:a0a:a0a:a0a:a0a:a0a:a0a","#;
@@ -230,7 +231,7 @@ fn json_of_a_tunnel_names_both_packets() {
     let outer = concat!(
         r#","outer":{"sourceIPv4Address":"192.192.192.192","#,
         r#""destinationIPv4Address":"193.193.193.193","protocolIdentifier":17},"#,
-        r#""firstPacketSyn":false}"#
+        r#""observationDomainId":7,"firstPacketSyn":false}"#
     );
     assert!(text.ends_with(outer), "{text}");
 }
