@@ -36,7 +36,7 @@ use self::{
 use crate::{
     ipfix::{
         Encoder,
-        message::{MIN_OCTETS, PACKET_OVERHEAD},
+        message::{MIN_OCTETS, PACKET_OVERHEAD, TooSmall},
     },
     record::FlowRecord,
     sampling::{Profile, Sampling},
@@ -62,10 +62,8 @@ pub struct Settings {
     /// Records that wait for each destination. One takes about 120 octets, shared between
     /// destinations; when the queue is full the newest are dropped and counted.
     pub queue: usize,
-    /// Observation domain of all messages.
-    pub observation_domain: u32,
-    /// How the packets of the flows were selected.
-    pub sampling: Sampling,
+    /// The observation domain of each class of sampling; the index is the class.
+    pub domains: Vec<Domain>,
     /// How collectors are told so.
     pub sampling_profile: Profile,
     /// Interfaces to name to the collectors.
@@ -74,6 +72,17 @@ pub struct Settings {
     pub dot1q: bool,
     /// What to print on standard output.
     pub output: Option<Output>,
+}
+
+/// An observation domain: a class of sampling that has a rate of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// observationDomainId of its messages; no two have the same.
+    pub id: u32,
+    /// What the class is, as collectors shall read it: the filter. Empty for the rest.
+    pub name: String,
+    /// How its packets are selected at first; see [`Exporter::change`].
+    pub sampling: Sampling,
 }
 
 /// An interface as collectors shall call it.
@@ -96,13 +105,18 @@ pub enum Output {
     Json,
 }
 
-/// What options records need to know of the metering, since it began.
+/// What the sampler of a class did while it had one rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Metering {
+pub struct Selection {
     /// Packets that the sampler was asked about (IE 318).
     pub observed_packets: u64,
     /// Packets that it selected (IE 319). What it skipped is 318 − 319, never ignored.
     pub selected_packets: u64,
+}
+
+/// What options records need to know of the metering of a class, since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Metering {
     /// Selected packets that are in no flow (IE 164).
     pub ignored_packets: u64,
     /// Their octets (IE 165).
@@ -112,10 +126,16 @@ pub struct Metering {
     pub ignored_span_ms: Option<(u64, u64)>,
 }
 
-/// Who knows the [`Metering`]. Asked from the exporter's thread, at each template refresh.
+/// Who knows the figures. Asked from the exporter's thread: at each template refresh, at each
+/// change of a rate, and at the end.
 pub trait Telemetry: Send + Sync {
     /// The figures of now.
-    fn metering(&self) -> Metering;
+    fn metering(&self, class: usize) -> Metering;
+
+    /// What was selected of `class` in its epoch number `epoch`, counted from 0 by
+    /// [`Exporter::change`]: so far, or in all of it if it has ended. Collectors that are behind
+    /// ask for epochs that have ended; `None` if they are forgotten, and then nothing is said.
+    fn selection(&self, class: usize, epoch: u32) -> Option<Selection>;
 }
 
 /// Why export cannot start.
@@ -136,6 +156,15 @@ pub enum ExportError {
     /// Every flow would be lost.
     #[error("flows have nowhere to go: name a collector or an output")]
     Nowhere,
+    /// Nowhere to put a record.
+    #[error("no observation domain is named: at least one is needed")]
+    NoDomain,
+    /// Their sequence numbers would be one.
+    #[error("observation domain {id} is given to two classes: each needs an id of its own")]
+    SameDomain {
+        /// Which.
+        id: u32,
+    },
     /// A host name without an address.
     #[error("collector {collector}: the host name does not resolve: {source}")]
     Resolve {
@@ -236,6 +265,9 @@ pub struct Exporter {
     bell: Arc<Bell>,
     threads: Vec<JoinHandle<()>>,
     export_rate: u32,
+    classes: usize,
+    /// Said once that there are records of a class that has no domain.
+    complained: AtomicBool,
 }
 
 impl Exporter {
@@ -254,11 +286,14 @@ impl Exporter {
         if settings.collectors.is_empty() && settings.output.is_none() {
             return Err(ExportError::Nowhere);
         }
+        check(&settings.domains)?;
         let mut exporter = Self {
             outlets: Vec::new(),
             bell: Arc::default(),
             threads: Vec::new(),
             export_rate: settings.export_rate,
+            classes: settings.domains.len(),
+            complained: AtomicBool::new(false),
         };
         let senders = exporter.senders(settings, telemetry)?;
         if !senders.is_empty() {
@@ -268,21 +303,44 @@ impl Exporter {
         if let Some(output) = settings.output {
             let outlet = exporter.outlet("stdout".to_owned(), settings.queue);
             let bell = Arc::clone(&exporter.bell);
-            let printer = Printer::stdout(output, outlet);
+            let printer = Printer::stdout(output, outlet, &settings.domains);
             exporter.spawn("print", move || printer.run(&bell))?;
         }
         Ok(exporter)
     }
 
     /// Queues the records for each destination. Never waits for any of them.
-    pub fn send(&self, records: Vec<FlowRecord>) {
-        if records.is_empty() {
+    ///
+    /// A record of a class without a domain is dropped, for the reason `unknown_class`: in
+    /// another domain collectors would take it for one of that rate.
+    pub fn send(&self, mut records: Vec<FlowRecord>) {
+        // Stable: within a class records stay in the order in which they came.
+        records.sort_by_key(FlowRecord::class);
+        let Some(last) = records.last() else {
             return;
+        };
+        if last.class() >= self.classes && !self.complained.swap(true, Ordering::Relaxed) {
+            let class = last.class();
+            tracing::error!(class, "flows of a class without a domain are dropped");
         }
         let records = Arc::new(records);
         let now = Now::read();
         for outlet in &self.outlets {
             outlet.account().push(&records, now);
+        }
+        self.bell.ring();
+    }
+
+    /// From now on records of `class` are metered with `sampling`. Each collector is told so after
+    /// the last record that was sent before, and before the first one that is sent behind. Never
+    /// waits for any of them.
+    pub fn change(&self, class: usize, sampling: Sampling) {
+        if class >= self.classes {
+            tracing::error!(class, "the rate of a class without a domain cannot change");
+            return;
+        }
+        for outlet in &self.outlets {
+            outlet.account().push_change(class, sampling);
         }
         self.bell.ring();
     }
@@ -350,14 +408,20 @@ impl Exporter {
                 collector: collector.clone(),
                 source,
             })?;
-            let mut encoder = Encoder::new(settings.observation_domain, octets)
+            let encoder = |domain: &Domain| {
+                let mut encoder = Encoder::new(domain.id, octets)?;
+                encoder.use_dot1q(settings.dot1q);
+                Ok(encoder)
+            };
+            let encoders = settings.domains.iter().map(encoder);
+            let encoders = encoders
+                .collect::<Result<_, TooSmall>>()
                 .map_err(|_| ExportError::Mtu { mtu })?;
-            encoder.use_dot1q(settings.dot1q);
             let outlet = self.outlet(collector.to_string(), settings.queue);
             let facts = Arc::clone(&facts);
             senders.push(Sender::new(
                 socket,
-                encoder,
+                encoders,
                 outlet,
                 facts,
                 settings,
@@ -368,7 +432,7 @@ impl Exporter {
     }
 
     fn outlet(&mut self, destination: String, queue: usize) -> Arc<Outlet> {
-        let outlet = Arc::new(Outlet::new(destination, queue));
+        let outlet = Arc::new(Outlet::new(destination, queue, self.classes));
         self.outlets.push(Arc::clone(&outlet));
         outlet
     }
@@ -387,6 +451,17 @@ impl Exporter {
 impl Drop for Exporter {
     fn drop(&mut self) {
         self.bell.finish(Instant::now());
+    }
+}
+
+/// Whether each class has a domain of its own.
+fn check(domains: &[Domain]) -> Result<(), ExportError> {
+    let mut ids: Vec<_> = domains.iter().map(|domain| domain.id).collect();
+    ids.sort_unstable();
+    match ids.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(ExportError::SameDomain { id: pair[0] }),
+        None if ids.is_empty() => Err(ExportError::NoDomain),
+        None => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use clap::{Parser as _, error::ErrorKind};
 use flowprobe::{
     cli::{Cli, Command, Export, Pcap, Run, VlanElements},
     experiment::{self, ExperimentError},
-    export::{self, Output},
+    export::{self, Domain, Output},
     pcap::{self, PcapError},
     run::{self, RunError},
     sampling::{Profile, Sampling},
@@ -157,8 +157,11 @@ fn export_settings(
         template_refresh: options.template_refresh,
         export_rate: options.export_rate,
         queue,
-        observation_domain: options.observation_domain,
-        sampling,
+        domains: vec![Domain {
+            id: options.observation_domain,
+            name: String::new(),
+            sampling,
+        }],
         sampling_profile,
         interfaces: Vec::new(),
         dot1q: options.vlan_elements == VlanElements::Dot1q,

@@ -40,7 +40,7 @@ use crate::{
     load::random_words,
     record::FlowRecord,
     run::ending::{Signals, SummaryFile, each_second, give_up, nobody_reads, send_rest},
-    sampling::Rates,
+    sampling::{Rates, Sampling},
     table::{
         Emitter, LocalTable, Timeouts,
         emit::{BATCH, Exported, Sink},
@@ -224,7 +224,7 @@ impl Reading {
             Arc::new(Clock::time_of_day()),
             Arc::clone(&exported),
             Arc::new(patient),
-            Arc::new(Rates::of(settings.export.sampling)),
+            Arc::new(Rates::of(Sampling::All)),
         );
         let fragments = Fragments::new(secret);
         let mut meter = Meter::new(settings.tunnels, fragments, table, emitter, figures);

@@ -200,6 +200,14 @@ pub struct FlowRecord {
     pub sampling_n: u32,
 }
 
+impl FlowRecord {
+    /// The class of sampling it was metered in, which is an observation domain of its own.
+    #[must_use]
+    pub fn class(&self) -> usize {
+        self.key.sampled().class().into()
+    }
+}
+
 /// Flow records, and the packets and IP-layer octets in them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Volume {

@@ -75,6 +75,10 @@ impl Sink for Exporter {
     fn take(&self, records: Vec<FlowRecord>) {
         self.send(records);
     }
+
+    fn change(&self, class: u8, _: u32, sampling: Sampling) {
+        Exporter::change(self, class.into(), sampling);
+    }
 }
 
 /// An interface that is being watched. Dropping it detaches.
@@ -181,11 +185,12 @@ impl Metering {
         let overflow = Arc::new(Overflow::new(shared.geometry(), capacity));
         let clock = Arc::new(Clock::default());
         let exported = Arc::new(Exported::default());
-        let meter = Arc::new(Meter::new(Arc::clone(&shared), Arc::clone(&clock)));
+        let rates = Arc::new(Rates::of(settings.sampling));
+        let meter = Meter::new(Arc::clone(&shared), Arc::clone(&rates), Arc::clone(&clock));
+        let meter = Arc::new(meter);
         settings.export.interfaces = interfaces.iter().map(named).collect();
         let telemetry = Arc::clone(&meter) as Arc<dyn Telemetry>;
         let exporter = Arc::new(Exporter::start(&settings.export, telemetry)?);
-        let rates = Arc::new(Rates::of(settings.sampling));
         let emitter = Emitter::new(
             Arc::clone(&clock),
             Arc::clone(&exported),

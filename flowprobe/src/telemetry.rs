@@ -4,13 +4,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
     clock::{Clock, monotonic_ns, unix_ms},
-    export::{Metering, Telemetry},
+    export::{Metering, Selection, Telemetry},
+    sampling::Rates,
     table::Shared,
 };
 
 /// Reads the ledger's counters for the options records.
 pub struct Meter {
     shared: Arc<Shared>,
+    rates: Arc<Rates>,
     clock: Arc<Clock>,
     ignored: Mutex<Ignored>,
 }
@@ -25,9 +27,10 @@ struct Ignored {
 impl Meter {
     /// A meter of what the program counts.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, clock: Arc<Clock>) -> Self {
+    pub fn new(shared: Arc<Shared>, rates: Arc<Rates>, clock: Arc<Clock>) -> Self {
         Self {
             shared,
+            rates,
             clock,
             ignored: Mutex::default(),
         }
@@ -50,9 +53,6 @@ impl Meter {
             ignored.span_ms = Some((first_ms, now_ms));
         }
         Metering {
-            observed_packets: totals.seen.packets,
-            // The counters are read one by one while the program counts on.
-            selected_packets: totals.seen.packets.saturating_sub(totals.unsampled.packets),
             ignored_packets: packets,
             ignored_octets: octets,
             ignored_span_ms: ignored.span_ms,
@@ -61,7 +61,23 @@ impl Meter {
 }
 
 impl Telemetry for Meter {
-    fn metering(&self) -> Metering {
-        self.look()
+    fn metering(&self, class: usize) -> Metering {
+        // What is ignored is in no flow, and so in no class: it is told with the rest.
+        match class {
+            0 => self.look(),
+            _ => Metering::default(),
+        }
+    }
+
+    fn selection(&self, class: usize, epoch: u32) -> Option<Selection> {
+        let class = u8::try_from(class).ok()?;
+        let selection = match self.rates.ended(class, epoch) {
+            Some(ended) => ended,
+            None => self.shared.selection(class, epoch),
+        };
+        Some(Selection {
+            observed_packets: selection.observed,
+            selected_packets: selection.selected,
+        })
     }
 }

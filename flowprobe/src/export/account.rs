@@ -9,7 +9,10 @@ use std::{
 use serde::{Serialize, Serializer};
 
 use super::Now;
-use crate::record::{FlowRecord, Volume};
+use crate::{
+    record::{FlowRecord, Volume},
+    sampling::Sampling,
+};
 
 /// What became of the records for one destination: exported = sent + dropped + queued.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -29,8 +32,9 @@ pub struct DestinationReport {
     pub messages: u64,
     /// Their octets, without UDP and IP headers.
     pub wire_octets: u64,
-    /// Data Records encoded, flows and options: the sequence number that a next message would
-    /// have, before it wraps. A collector received this many, less the gaps that it saw.
+    /// Data Records encoded, flows and options: the sum over the observation domains of the
+    /// sequence number that a next message would have, before it wraps. A collector received this
+    /// many, less the gaps that it saw.
     pub encoded: u64,
     /// Times that the collector could not be reached.
     pub outages: u64,
@@ -56,7 +60,7 @@ fn by_reason<S: Serializer>(
     serializer.collect_map(dropped.iter().copied())
 }
 
-/// Records that came together; all destinations share them.
+/// Records of one class that came together; all destinations share them.
 #[derive(Debug)]
 struct Batch {
     records: Arc<Vec<FlowRecord>>,
@@ -66,10 +70,88 @@ struct Batch {
     since: Instant,
 }
 
+/// What waits in a lane.
+#[derive(Debug)]
+enum Item {
+    Records(Batch),
+    /// What is behind was metered so. Takes no room, and is never dropped.
+    Change(Sampling),
+}
+
+/// The queue of one class, and what was handed over of it.
+#[derive(Debug, Default)]
+struct Lane {
+    items: VecDeque<Item>,
+    sent_records: u64,
+    messages: u64,
+    wire_octets: u64,
+}
+
+impl Lane {
+    /// The records before the next change of the rate, oldest first.
+    fn batches(&self) -> impl Iterator<Item = &Batch> {
+        self.items.iter().map_while(|item| match item {
+            Item::Records(batch) => Some(batch),
+            Item::Change(_) => None,
+        })
+    }
+
+    /// The oldest of them and how many there are, counted up to `enough`.
+    fn run(&self, class: usize, enough: usize) -> Option<Run> {
+        let since = self.batches().next()?.since;
+        let (mut records, mut batches) = (0, 0);
+        for batch in self.batches() {
+            records += batch.end - batch.next;
+            batches += 1;
+            if records >= enough {
+                break;
+            }
+        }
+        Some(Run {
+            class,
+            records: records.min(enough),
+            since,
+            complete: matches!(self.items.get(batches), Some(Item::Change(_))),
+        })
+    }
+
+    /// Takes the `count` oldest records, or as many as there are before the next change of the
+    /// rate, out of the queue.
+    fn take(&mut self, mut count: usize) -> Volume {
+        let mut taken = Volume::default();
+        while count > 0
+            && let Some(Item::Records(batch)) = self.items.front_mut()
+        {
+            let end = batch.end.min(batch.next.saturating_add(count));
+            taken += Volume::of(&batch.records[batch.next..end]);
+            count -= end - batch.next;
+            batch.next = end;
+            if batch.next == batch.end {
+                self.items.pop_front();
+            }
+        }
+        taken
+    }
+}
+
+/// Records of one class and one rate that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) class: usize,
+    /// How many, as far as was asked.
+    pub(super) records: usize,
+    /// Since when the oldest waits.
+    pub(super) since: Instant,
+    /// No more will come: a change of the rate is behind them.
+    pub(super) complete: bool,
+}
+
 /// Queue and counts of one destination.
 #[derive(Debug)]
 pub(super) struct Account {
-    batches: VecDeque<Batch>,
+    /// One for each class, so that a message of one need not wait for records of another.
+    lanes: Vec<Lane>,
+    /// Records in all of them.
     capacity: usize,
     /// Takes no more, and why.
     closed: Option<&'static str>,
@@ -85,9 +167,9 @@ pub(super) struct Account {
 }
 
 impl Account {
-    fn new(capacity: usize) -> Self {
+    fn new(capacity: usize, classes: usize) -> Self {
         Self {
-            batches: VecDeque::new(),
+            lanes: (0..classes).map(|_| Lane::default()).collect(),
             capacity,
             closed: None,
             queued: Volume::default(),
@@ -101,21 +183,42 @@ impl Account {
         }
     }
 
-    /// Queues the records; those that do not fit, the newest, are dropped.
+    /// Queues the records, each behind those of its class; those that do not fit, the newest, are
+    /// dropped. Best in the order of their classes.
+    ///
+    /// A record of a class that nobody named is dropped: no domain has its rate.
     pub(super) fn push(&mut self, records: &Arc<Vec<FlowRecord>>, now: Now) {
-        let end = records.len().min(self.room().unwrap_or(0));
-        let (taken, left) = records.split_at(end);
-        if !taken.is_empty() {
-            self.queued += Volume::of(taken);
-            self.batches.push_back(Batch {
-                records: Arc::clone(records),
-                next: 0,
-                end,
-                since: now.at,
-            });
+        let room = self.room().unwrap_or(0).min(records.len());
+        // Each class has its share of the room, lest it is always the last one that loses.
+        let share = |at: usize| at * room / records.len();
+        let full = self.closed.unwrap_or("queue_full");
+        let mut end = 0;
+        for run in records.chunk_by(|one, next| one.class() == next.class()) {
+            let start = end;
+            end += run.len();
+            let Some(lane) = self.lanes.get_mut(run[0].class()) else {
+                self.drop("unknown_class", Volume::of(run), now);
+                continue;
+            };
+            let (taken, left) = run.split_at(share(end) - share(start));
+            if !taken.is_empty() {
+                lane.items.push_back(Item::Records(Batch {
+                    records: Arc::clone(records),
+                    next: start,
+                    end: start + taken.len(),
+                    since: now.at,
+                }));
+                self.queued += Volume::of(taken);
+            }
+            self.drop(full, Volume::of(left), now);
         }
-        let reason = self.closed.unwrap_or("queue_full");
-        self.drop(reason, Volume::of(left), now);
+    }
+
+    /// What is queued from now on of `class` was metered with `sampling`.
+    pub(super) fn push_change(&mut self, class: usize, sampling: Sampling) {
+        if let (Some(lane), None) = (self.lanes.get_mut(class), self.closed) {
+            lane.items.push_back(Item::Change(sampling));
+        }
     }
 
     /// Records that still fit into the queue; `None` if it takes no more.
@@ -126,9 +229,31 @@ impl Account {
         }
     }
 
-    /// The waiting records, oldest first.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = &FlowRecord> {
-        let batches = self.batches.iter();
+    /// A change of the rate that nothing is before any more, and whose it is.
+    pub(super) fn change(&self) -> Option<(usize, Sampling)> {
+        let fronts = self.lanes.iter().map(|lane| lane.items.front());
+        fronts.enumerate().find_map(|(class, front)| match front {
+            Some(Item::Change(sampling)) => Some((class, *sampling)),
+            _ => None,
+        })
+    }
+
+    /// The change at the front of `class` is made.
+    pub(super) fn settle_change(&mut self, class: usize) {
+        let lane = &mut self.lanes[class];
+        let change = lane.items.pop_front();
+        debug_assert!(matches!(change, Some(Item::Change(_))));
+    }
+
+    /// What waits at the front of each class, counted up to `enough`.
+    pub(super) fn runs(&self, enough: usize) -> impl Iterator<Item = Run> {
+        let lanes = self.lanes.iter().enumerate();
+        lanes.filter_map(move |(class, lane)| lane.run(class, enough))
+    }
+
+    /// The waiting records of `class` and one rate, oldest first.
+    pub(super) fn waiting(&self, class: usize) -> impl Iterator<Item = &FlowRecord> {
+        let batches = self.lanes[class].batches();
         batches.flat_map(|batch| &batch.records[batch.next..batch.end])
     }
 
@@ -137,40 +262,57 @@ impl Account {
         self.queued
     }
 
-    /// Since when the oldest record waits.
-    pub(super) fn oldest(&self) -> Option<Instant> {
-        self.batches.front().map(|batch| batch.since)
-    }
-
-    /// The `count` oldest records are sent.
-    pub(super) fn settle_sent(&mut self, count: usize) -> Volume {
-        let volume = self.take(count);
+    /// The `count` oldest records of `class` are sent.
+    pub(super) fn settle_sent(&mut self, class: usize, count: usize) -> Volume {
+        let volume = self.lanes[class].take(count);
+        self.lanes[class].sent_records += volume.records;
+        self.queued -= volume;
         self.sent += volume;
         volume
     }
 
-    /// The `count` oldest records will never be sent.
-    pub(super) fn settle_dropped(&mut self, count: usize, reason: &'static str, now: Now) {
-        let volume = self.take(count);
+    /// The `count` oldest records of `class` will never be sent.
+    pub(super) fn settle_dropped(
+        &mut self,
+        class: usize,
+        count: usize,
+        reason: &'static str,
+        now: Now,
+    ) {
+        let volume = self.lanes[class].take(count);
+        self.queued -= volume;
         self.drop(reason, volume, now);
     }
 
-    /// Records that counted as sent were not delivered.
-    pub(super) fn undelivered(&mut self, volume: Volume, reason: &'static str, now: Now) {
+    /// Records of `class` that counted as sent were not delivered.
+    pub(super) fn undelivered(
+        &mut self,
+        class: usize,
+        volume: Volume,
+        reason: &'static str,
+        now: Now,
+    ) {
+        self.lanes[class].sent_records -= volume.records;
         self.sent -= volume;
         self.drop(reason, volume, now);
     }
 
     /// Drops what waits, and takes no more: what still comes is dropped for the same reason.
     pub(super) fn close(&mut self, reason: &'static str, now: Now) {
-        self.settle_dropped(usize::MAX, reason, now);
+        for lane in &mut self.lanes {
+            lane.items.clear();
+        }
+        let volume = std::mem::take(&mut self.queued);
+        self.drop(reason, volume, now);
         self.closed.get_or_insert(reason);
     }
 
-    /// A message was handed over.
-    pub(super) fn count_message(&mut self, octets: usize) {
+    /// A message of `class` was handed over.
+    pub(super) fn count_message(&mut self, class: usize, octets: usize) {
         self.messages += 1;
         self.wire_octets += octets as u64;
+        self.lanes[class].messages += 1;
+        self.lanes[class].wire_octets += octets as u64;
     }
 
     /// Data Records got their sequence numbers.
@@ -191,27 +333,10 @@ impl Account {
         (sum, self.dropped_span_ms)
     }
 
-    /// Messages, octets and flow records handed over.
-    pub(super) fn handed_over(&self) -> (u64, u64, u64) {
-        (self.messages, self.wire_octets, self.sent.records)
-    }
-
-    /// Takes the `count` oldest records, or as many as there are, out of the queue.
-    fn take(&mut self, mut count: usize) -> Volume {
-        let mut taken = Volume::default();
-        while count > 0
-            && let Some(batch) = self.batches.front_mut()
-        {
-            let end = batch.end.min(batch.next.saturating_add(count));
-            taken += Volume::of(&batch.records[batch.next..end]);
-            count -= end - batch.next;
-            batch.next = end;
-            if batch.next == batch.end {
-                self.batches.pop_front();
-            }
-        }
-        self.queued -= taken;
-        taken
+    /// Messages, octets and flow records of `class` that were handed over.
+    pub(super) fn handed_over(&self, class: usize) -> (u64, u64, u64) {
+        let lane = &self.lanes[class];
+        (lane.messages, lane.wire_octets, lane.sent_records)
     }
 
     fn drop(&mut self, reason: &'static str, volume: Volume, now: Now) {
@@ -235,10 +360,11 @@ pub(super) struct Outlet {
 }
 
 impl Outlet {
-    pub(super) fn new(destination: String, capacity: usize) -> Self {
+    /// A destination for the records of so many classes.
+    pub(super) fn new(destination: String, capacity: usize, classes: usize) -> Self {
         Self {
             destination,
-            account: Mutex::new(Account::new(capacity)),
+            account: Mutex::new(Account::new(capacity, classes)),
         }
     }
 
@@ -269,7 +395,7 @@ impl Outlet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipfix::tests::sample::many;
+    use crate::ipfix::tests::sample::{many, of_class};
 
     fn assert_balanced(report: &DestinationReport, exported: Volume) {
         let mut sum = report.sent;
@@ -282,12 +408,12 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_the_newest_and_counts_them() {
-        let outlet = Outlet::new("x".to_owned(), 10);
+        let outlet = Outlet::new("x".to_owned(), 10, 1);
         let first = Arc::new(many(8));
         let second = Arc::new(many(6));
         outlet.account().push(&first, Now::read());
         outlet.account().push(&second, Now::read());
-        let waiting: Vec<_> = outlet.account().waiting().copied().collect();
+        let waiting: Vec<_> = outlet.account().waiting(0).copied().collect();
         assert_eq!(waiting, [&first[..], &second[..2]].concat());
         let report = outlet.report();
         assert_eq!(report.dropped, [("queue_full", Volume::of(&second[2..]))]);
@@ -296,7 +422,7 @@ mod tests {
         assert_balanced(&report, exported);
 
         // What was taken makes room again, also in the middle of a batch.
-        outlet.account().settle_sent(9);
+        outlet.account().settle_sent(0, 9);
         outlet.account().push(&first, Now::read());
         assert_eq!(outlet.report().queued.records, 9);
         assert_eq!(outlet.report().dropped[0].1.records, 4);
@@ -304,15 +430,15 @@ mod tests {
 
     #[test]
     fn every_record_is_in_one_term() {
-        let outlet = Outlet::new("x".to_owned(), 100);
+        let outlet = Outlet::new("x".to_owned(), 100, 1);
         let records = Arc::new(many(40));
         let now = Now::read();
         let mut account = outlet.account();
         account.push(&records, now);
-        let volume = account.settle_sent(20);
-        account.undelivered(volume, "refused", now);
-        account.settle_sent(5);
-        account.settle_dropped(5, "socket_full", now);
+        let volume = account.settle_sent(0, 20);
+        account.undelivered(0, volume, "refused", now);
+        account.settle_sent(0, 5);
+        account.settle_dropped(0, 5, "socket_full", now);
         account.close("shutdown", now);
         account.push(&records, now);
         drop(account);
@@ -332,9 +458,56 @@ mod tests {
         assert_balanced(&report, exported);
     }
 
+    /// When there is room for half, each class keeps half: its oldest.
+    #[test]
+    fn classes_share_the_room_and_unknown_ones_are_named() {
+        let outlet = Outlet::new("x".to_owned(), 50, 2);
+        let classes = [(0, 60), (1, 30), (9, 10)];
+        let records = classes.map(|(class, count)| of_class(class, many(count)));
+        let records = Arc::new(records.concat());
+        outlet.account().push(&records, Now::read());
+        let waiting = |class| -> Vec<_> { outlet.account().waiting(class).copied().collect() };
+        assert_eq!(waiting(0), records[..30]);
+        assert_eq!(waiting(1), records[60..75]);
+        let report = outlet.report();
+        let dropped = report.dropped.iter().map(|(r, v)| (*r, v.records));
+        assert!(dropped.eq([("queue_full", 45), ("unknown_class", 10)]));
+        assert_balanced(&report, Volume::of(&records));
+    }
+
+    /// A change is seen when all before it is gone, and only then is what is behind it.
+    #[test]
+    fn changes_keep_their_place_and_take_no_room() {
+        let outlet = Outlet::new("x".to_owned(), 3, 2);
+        let mut account = outlet.account();
+        let now = Now::read();
+        account.push(&Arc::new(many(2)), now);
+        account.push_change(0, Sampling::All);
+        account.push_change(0, "1/5".parse().expect("a rate"));
+        account.push_change(1, "1/7".parse().expect("a rate"));
+        assert_eq!(account.room(), Some(1));
+        account.push(&Arc::new(many(2)), now);
+        let run = |account: &Account| account.runs(10).next();
+        assert_eq!(account.change().map(|(class, _)| class), Some(1));
+        account.settle_change(1);
+        assert_eq!(account.change(), None);
+        let first = run(&account).expect("records");
+        assert_eq!((first.records, first.complete), (2, true));
+        account.settle_sent(0, 5);
+        assert_eq!(account.change(), Some((0, Sampling::All)));
+        account.settle_change(0);
+        assert_eq!((run(&account), account.waiting(0).count()), (None, 0));
+        account.settle_change(0);
+        let second = run(&account).expect("records");
+        assert_eq!((second.records, second.complete), (1, false));
+        account.push_change(0, Sampling::All);
+        account.close("shutdown", now);
+        assert_eq!((account.change(), account.queued().records), (None, 0));
+    }
+
     #[test]
     fn reports_are_json_with_drops_by_reason() {
-        let outlet = Outlet::new("udp://[::1]:4739".to_owned(), 1);
+        let outlet = Outlet::new("udp://[::1]:4739".to_owned(), 1, 1);
         outlet.account().push(&Arc::new(many(2)), Now::read());
         let shown = serde_json::to_value(outlet.report()).expect("JSON");
         let volume = |records, packets, octets| serde_json::json!({"records": records, "packets": packets, "octets": octets});

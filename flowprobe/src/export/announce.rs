@@ -1,28 +1,30 @@
 //! What is sent to a collector besides flows: templates, options templates and their records.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
-use super::{Interface, Settings, Telemetry, account::Account};
+use super::{Domain, Interface, Settings, Telemetry, account::Account};
 use crate::{
     ipfix::{
         Encoder, Template, element,
         message::{HEADER, MIN_OCTETS, SET_HEADER},
         options::{
-            AlgorithmRate, CountSelector, ExportingReliability, FlowKeys, InterfaceName,
-            MeteringReliability, MeteringStatistics, NOfNSelector, OptionsRecord,
-            ProbabilitySelector, SELECTOR, SamplerRate, SamplingRate, SelectionSequence,
-            SelectionStatistics, Selector, Text, TimeSelector,
+            AlgorithmRate, CountSelector, DomainName, ExportingReliability, FlowKeys, FlowSelector,
+            HashSelector, InterfaceName, MeteringReliability, MeteringStatistics, NOfNSelector,
+            OptionsRecord, ProbabilitySelector, SELECTOR, SamplerRate, SamplingRate,
+            SelectionSequence, SelectionStatistics, Selector, Text, TimeSelector,
         },
     },
     sampling::{Profile, Sampling},
 };
 
 /// The templates of all selector reports.
-const SELECTORS: [Template; 4] = [
+const SELECTORS: [Template; 6] = [
     CountSelector::TEMPLATE,
     ProbabilitySelector::TEMPLATE,
     NOfNSelector::TEMPLATE,
     TimeSelector::TEMPLATE,
+    HashSelector::TEMPLATE,
+    FlowSelector::TEMPLATE,
 ];
 
 /// Octets of a sampling rate and its selector report, which share a message.
@@ -41,13 +43,58 @@ const _: () = assert!(HEADER + SAMPLING_OCTETS <= MIN_OCTETS);
 
 /// The options that do not depend on the collector.
 pub(super) struct Facts {
-    observation_domain: u32,
     /// Identifies the metering and the exporting process on this machine (IE 143, 144).
     process: u32,
-    sampling: Sampling,
     profile: Profile,
     interfaces: Vec<Interface>,
     telemetry: Arc<dyn Telemetry>,
+}
+
+/// What a collector knows of a domain: it may be behind what is metered now.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) class: usize,
+    observation_domain: u32,
+    /// Empty where it has none.
+    name: String,
+    sampling: Sampling,
+    /// How many rates came before.
+    epoch: u32,
+    /// When to tell all of it again.
+    pub(super) again_at: Instant,
+}
+
+impl Told {
+    /// That all is still to be said.
+    pub(super) fn of(domains: &[Domain], now: Instant) -> Vec<Self> {
+        let told = |(class, domain): (usize, &Domain)| Self {
+            class,
+            observation_domain: domain.id,
+            name: domain.name.clone(),
+            sampling: domain.sampling,
+            epoch: 0,
+            again_at: now,
+        };
+        domains.iter().enumerate().map(told).collect()
+    }
+
+    /// A new rate has been told.
+    pub(super) fn changed(&mut self, sampling: Sampling) {
+        self.sampling = sampling;
+        self.epoch += 1;
+    }
+
+    /// Each rate has a selection sequence (IE 301) of its own, so that its statistics are never
+    /// of two rates.
+    fn sequence(&self) -> u64 {
+        sequence(self.epoch)
+    }
+}
+
+/// The selection sequence of an epoch. RFC 5476 §6.5.1 wants an identifier that is unique in the
+/// domain; 0 is not taken, as some collectors have it for none.
+fn sequence(epoch: u32) -> u64 {
+    u64::from(epoch) + 1
 }
 
 /// What this collector was sent and not sent so far.
@@ -68,27 +115,27 @@ pub(super) trait Stream {
 impl Facts {
     pub(super) fn new(settings: &Settings, telemetry: Arc<dyn Telemetry>) -> Self {
         Self {
-            observation_domain: settings.observation_domain,
             process: std::process::id(),
-            sampling: settings.sampling,
             profile: settings.sampling_profile,
             interfaces: settings.interfaces.clone(),
             telemetry,
         }
     }
 
-    pub(super) fn delivery(&self, account: &Account) -> Delivery {
-        let (messages, octets, flows) = account.handed_over();
+    pub(super) fn delivery(&self, told: &Told, account: &Account) -> Delivery {
+        let (messages, octets, flows) = account.handed_over(told.class);
         let (not_sent, span_ms) = account.not_sent();
         let (first_ms, last_ms) = span_ms.unwrap_or_default();
         Delivery {
+            // RFC 7011 §4.1: in the scope of the domain, so the sum of them is the process's.
             metering: MeteringStatistics {
-                observation_domain: self.observation_domain,
+                observation_domain: told.observation_domain,
                 process: self.process,
                 octets,
                 messages,
                 flows,
             },
+            // RFC 7011 §4.3: in the scope of the exporting process, which has all domains.
             exporting: ExportingReliability {
                 process: self.process,
                 flows: not_sent.records,
@@ -100,52 +147,80 @@ impl Facts {
         }
     }
 
-    /// Everything that a collector needs before the first flow.
+    /// Everything that a collector needs before the first flow of a domain.
     pub(super) fn announce<S: Stream>(
         &self,
+        told: &Told,
         delivery: &Delivery,
         stream: &mut S,
     ) -> Result<(), S::Stop> {
-        self.templates(stream)?;
-        self.options(stream)?;
-        self.statistics(delivery, stream)
+        self.templates(told, stream)?;
+        self.options(told, stream)?;
+        self.statistics(told, delivery, stream)
     }
 
-    fn templates<S: Stream>(&self, stream: &mut S) -> Result<(), S::Stop> {
-        let selector = Selector::new(self.sampling);
+    /// What a collector needs between the last flow of one rate and the first flow of the next:
+    /// the last statistics of the old selection sequence, then the new one.
+    ///
+    /// A new method's report has another template, which comes first (RFC 7011 §8.2); that of the
+    /// old method is not sent any more, and its number has no other meaning later (§8.4).
+    pub(super) fn change<S: Stream>(
+        &self,
+        told: &Told,
+        sampling: Sampling,
+        stream: &mut S,
+    ) -> Result<(), S::Stop> {
+        self.selection(told, stream)?;
+        for template in self.rate_templates(sampling) {
+            stream.put(|encoder| encoder.template(template))?;
+        }
+        self.rate(told, sampling, stream)?;
+        self.selection_sequence(told, sequence(told.epoch + 1), stream)
+    }
+
+    fn templates<S: Stream>(&self, told: &Told, stream: &mut S) -> Result<(), S::Stop> {
         for template in &element::ALL {
             stream.put(|encoder| encoder.template(template))?;
         }
-        let rate: &[&Template] = match self.profile {
-            Profile::Default => &[&SamplingRate::TEMPLATE, selector.template()],
-            Profile::Psamp => &[selector.template()],
-            Profile::Legacy => &[&AlgorithmRate::TEMPLATE],
-            Profile::Sampler => &[&SamplerRate::TEMPLATE],
-        };
         let others = [
             &InterfaceName::TEMPLATE,
             &SelectionSequence::TEMPLATE,
             &SelectionStatistics::TEMPLATE,
             &MeteringStatistics::TEMPLATE,
             &MeteringReliability::TEMPLATE,
-            &ExportingReliability::TEMPLATE,
             &FlowKeys::TEMPLATE,
         ];
-        let templates = rate.iter().copied().chain(others);
+        let rate = self.rate_templates(told.sampling);
+        let name = (!told.name.is_empty()).then_some(&DomainName::TEMPLATE);
+        let exporting = is_first(told).then_some(&ExportingReliability::TEMPLATE);
+        let templates = rate.into_iter().chain(others).chain(exporting).chain(name);
         for template in templates {
             stream.put(|encoder| encoder.template(template))?;
         }
         Ok(())
     }
 
-    fn options<S: Stream>(&self, stream: &mut S) -> Result<(), S::Stop> {
-        self.rate(stream)?;
-        let sequence = SelectionSequence {
-            sequence: SELECTOR,
-            observation_domain: self.observation_domain,
-            selector: SELECTOR,
-        };
-        stream.put(|encoder| encoder.options(&sequence))?;
+    /// The templates in which the profile has a rate.
+    fn rate_templates(&self, sampling: Sampling) -> Vec<&'static Template> {
+        let selector = Selector::new(sampling).template();
+        match self.profile {
+            Profile::Default => vec![&SamplingRate::TEMPLATE, selector],
+            Profile::Psamp => vec![selector],
+            Profile::Legacy => vec![&AlgorithmRate::TEMPLATE],
+            Profile::Sampler => vec![&SamplerRate::TEMPLATE],
+        }
+    }
+
+    fn options<S: Stream>(&self, told: &Told, stream: &mut S) -> Result<(), S::Stop> {
+        self.rate(told, told.sampling, stream)?;
+        self.selection_sequence(told, told.sequence(), stream)?;
+        if !told.name.is_empty() {
+            let record = DomainName {
+                observation_domain: told.observation_domain,
+                name: Text::new(&told.name),
+            };
+            stream.put(|encoder| encoder.options(&record))?;
+        }
         for interface in &self.interfaces {
             let record = InterfaceName {
                 interface: interface.ifindex,
@@ -164,13 +239,32 @@ impl Facts {
         Ok(())
     }
 
-    /// The sampling rate, as the profile has it.
-    fn rate<S: Stream>(&self, stream: &mut S) -> Result<(), S::Stop> {
+    fn selection_sequence<S: Stream>(
+        &self,
+        told: &Told,
+        sequence: u64,
+        stream: &mut S,
+    ) -> Result<(), S::Stop> {
+        let record = SelectionSequence {
+            sequence,
+            observation_domain: told.observation_domain,
+            selector: SELECTOR,
+        };
+        stream.put(|encoder| encoder.options(&record))
+    }
+
+    /// A sampling rate, as the profile has it.
+    fn rate<S: Stream>(
+        &self,
+        told: &Told,
+        sampling: Sampling,
+        stream: &mut S,
+    ) -> Result<(), S::Stop> {
         /// The only sampler of an observation domain.
         const SAMPLER: u8 = 1;
-        let observation_domain = self.observation_domain;
-        let (interval, mode) = (self.sampling.n(), self.sampling.mode());
-        let selector = Selector::new(self.sampling);
+        let observation_domain = told.observation_domain;
+        let (interval, mode) = (sampling.n(), sampling.mode());
+        let selector = Selector::new(sampling);
         match self.profile {
             Profile::Default => {
                 let rate = SamplingRate {
@@ -209,27 +303,46 @@ impl Facts {
     /// The options that change with time.
     pub(super) fn statistics<S: Stream>(
         &self,
+        told: &Told,
         delivery: &Delivery,
         stream: &mut S,
     ) -> Result<(), S::Stop> {
-        let metering = self.telemetry.metering();
+        let metering = self.telemetry.metering(told.class);
         let (first_ms, last_ms) = metering.ignored_span_ms.unwrap_or_default();
-        let selection = SelectionStatistics {
-            sequence: SELECTOR,
-            observed: metering.observed_packets,
-            selected: metering.selected_packets,
-        };
         let reliability = MeteringReliability {
-            observation_domain: self.observation_domain,
+            observation_domain: told.observation_domain,
             process: self.process,
             packets: metering.ignored_packets,
             octets: metering.ignored_octets,
             first_ms,
             last_ms,
         };
-        stream.put(|encoder| encoder.options(&selection))?;
+        self.selection(told, stream)?;
         stream.put(|encoder| encoder.options(&delivery.metering))?;
         stream.put(|encoder| encoder.options(&reliability))?;
-        stream.put(|encoder| encoder.options(&delivery.exporting))
+        if is_first(told) {
+            stream.put(|encoder| encoder.options(&delivery.exporting))?;
+        }
+        Ok(())
     }
+
+    /// The statistics of the selection sequence that the collector knows, which may have ended
+    /// meanwhile (RFC 5476 §6.5.3). Nothing is said of a sequence that nobody remembers.
+    fn selection<S: Stream>(&self, told: &Told, stream: &mut S) -> Result<(), S::Stop> {
+        let Some(selection) = self.telemetry.selection(told.class, told.epoch) else {
+            return Ok(());
+        };
+        let statistics = SelectionStatistics {
+            sequence: told.sequence(),
+            observed: selection.observed_packets,
+            selected: selection.selected_packets,
+        };
+        stream.put(|encoder| encoder.options(&statistics))
+    }
+}
+
+/// Whether it is the domain that speaks for the exporting process: what concerns all domains is
+/// said once.
+fn is_first(told: &Told) -> bool {
+    told.class == 0
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use self::table::Table;
-use super::{Bell, Now, Output, account::Outlet};
+use super::{Bell, Domain, Now, Output, account::Outlet};
 use crate::{ipfix::element, record::FlowRecord};
 
 /// Records formatted and written at once.
@@ -22,6 +22,8 @@ pub(super) struct Printer<W> {
     to: W,
     outlet: Arc<Outlet>,
     format: Format,
+    /// observationDomainId of each class.
+    domains: Vec<u32>,
 }
 
 enum Format {
@@ -30,7 +32,7 @@ enum Format {
 }
 
 impl Printer<io::Stdout> {
-    pub(super) fn stdout(output: Output, outlet: Arc<Outlet>) -> Self {
+    pub(super) fn stdout(output: Output, outlet: Arc<Outlet>, domains: &[Domain]) -> Self {
         Self {
             to: io::stdout(),
             outlet,
@@ -38,6 +40,7 @@ impl Printer<io::Stdout> {
                 Output::Json => Format::Json,
                 Output::Table => Format::Table(Table::for_terminal()),
             },
+            domains: domains.iter().map(|domain| domain.id).collect(),
         }
     }
 }
@@ -60,18 +63,15 @@ impl<W: Write> Printer<W> {
 
     /// Prints the next records that wait, and returns how many.
     fn print(&mut self) -> io::Result<usize> {
-        let records: Vec<FlowRecord> = {
-            let account = self.outlet.account();
-            account.waiting().take(CHUNK).copied().collect()
-        };
-        if records.is_empty() {
+        let Some((class, records)) = self.next() else {
             return Ok(0);
-        }
+        };
+        let domain = self.domains[class];
         let mut text = Vec::new();
         for record in &records {
             match &mut self.format {
                 Format::Json => {
-                    element::show(record, &mut text);
+                    element::show(record, domain, &mut text);
                     text.push(b'\n');
                 }
                 Format::Table(table) => table.row(record, &mut text),
@@ -80,9 +80,21 @@ impl<W: Write> Printer<W> {
         self.to.write_all(&text)?;
         self.to.flush()?;
         let mut account = self.outlet.account();
-        account.settle_sent(records.len());
-        account.count_message(text.len());
+        account.settle_sent(class, records.len());
+        account.count_message(class, text.len());
         Ok(records.len())
+    }
+
+    /// The records that wait for longest, and their class.
+    fn next(&self) -> Option<(usize, Vec<FlowRecord>)> {
+        let mut account = self.outlet.account();
+        // Each record says its rate: who reads them need not be told.
+        while let Some((class, _)) = account.change() {
+            account.settle_change(class);
+        }
+        let oldest = account.runs(CHUNK).min_by_key(|run| run.since)?;
+        let waiting = account.waiting(oldest.class).take(oldest.records);
+        Some((oldest.class, waiting.copied().collect()))
     }
 
     /// Nobody reads any more: the rest, and what comes, is dropped.
@@ -130,7 +142,7 @@ mod tests {
 
     /// Prints `count` records into a pipe for `left` octets, to the end.
     fn printed(count: u32, left: usize) -> (String, Arc<Outlet>) {
-        let outlet = Arc::new(Outlet::new("stdout".to_owned(), usize::MAX));
+        let outlet = Arc::new(Outlet::new("stdout".to_owned(), usize::MAX, 1));
         let read = Arc::<Mutex<Vec<u8>>>::default();
         outlet.account().push(&Arc::new(many(count)), Now::read());
         let bell = Bell::default();
@@ -142,6 +154,7 @@ mod tests {
             },
             outlet: Arc::clone(&outlet),
             format: Format::Json,
+            domains: vec![7],
         };
         printer.run(&bell);
         let text = read.lock().expect("lock").clone();
@@ -155,6 +168,7 @@ mod tests {
         for line in text.lines() {
             let object: serde_json::Value = serde_json::from_str(line).expect("JSON");
             assert!(keys.iter().any(|key| object[key].is_string()));
+            assert_eq!(object["observationDomainId"], 7);
         }
         assert_eq!(text.lines().count(), 1000);
         assert_eq!(outlet.report().sent, Volume::of(&many(1000)));

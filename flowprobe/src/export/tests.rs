@@ -4,15 +4,22 @@ use std::net::UdpSocket;
 
 use super::*;
 use crate::{
-    ipfix::tests::{decode::Collected, sample::many},
+    ipfix::tests::{
+        decode::Collected,
+        sample::{many, of_class},
+    },
     record::Volume,
 };
 
 struct Nothing;
 
 impl Telemetry for Nothing {
-    fn metering(&self) -> Metering {
+    fn metering(&self, _class: usize) -> Metering {
         Metering::default()
+    }
+
+    fn selection(&self, _class: usize, _epoch: u32) -> Option<Selection> {
+        Some(Selection::default())
     }
 }
 
@@ -27,8 +34,11 @@ fn settings(collectors: &[SocketAddr]) -> Settings {
         // Slower than any receive buffer fills.
         export_rate: 20_000,
         queue: 1 << 20,
-        observation_domain: 1,
-        sampling: Sampling::All,
+        domains: vec![Domain {
+            id: 1,
+            name: String::new(),
+            sampling: Sampling::All,
+        }],
         sampling_profile: crate::sampling::Profile::Default,
         interfaces: Vec::new(),
         dot1q: false,
@@ -151,10 +161,60 @@ fn settings_that_make_no_sense_are_refused() {
     assert!(error(|s| s.mtu = MIN_MTU - 1).contains(&format!("at least {MIN_MTU}")));
     assert!(error(|s| s.queue = 0).contains("--export-queue"));
     assert!(error(|s| s.template_refresh = Duration::ZERO).contains("--template-refresh"));
+    assert!(error(|s| s.domains.clear()).contains("no observation domain"));
+    assert!(error(|s| s.domains.push(s.domains[0].clone())).contains("domain 1 "));
     assert!(error(|s| s.collectors.clear()).contains("nowhere"));
     let unresolved = error(|s| {
         let name = "udp://no-such-host.invalid";
         s.collectors = vec![name.parse().expect("a collector")];
     });
     assert!(unresolved.contains("no-such-host.invalid:4739"));
+}
+
+/// Records in any order reach the domains of their classes, and a change keeps its place among
+/// what is sent.
+#[test]
+fn classes_go_to_their_domains_and_changes_stay_in_order() {
+    let socket = listen("127.0.0.1:0");
+    let mut settings = settings(&[socket.local_addr().expect("bound")]);
+    settings.domains.push(Domain {
+        id: 2,
+        name: "icmp".to_owned(),
+        sampling: Sampling::All,
+    });
+    let exporter = start(&settings);
+    let mixed = || -> Vec<_> {
+        let pairs = many(100).into_iter().zip(of_class(1, many(100)));
+        pairs.flat_map(|(one, other)| [one, other]).collect()
+    };
+    exporter.send(mixed());
+    exporter.change(1, "1/9".parse().expect("a rate"));
+    exporter.send(mixed());
+    exporter.change(5, Sampling::All);
+    exporter.send(of_class(5, many(7)));
+    let reader = thread::spawn(move || {
+        let mut collected = Collected::default();
+        let done = |c: &Collected| {
+            let last = |domain| c.in_domain(domain).last().map(|(id, _)| *id);
+            c.flows() == 400 && last(1) == Some(522) && last(2) == Some(521)
+        };
+        receive(&socket, &mut collected, done);
+        collected
+    });
+    let [report] = <[_; 1]>::try_from(exporter.finish()).expect("one collector");
+    let collected = reader.join().expect("reader");
+    assert_eq!(dropped(&report, "unknown_class"), 7);
+    assert_eq!((collected.gap, report.sent.records), (0, 400));
+    let flows = |domain| {
+        let mut flows = vec![0];
+        for (id, _) in collected.in_domain(domain) {
+            match id {
+                512 => flows.push(0),
+                256..=263 => *flows.last_mut().expect("one") += 1,
+                _ => {}
+            }
+        }
+        flows
+    };
+    assert_eq!((flows(1), flows(2)), (vec![0, 200], vec![0, 100, 100]));
 }

@@ -1,6 +1,10 @@
 //! One collector over UDP (RFC 7011 §10.3): announces, paces, sends, and notices when nobody
 //! is there.
 //!
+//! Each class of sampling is an observation domain: its messages, their sequence numbers and its
+//! templates are its own. A change of its rate is told between the last record of the old rate and
+//! the first one of the new.
+//!
 //! A collector that cannot be reached is asked once a second with a template; meanwhile the
 //! flows wait in the queue. Messages that an ICMP error reports as undelivered have kept their
 //! sequence numbers, so that the collector sees the gap, and count as dropped.
@@ -18,7 +22,12 @@ use std::{
 };
 
 use self::wire::{Cause, Link, Stop, Wire};
-use super::{Now, Settings, account::Outlet, announce::Facts, pace::Pacer};
+use super::{
+    Now, Settings,
+    account::{Outlet, Run},
+    announce::{Facts, Told},
+    pace::Pacer,
+};
 use crate::ipfix::{Encoder, element, message::SET_HEADER};
 
 /// A message that is not full waits no longer than this for more records.
@@ -67,39 +76,44 @@ enum Ending {
 pub(super) struct Sender<L> {
     wire: Wire<L>,
     facts: Arc<Facts>,
+    /// What the collector knows of each class.
+    told: Vec<Told>,
     pacer: Pacer,
     template_refresh: Duration,
-    announce_at: Instant,
     /// Records of a message that is full for sure.
     full_message: usize,
     path: Path,
     busy_since: Option<Instant>,
     ending: Ending,
+    /// Classes whose last statistics are sent.
+    concluded: usize,
     /// A question asked at the end was answered with an error: nobody will come back.
     hopeless: bool,
 }
 
 impl<L: Link> Sender<L> {
+    /// A sender with an encoder for each of the domains in `settings`, of which there is one.
     pub(super) fn new(
         link: L,
-        encoder: Encoder,
+        encoders: Vec<Encoder>,
         outlet: Arc<Outlet>,
         facts: Arc<Facts>,
         settings: &Settings,
         now: Now,
     ) -> Self {
-        let room = encoder.remaining() - SET_HEADER;
+        let room = encoders[0].remaining() - SET_HEADER;
         let full_message = room / element::IPV4.record_length();
         Self {
-            wire: Wire::new(link, encoder, outlet, now),
+            wire: Wire::new(link, encoders, outlet, now),
             facts,
+            told: Told::of(&settings.domains, now.at),
             pacer: Pacer::new(settings.export_rate, full_message, now.at),
             template_refresh: settings.template_refresh,
-            announce_at: now.at,
             full_message,
             path: Path::Up,
             busy_since: None,
             ending: Ending::No,
+            concluded: 0,
             hopeless: false,
         }
     }
@@ -121,7 +135,7 @@ impl<L: Link> Sender<L> {
             return self.give_up_or(next);
         }
         match self.announce().and_then(|()| self.flows()) {
-            Ok(next) => Some(next.min(self.announce_at).min(now.at + LISTEN_EVERY)),
+            Ok(next) => Some(next.min(self.announce_at()).min(now.at + LISTEN_EVERY)),
             Err(stop) => self.stopped(&stop),
         }
     }
@@ -181,17 +195,19 @@ impl<L: Link> Sender<L> {
             tracing::info!(%collector, "collector can be reached again");
             self.path = Path::Up;
             // It may have restarted, and forgotten every template.
-            self.announce_at = now;
+            for told in &mut self.told {
+                told.again_at = now;
+            }
             return None;
         }
         *asked = true;
         *next = now + PROBE_EVERY;
         let (cause, next) = (*cause, *next);
-        if !self.wire.encoder.template(&element::IPV4) {
+        if !self.wire.encoder().template(&element::IPV4) {
             unreachable!("MIN_OCTETS: every message holds a template");
         }
         if let Err(stop) = self.wire.flush() {
-            self.wire.encoder.discard();
+            self.wire.discard();
             self.hear();
             self.down(cause, &stop.error);
         }
@@ -217,26 +233,52 @@ impl<L: Link> Sender<L> {
         None
     }
 
-    /// Templates and options, when they are due (RFC 7011 §8.4).
+    /// When templates and options are next due.
+    fn announce_at(&self) -> Instant {
+        let due = self.told.iter().map(|told| told.again_at);
+        due.min().unwrap_or(self.wire.now.at + LISTEN_EVERY)
+    }
+
+    /// Templates and options of each domain, when they are due (RFC 7011 §8.4). Templates are
+    /// valid in their domain only (§3.4.1).
     fn announce(&mut self) -> Result<(), Stop> {
-        if self.wire.now.at < self.announce_at {
-            return Ok(());
+        let now = self.wire.now.at;
+        for told in self.told.iter_mut().filter(|told| told.again_at <= now) {
+            self.wire.turn_to(told.class);
+            let delivery = self.facts.delivery(told, &self.wire.outlet.account());
+            self.facts.announce(told, &delivery, &mut self.wire)?;
+            self.wire.flush()?;
+            told.again_at = now + self.template_refresh;
         }
-        let delivery = self.facts.delivery(&self.wire.outlet.account());
-        self.facts.announce(&delivery, &mut self.wire)?;
-        self.wire.flush()?;
-        self.announce_at = self.wire.now.at + self.template_refresh;
         Ok(())
+    }
+
+    /// Tells the changes of rates that are next in their queues.
+    fn changes(&mut self) -> Result<(), Stop> {
+        loop {
+            let change = self.wire.outlet.account().change();
+            let Some((class, sampling)) = change else {
+                return Ok(());
+            };
+            let told = &mut self.told[class];
+            self.wire.turn_to(class);
+            self.facts.change(told, sampling, &mut self.wire)?;
+            self.wire.flush()?;
+            // Only what was handed over counts as told; else all of it is said again.
+            told.changed(sampling);
+            self.wire.outlet.account().settle_change(class);
+        }
     }
 
     /// Sends flows; returns when to come back.
     fn flows(&mut self) -> Result<Instant, Stop> {
         for _ in 0..TURN {
+            self.changes()?;
             if let Err(wait) = self.fill() {
                 return match (wait, self.ending) {
                     (Some(until), _) => Ok(until),
                     (None, Ending::Flushing(_)) => self.conclude(),
-                    (None, _) => Ok(self.announce_at),
+                    (None, _) => Ok(self.announce_at()),
                 };
             }
             let records = self.wire.flows;
@@ -250,28 +292,42 @@ impl<L: Link> Sender<L> {
     /// Encodes a message of flows. If it is not yet time for one, returns when it will be, or
     /// none if nothing waits.
     fn fill(&mut self) -> Result<(), Option<Instant>> {
-        let account = self.wire.outlet.account();
-        let oldest = account.oldest().ok_or(None)?;
-        let queued = account.queued().records as usize;
-        let wanted = queued.min(self.full_message);
-        let mut go = self.pacer.ready_at(wanted);
-        if wanted < self.full_message && matches!(self.ending, Ending::No) {
-            go = go.max(oldest + FLUSH_AFTER);
-        }
-        if go > self.wire.now.at {
+        let now = self.wire.now.at;
+        let first = {
+            let account = self.wire.outlet.account();
+            let runs = account.runs(self.full_message);
+            // Of those that may go, the one that waits for longest, so that none waits for
+            // records that came later.
+            runs.min_by_key(|run| (self.ripe_at(run).max(now), run.since))
+        };
+        let run = first.ok_or(None)?;
+        let go = self.ripe_at(&run).max(self.pacer.ready_at(run.records));
+        if go > now {
             return Err(Some(go));
         }
-        let encoder = &mut self.wire.encoder;
-        let waiting = account.waiting().take(wanted);
-        self.wire.flows = waiting.take_while(|record| encoder.flow(record)).count();
+        self.wire.load(run.class, run.records);
         Ok(())
+    }
+
+    /// Until when a message of `run` waits for more records.
+    fn ripe_at(&self, run: &Run) -> Instant {
+        let more_may_come = run.records < self.full_message && !run.complete;
+        if more_may_come && matches!(self.ending, Ending::No) {
+            run.since + FLUSH_AFTER
+        } else {
+            run.since
+        }
     }
 
     /// The last statistics, after the last flow.
     fn conclude(&mut self) -> Result<Instant, Stop> {
-        let delivery = self.facts.delivery(&self.wire.outlet.account());
-        self.facts.statistics(&delivery, &mut self.wire)?;
-        self.wire.flush()?;
+        while let Some(told) = self.told.get(self.concluded) {
+            self.wire.turn_to(told.class);
+            let delivery = self.facts.delivery(told, &self.wire.outlet.account());
+            self.facts.statistics(told, &delivery, &mut self.wire)?;
+            self.wire.flush()?;
+            self.concluded += 1;
+        }
         let until = self.wire.now.at + LINGER;
         self.ending = Ending::Lingering(until);
         Ok(until)

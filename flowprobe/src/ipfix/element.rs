@@ -516,7 +516,7 @@ pub(super) fn encode_wide<'a>(
 /// Appends the flow record as a JSON object: IANA names, addresses as text, times in
 /// milliseconds since 1970-01-01 UTC. What is of the packet around a tunnel is in an object of its
 /// own, `outer`.
-pub fn show(record: &FlowRecord, to: &mut Vec<u8>) {
+pub fn show(record: &FlowRecord, observation_domain: u32, to: &mut Vec<u8>) {
     let start = to.len();
     match &record.key {
         FlowKey::V4(key) => key.show(false, record, to),
@@ -532,6 +532,11 @@ pub fn show(record: &FlowRecord, to: &mut Vec<u8>) {
             }
         }),
     }
+    // In messages it is in the header.
+    append(
+        to,
+        format_args!(",\"observationDomainId\":{observation_domain}"),
+    );
     if record.key.protocol() == protocol::TCP {
         // No element says this; the name is ours.
         let began = record.marks.began_with_syn();

@@ -2,12 +2,14 @@
 //!
 //! As for flow records, one row per information element drives template and encoding.
 
+use flowprobe_ebpf::content;
+
 use super::{
     Encoder,
     element::Value,
     template::{Field, Template},
 };
-use crate::sampling::Sampling;
+use crate::sampling::{Sampling, hash_range};
 
 /// A record of an options template.
 pub trait OptionsRecord {
@@ -47,6 +49,15 @@ impl Value for f64 {
 
     fn put(self, to: &mut [u8]) {
         to.copy_from_slice(&self.to_be_bytes());
+    }
+}
+
+impl Value for bool {
+    const LENGTH: u16 = 1;
+
+    fn put(self, to: &mut [u8]) {
+        // RFC 7011 §6.1.5: 1 is true, 2 is false.
+        to.copy_from_slice(&[if self { 1 } else { 2 }]);
     }
 }
 
@@ -132,9 +143,8 @@ options! {
         space: samplingPacketSpace 306 u32,
     }
 
-    /// Selector report of uniform probabilistic sampling (RFC 5476 §6.5.2.4). Its template has
-    /// the number of [`CountSelector`]: an exporter has one method, and so one of them.
-    ProbabilitySelector 513, 1 scope {
+    /// Selector report of uniform probabilistic sampling (RFC 5476 §6.5.2.4).
+    ProbabilitySelector 519, 1 scope {
         /// Selector.
         selector: selectorId 302 u64,
         /// 4.
@@ -145,9 +155,8 @@ options! {
         name: selectorName 335 Text<24>,
     }
 
-    /// Selector report of random n-out-of-N sampling (RFC 5476 §6.5.2.3). Its number is that of
-    /// all selector reports.
-    NOfNSelector 513, 1 scope {
+    /// Selector report of random n-out-of-N sampling (RFC 5476 §6.5.2.3).
+    NOfNSelector 524, 1 scope {
         /// Selector.
         selector: selectorId 302 u64,
         /// 3.
@@ -160,9 +169,8 @@ options! {
         name: selectorName 335 Text<24>,
     }
 
-    /// Selector report of systematic time-based sampling (RFC 5476 §6.5.2.2). Its number is that of
-    /// all selector reports.
-    TimeSelector 513, 1 scope {
+    /// Selector report of systematic time-based sampling (RFC 5476 §6.5.2.2).
+    TimeSelector 525, 1 scope {
         /// Selector.
         selector: selectorId 302 u64,
         /// 2.
@@ -173,6 +181,60 @@ options! {
         space: samplingTimeSpace 308 u32,
         /// What people call it.
         name: selectorName 335 Text<24>,
+    }
+
+    /// Selector report of hash-based filtering (RFC 5476 §6.5.2.6).
+    ///
+    /// hashInitialiserValue (334) is left out, as that section allows "for security
+    /// considerations": who knows it can make packets that are always selected, or never.
+    HashSelector 526, 1 scope {
+        /// Selector.
+        selector: selectorId 302 u64,
+        /// Hash function: 6 is BOB.
+        algorithm: selectorAlgorithm 304 u16,
+        /// First octet of the IP payload that is hashed.
+        payload_offset: hashIPPayloadOffset 327 u64,
+        /// How many octets of it.
+        payload_octets: hashIPPayloadSize 328 u64,
+        /// Smallest value of the hash.
+        output_min: hashOutputRangeMin 329 u64,
+        /// Largest value.
+        output_max: hashOutputRangeMax 330 u64,
+        /// Smallest value that is selected.
+        selected_min: hashSelectedRangeMin 331 u64,
+        /// Largest value that is selected.
+        selected_max: hashSelectedRangeMax 332 u64,
+        /// Whether reports have the value.
+        digest: hashDigestOutput 333 bool,
+        /// What people call it.
+        name: selectorName 335 Text<24>,
+    }
+
+    /// Selector report of hash-based flow filtering (RFC 7014): whole flows, by the hash of their
+    /// keys. The initialiser is left out as in [`HashSelector`].
+    FlowSelector 527, 1 scope {
+        /// Selector.
+        selector: selectorId 302 u64,
+        /// Hash function: 6 is BOB.
+        algorithm: flowSelectorAlgorithm 390 u16,
+        /// Smallest value of the hash.
+        output_min: hashOutputRangeMin 329 u64,
+        /// Largest value.
+        output_max: hashOutputRangeMax 330 u64,
+        /// Smallest value that is selected.
+        selected_min: hashSelectedRangeMin 331 u64,
+        /// Largest value that is selected.
+        selected_max: hashSelectedRangeMax 332 u64,
+        /// What people call it.
+        name: selectorName 335 Text<24>,
+    }
+
+    /// Name of an observation domain.
+    DomainName 528, 1 scope {
+        /// Observation domain.
+        observation_domain: observationDomainId 149 u32,
+        /// Name.
+        name: observationDomainName 300 Text<32>,
     }
 
     /// Interface name and description.
@@ -263,10 +325,66 @@ options! {
     }
 }
 
-/// The only selector of an observation domain, and its only selection sequence.
+/// The only selector of an observation domain at a time.
 pub const SELECTOR: u64 = 1;
 
+impl HashSelector {
+    /// selectorAlgorithm (IE 304) of the hash function BOB, from IANA's registry psamp-parameters.
+    const BOB: u16 = 6;
+
+    /// Packets whose hash of `payload_octets` of the IP payload from `payload_offset` on is in
+    /// `selected`, of all values in `output`; each range is its smallest and its largest value.
+    #[must_use]
+    pub fn new(
+        payload_offset: u64,
+        payload_octets: u64,
+        output: [u64; 2],
+        selected: [u64; 2],
+        name: &str,
+    ) -> Self {
+        Self {
+            selector: SELECTOR,
+            algorithm: Self::BOB,
+            payload_offset,
+            payload_octets,
+            output_min: output[0],
+            output_max: output[1],
+            selected_min: selected[0],
+            selected_max: selected[1],
+            // Flow records have no packet digest (IE 326).
+            digest: false,
+            name: Text::new(name),
+        }
+    }
+}
+
+impl FlowSelector {
+    /// flowSelectorAlgorithm (IE 390) of the hash function BOB, from IANA's registry ipfix.
+    const BOB: u16 = 6;
+
+    /// Flows whose hash is in `selected`, of all values in `output`; each range is its smallest
+    /// and its largest value.
+    #[must_use]
+    pub fn new(output: [u64; 2], selected: [u64; 2], name: &str) -> Self {
+        Self {
+            selector: SELECTOR,
+            algorithm: Self::BOB,
+            output_min: output[0],
+            output_max: output[1],
+            selected_min: selected[0],
+            selected_max: selected[1],
+            name: Text::new(name),
+        }
+    }
+}
+
+/// All values of a hash of 32 bits.
+const HASHES: [u64; 2] = [0, u32::MAX as u64];
+
 /// Selector report of a sampling method.
+///
+/// Each has a template number of its own: over UDP a number must not get another meaning within
+/// the lifetime of its template (RFC 7011 §8.4), and the method of a domain may change.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Selector {
     /// Systematic count-based.
@@ -277,6 +395,10 @@ pub enum Selector {
     NOfN(NOfNSelector),
     /// Systematic time-based.
     Time(TimeSelector),
+    /// Hash-based, of packets.
+    Hash(HashSelector),
+    /// Hash-based, of flows.
+    Flow(FlowSelector),
 }
 
 impl Selector {
@@ -294,14 +416,24 @@ impl Selector {
     pub fn new(sampling: Sampling) -> Self {
         let (selector, name) = (SELECTOR, Text::new(&sampling.to_string()));
         match sampling {
-            Sampling::All | Sampling::Count(_) | Sampling::Hash(_) | Sampling::Flow(_) => {
-                Self::Count(CountSelector {
-                    selector,
-                    algorithm: Self::COUNT_BASED,
-                    interval: 1,
-                    space: sampling.n() - 1,
-                })
-            }
+            Sampling::All | Sampling::Count(_) => Self::Count(CountSelector {
+                selector,
+                algorithm: Self::COUNT_BASED,
+                interval: 1,
+                space: sampling.n() - 1,
+            }),
+            Sampling::Hash(n) => Self::Hash(HashSelector::new(
+                0,
+                content::PAYLOAD.into(),
+                HASHES,
+                [0, hash_range(n).into()],
+                &sampling.to_string(),
+            )),
+            Sampling::Flow(n) => Self::Flow(FlowSelector::new(
+                HASHES,
+                [0, hash_range(n).into()],
+                &sampling.to_string(),
+            )),
             Sampling::Random(n) => Self::Probability(ProbabilitySelector {
                 selector,
                 algorithm: Self::UNIFORM_PROBABILISTIC,
@@ -333,6 +465,8 @@ impl Selector {
             Self::Probability(_) => &ProbabilitySelector::TEMPLATE,
             Self::NOfN(_) => &NOfNSelector::TEMPLATE,
             Self::Time(_) => &TimeSelector::TEMPLATE,
+            Self::Hash(_) => &HashSelector::TEMPLATE,
+            Self::Flow(_) => &FlowSelector::TEMPLATE,
         }
     }
 
@@ -343,6 +477,8 @@ impl Selector {
             Self::Probability(report) => encoder.options(report),
             Self::NOfN(report) => encoder.options(report),
             Self::Time(report) => encoder.options(report),
+            Self::Hash(report) => encoder.options(report),
+            Self::Flow(report) => encoder.options(report),
         }
     }
 }

@@ -18,24 +18,32 @@ use super::{
     Encoder, Field, Template, element,
     message::{HEADER, MIN_OCTETS, SET_HEADER},
     options::{
-        CountSelector, ExportingReliability, FlowKeys, InterfaceName, MeteringReliability,
-        MeteringStatistics, OptionsRecord, ProbabilitySelector, SamplingRate, SelectionSequence,
-        SelectionStatistics, Selector, Text,
+        AlgorithmRate, CountSelector, DomainName, ExportingReliability, FlowKeys, FlowSelector,
+        HashSelector, InterfaceName, MeteringReliability, MeteringStatistics, NOfNSelector,
+        OptionsRecord, ProbabilitySelector, SamplerRate, SamplingRate, SelectionSequence,
+        SelectionStatistics, Selector, Text, TimeSelector,
     },
 };
 use crate::record::{FlowKey, FlowRecord};
 
-const OPTIONS: [&Template; 10] = [
+const OPTIONS: [&Template; 17] = [
     &SamplingRate::TEMPLATE,
     &CountSelector::TEMPLATE,
-    &ProbabilitySelector::TEMPLATE,
+    &AlgorithmRate::TEMPLATE,
     &InterfaceName::TEMPLATE,
+    &SamplerRate::TEMPLATE,
     &SelectionSequence::TEMPLATE,
     &SelectionStatistics::TEMPLATE,
+    &ProbabilitySelector::TEMPLATE,
     &MeteringStatistics::TEMPLATE,
     &MeteringReliability::TEMPLATE,
     &ExportingReliability::TEMPLATE,
     &FlowKeys::TEMPLATE,
+    &NOfNSelector::TEMPLATE,
+    &TimeSelector::TEMPLATE,
+    &HashSelector::TEMPLATE,
+    &FlowSelector::TEMPLATE,
+    &DomainName::TEMPLATE,
 ];
 
 /// Those of flows, and those of options.
@@ -152,7 +160,7 @@ proptest! {
     #[test]
     fn json_has_the_elements_of_the_template(record in any_record()) {
         let mut text = Vec::new();
-        element::show(&record, &mut text);
+        element::show(&record, 7, &mut text);
         let mut object: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(&text).expect("JSON");
         let id = template_of(&record, false);
@@ -171,6 +179,7 @@ proptest! {
             }
             prop_assert!(around.is_empty(), "{:?}", around);
         }
+        prop_assert_eq!(object.remove("observationDomainId"), Some(7.into()));
         if record.key.protocol() == 6 {
             let began = object.remove("firstPacketSyn");
             prop_assert_eq!(began, Some((record.marks.bits & 0x08 != 0).into()));
@@ -208,7 +217,7 @@ fn json_of_a_tunnel_names_both_packets() {
         ..nth(4)
     };
     let mut text = Vec::new();
-    element::show(&record, &mut text);
+    element::show(&record, 7, &mut text);
     let text = String::from_utf8(text).expect("text");
     assert!(text.starts_with(r#"{"greKey":0,"layer2SegmentId":72057594049187311,"gtpuTEid":0,"#));
     let inner = r#""sourceIPv6Address":"a0a:a0a:a0a:a0a:a0a:a0a:a0a:a0a","#;
@@ -222,7 +231,7 @@ fn json_of_a_tunnel_names_both_packets() {
     let outer = concat!(
         r#","outer":{"sourceIPv4Address":"192.192.192.192","#,
         r#""destinationIPv4Address":"193.193.193.193","protocolIdentifier":17},"#,
-        r#""firstPacketSyn":false}"#
+        r#""observationDomainId":7,"firstPacketSyn":false}"#
     );
     assert!(text.ends_with(outer), "{text}");
 }
@@ -354,10 +363,44 @@ fn selectors_say_what_the_sampling_does() {
     assert!(encoder.template(&ProbabilitySelector::TEMPLATE) && encoder.options(&report));
     let mut collected = Collected::default();
     collected.message(encoder.message(0));
-    let report = collected.of(513)[0];
+    let report = collected.of(519)[0];
     assert_eq!(number(report, 304), 4);
     assert_eq!(f64::from_bits(number(report, 311)).to_string(), "0.125");
     assert!(report[3].1.starts_with(b"random:1/8\0"));
+}
+
+/// RFC 5476 §6.5.2.6 with its example's numbers, and the same for flows.
+#[test]
+fn hash_based_selectors_tell_their_ranges_and_no_secret() {
+    let [output, selected] = [[0, 0xffff_ffff], [100, 200]];
+    let packets = Selector::Hash(HashSelector::new(4, 16, output, selected, "hash:1/8"));
+    let flows = Selector::Flow(FlowSelector::new(output, selected, "flow:1/8"));
+    let mut encoder = Encoder::new(7, 1352).expect("large enough");
+    for selector in [packets, flows] {
+        assert!(encoder.template(selector.template()) && selector.put(&mut encoder));
+    }
+    let mut collected = Collected::default();
+    collected.message(encoder.message(0));
+    let ranges = [(329, 0), (330, 0xffff_ffff), (331, 100), (332, 200)];
+    // A boolean of RFC 7011 §6.1.5 that is false.
+    let own = [(302, 1), (304, 6), (327, 4), (328, 16), (333, 2)];
+    for (id, fields) in [(526, &own[..]), (527, &[(302, 1), (390, 6)])] {
+        let report = collected.of(id)[0];
+        for (element, value) in fields.iter().chain(&ranges) {
+            assert_eq!(number(report, *element), *value, "{element} of {id}");
+        }
+        assert!(report.iter().all(|(element, _)| *element != 334));
+    }
+}
+
+/// RFC 7011 §8.4: a number never means another template, whatever the rate changes to.
+#[test]
+fn no_template_shares_its_number() {
+    let mut ids: Vec<_> = every_template().map(|template| template.id).collect();
+    ids.sort_unstable();
+    let all = ids.len();
+    ids.dedup();
+    assert_eq!(ids.len(), all);
 }
 
 #[test]

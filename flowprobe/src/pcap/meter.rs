@@ -1,12 +1,12 @@
 //! What becomes of each packet of a capture: parsed, counted, and accounted to its flow.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flowprobe_ebpf::{Frame as _, Parsed, Tunnels, cpu::Tally};
 
 use super::{Take, capture::Captured};
 use crate::{
-    export::{Metering, Telemetry},
+    export::{Metering, Selection, Telemetry},
     table::{Emitter, LocalTable, fragments::Fragments, shared::Totals},
 };
 
@@ -39,11 +39,22 @@ pub(super) struct Counted {
 
 /// The figures for collectors, as of the last few thousand packets.
 #[derive(Debug, Default)]
-pub(super) struct Figures(Mutex<Metering>);
+pub(super) struct Figures(Mutex<(Metering, Selection)>);
 
+impl Figures {
+    fn get(&self) -> MutexGuard<'_, (Metering, Selection)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Captures have one class, which never changes its rate.
 impl Telemetry for Figures {
-    fn metering(&self) -> Metering {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn metering(&self, _class: usize) -> Metering {
+        self.get().0
+    }
+
+    fn selection(&self, _class: usize, _epoch: u32) -> Option<Selection> {
+        Some(self.get().1)
     }
 }
 
@@ -139,19 +150,18 @@ impl Meter {
             octets += tally.octets;
         }
         const NS_PER_MS: u64 = 1_000_000;
-        *self
-            .figures
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Metering {
+        let selection = Selection {
             observed_packets: self.totals.seen.packets,
             selected_packets: self.totals.seen.packets,
+        };
+        let metering = Metering {
             ignored_packets: packets,
             ignored_octets: octets,
             ignored_span_ms: self
                 .ignored_span_ns
                 .map(|(first, last)| (first / NS_PER_MS, last / NS_PER_MS)),
         };
+        *self.figures.get() = (metering, selection);
     }
 
     /// Hands over what was counted. The exporter is not held any more.

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::history::History;
+use super::history::{Cargo, History};
 use crate::{
     export::{Now, account::Outlet, announce::Stream},
     ipfix::Encoder,
@@ -72,7 +72,10 @@ pub(super) struct Stop {
 /// The message at hand, and the way it goes.
 pub(super) struct Wire<L> {
     pub(super) link: L,
-    pub(super) encoder: Encoder,
+    /// One for each class: an observation domain has its own sequence number (RFC 7011 §3.1).
+    encoders: Vec<Encoder>,
+    /// Whose message is at hand.
+    class: usize,
     pub(super) outlet: Arc<Outlet>,
     history: History,
     /// Flow records in the message at hand.
@@ -81,10 +84,11 @@ pub(super) struct Wire<L> {
 }
 
 impl<L: Link> Wire<L> {
-    pub(super) fn new(link: L, encoder: Encoder, outlet: Arc<Outlet>, now: Now) -> Self {
+    pub(super) fn new(link: L, encoders: Vec<Encoder>, outlet: Arc<Outlet>, now: Now) -> Self {
         Self {
             link,
-            encoder,
+            encoders,
+            class: 0,
             outlet,
             history: History::default(),
             flows: 0,
@@ -92,47 +96,71 @@ impl<L: Link> Wire<L> {
         }
     }
 
+    /// The message at hand.
+    pub(super) fn encoder(&mut self) -> &mut Encoder {
+        &mut self.encoders[self.class]
+    }
+
+    /// The next message is of `class`; the one before is gone.
+    pub(super) fn turn_to(&mut self, class: usize) {
+        debug_assert!(self.encoder().is_empty(), "a message is of one domain");
+        self.class = class;
+    }
+
+    /// Encodes up to `count` waiting records of `class`, as many as fit.
+    pub(super) fn load(&mut self, class: usize, count: usize) {
+        self.turn_to(class);
+        let outlet = Arc::clone(&self.outlet);
+        let account = outlet.account();
+        let encoder = self.encoder();
+        let waiting = account.waiting(class).take(count);
+        self.flows = waiting.take_while(|record| encoder.flow(record)).count();
+    }
+
     /// Sends the message at hand, if there is anything in it.
     pub(super) fn flush(&mut self) -> Result<(), Stop> {
-        if self.encoder.is_empty() {
+        let encoder = &mut self.encoders[self.class];
+        if encoder.is_empty() {
             return Ok(());
         }
-        let message = self.encoder.message(self.now.unix_s());
+        let message = encoder.message(self.now.unix_s());
         self.link.send(message).map_err(|error| Stop {
             cause: Cause::of(&error),
             error,
         })?;
         let mut account = self.outlet.account();
-        account.count_message(message.len());
-        let volume = account.settle_sent(self.flows);
-        self.history.push(message, volume);
-        account.count_encoded(self.encoder.data_records());
-        self.encoder.commit();
+        let class = self.class;
+        account.count_message(class, message.len());
+        let volume = account.settle_sent(class, self.flows);
+        self.history.push(message, Cargo { class, volume });
+        account.count_encoded(encoder.data_records());
+        encoder.commit();
         self.flows = 0;
         Ok(())
     }
 
     /// The message will not go out; its records will, in another one.
     pub(super) fn discard(&mut self) {
-        self.encoder.discard();
+        self.encoder().discard();
         self.flows = 0;
     }
 
     /// The message will never go out. Its records keep their sequence numbers: the collector
     /// sees a gap.
     pub(super) fn lose(&mut self, cause: Cause) {
+        let encoder = &mut self.encoders[self.class];
         let mut account = self.outlet.account();
-        account.settle_dropped(self.flows, cause.label(), self.now);
-        account.count_encoded(self.encoder.data_records());
-        self.encoder.commit();
+        account.settle_dropped(self.class, self.flows, cause.label(), self.now);
+        account.count_encoded(encoder.data_records());
+        encoder.commit();
         self.flows = 0;
     }
 
     /// An earlier message was not delivered.
     pub(super) fn blame(&mut self, quote: &[u8], cause: Cause) {
-        if let Some(volume) = self.history.take(quote) {
+        if let Some(Cargo { class, volume }) = self.history.take(quote) {
             let mut account = self.outlet.account();
-            account.undelivered(volume, cause.label(), self.now);
+            account.undelivered(class, volume, cause.label(), self.now);
         }
     }
 }
@@ -141,9 +169,9 @@ impl<L: Link> Stream for Wire<L> {
     type Stop = Stop;
 
     fn put(&mut self, add: impl Fn(&mut Encoder) -> bool) -> Result<(), Stop> {
-        if !add(&mut self.encoder) {
+        if !add(self.encoder()) {
             self.flush()?;
-            if !add(&mut self.encoder) {
+            if !add(self.encoder()) {
                 unreachable!("MIN_OCTETS: an empty message holds any options record");
             }
         }

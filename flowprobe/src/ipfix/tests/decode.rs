@@ -6,18 +6,24 @@ use std::collections::HashMap;
 /// Elements of a data record: number and octets.
 pub(crate) type Fields = Vec<(u16, Vec<u8>)>;
 
+/// Scope count of a template, and number and length of each field.
+pub(crate) type Shape = (u16, Vec<(u16, u16)>);
+
 /// What a collector knows after the messages it was given.
 #[derive(Default)]
 pub(crate) struct Collected {
-    /// Scope count, and number and length of each field.
-    pub(crate) templates: HashMap<u16, (u16, Vec<(u16, u16)>)>,
+    /// By domain and number: a template is valid in its domain (RFC 7011 §3.4.1).
+    pub(crate) templates: HashMap<(u32, u16), Shape>,
     /// Template id and fields of each data record, in the order of arrival.
     pub(crate) records: Vec<(u16, Fields)>,
+    /// Observation domain of each of them.
+    pub(crate) domains: Vec<u32>,
     /// Data Records that the sequence numbers say are missing.
     pub(crate) gap: u64,
     /// Export time of the last message.
     pub(crate) export_time: u32,
-    next: u32,
+    /// The sequence number that each domain goes on with (RFC 7011 §3.1).
+    next: HashMap<u32, u32>,
 }
 
 /// Takes `N` octets off the front.
@@ -43,8 +49,9 @@ impl Collected {
         assert_eq!(usize::from(take_u16(&mut rest)), message.len(), "length");
         self.export_time = take_u32(&mut rest);
         let sequence = take_u32(&mut rest);
-        let _domain = take_u32(&mut rest);
-        let gap = sequence.wrapping_sub(self.next);
+        let domain = take_u32(&mut rest);
+        let next = self.next.entry(domain).or_default();
+        let gap = sequence.wrapping_sub(*next);
         assert!(gap < 1 << 31, "sequence went back");
         self.gap += u64::from(gap);
         let before = self.records.len();
@@ -56,14 +63,16 @@ impl Collected {
             let (set, after) = rest.split_at(length - 4);
             rest = after;
             match id {
-                2 => self.templates(set, false),
-                3 => self.templates(set, true),
-                256.. => self.data(id, set),
+                2 => self.templates(domain, set, false),
+                3 => self.templates(domain, set, true),
+                256.. => self.data(domain, id, set),
                 _ => panic!("set id {id}"),
             }
         }
         let records = self.records.len() - before;
-        self.next = sequence.wrapping_add(records as u32);
+        let next = sequence.wrapping_add(records as u32);
+        self.next.insert(domain, next);
+        self.domains.resize(self.records.len(), domain);
     }
 
     /// Data records of template `id`.
@@ -72,12 +81,19 @@ impl Collected {
         records.map(|(_, fields)| fields).collect()
     }
 
+    /// Template id and fields of each data record of a domain, in the order of arrival.
+    pub(crate) fn in_domain(&self, domain: u32) -> Vec<&(u16, Fields)> {
+        let records = self.records.iter().zip(&self.domains);
+        let records = records.filter(|(_, of)| **of == domain);
+        records.map(|(record, _)| record).collect()
+    }
+
     /// Flow records of every template.
     pub(crate) fn flows(&self) -> usize {
         (256..=263).map(|id| self.of(id).len()).sum()
     }
 
-    fn templates(&mut self, mut set: &[u8], options: bool) {
+    fn templates(&mut self, domain: u32, mut set: &[u8], options: bool) {
         while !set.is_empty() {
             let id = take_u16(&mut set);
             assert!(id >= 256, "template id {id}");
@@ -90,14 +106,19 @@ impl Collected {
                 (number, take_u16(&mut set))
             };
             let fields: Vec<_> = (0..count).map(field).collect();
-            let known = self.templates.insert(id, (scopes, fields.clone()));
+            let known = self
+                .templates
+                .insert((domain, id), (scopes, fields.clone()));
             let same = known.is_none_or(|known| known == (scopes, fields));
             assert!(same, "template {id} changed its meaning");
         }
     }
 
-    fn data(&mut self, id: u16, mut set: &[u8]) {
-        let (_, template) = self.templates.get(&id).expect("template before its data");
+    fn data(&mut self, domain: u32, id: u16, mut set: &[u8]) {
+        let (_, template) = self
+            .templates
+            .get(&(domain, id))
+            .expect("template before its data");
         while !set.is_empty() {
             let mut fields = Fields::new();
             for (number, length) in template {

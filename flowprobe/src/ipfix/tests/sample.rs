@@ -151,6 +151,21 @@ pub(crate) fn many(count: u32) -> Vec<FlowRecord> {
     (0..count).map(nth).collect()
 }
 
+/// The same records, as of another class.
+pub(crate) fn of_class(class: u8, mut records: Vec<FlowRecord>) -> Vec<FlowRecord> {
+    let sampled = Sampled::new(class, 1);
+    for record in &mut records {
+        let place = match &mut record.key {
+            FlowKey::V4(key) => &mut key.words[2],
+            FlowKey::V6(key) => &mut key.words[5],
+            FlowKey::Wide(key) => &mut key.words[5],
+        };
+        *place = *place & u64::from(u32::MAX) | u64::from(sampled.0) << 32;
+        assert_eq!(record.key.sampled(), sampled);
+    }
+    records
+}
+
 /// What may be around packets that need a wide key.
 fn any_around() -> impl Strategy<Value = Around> {
     let tags = (0..=MAX_TAGS, [0..4096u16, 0..4096, 0..4096]);
