@@ -233,9 +233,12 @@ mod tests {
         for v6 in [false, true] {
             for protocol in 0..=255 {
                 for domains in [&[1][..], &[1, 2], &[1, 2000], &[1, u32::MAX]] {
-                    for line in rows_of(domains, 80, 24, &[widest(v6, protocol)]) {
+                    let lines = rows_of(domains, 80, 24, &[widest(v6, protocol)]);
+                    for line in &lines {
                         assert!(line.len() <= 80, "{line}");
                     }
+                    let [first, last] = [lines.first(), lines.last()].map(|l| l.map(String::len));
+                    assert_eq!(first, last, "counters in their columns: {lines:?}");
                 }
             }
         }
