@@ -91,8 +91,8 @@ impl Told {
     }
 }
 
-/// The selection sequence of an epoch. RFC 5476 §6.5.1 wants an identifier that is unique in the
-/// domain; 0 is not taken, as some collectors have it for none.
+/// The selection sequence of an epoch: unique in the domain (RFC 5477, IE 301), counted from 1 as
+/// selectors are.
 fn sequence(epoch: u32) -> u64 {
     u64::from(epoch) + 1
 }

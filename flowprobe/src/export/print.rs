@@ -33,14 +33,15 @@ enum Format {
 
 impl Printer<io::Stdout> {
     pub(super) fn stdout(output: Output, outlet: Arc<Outlet>, domains: &[Domain]) -> Self {
+        let domains: Vec<_> = domains.iter().map(|domain| domain.id).collect();
         Self {
             to: io::stdout(),
             outlet,
             format: match output {
                 Output::Json => Format::Json,
-                Output::Table => Format::Table(Table::for_terminal()),
+                Output::Table => Format::Table(Table::for_terminal(&domains)),
             },
-            domains: domains.iter().map(|domain| domain.id).collect(),
+            domains,
         }
     }
 }
@@ -74,7 +75,7 @@ impl<W: Write> Printer<W> {
                     element::show(record, domain, &mut text);
                     text.push(b'\n');
                 }
-                Format::Table(table) => table.row(record, &mut text),
+                Format::Table(table) => table.row(record, domain, &mut text),
             }
         }
         self.to.write_all(&text)?;

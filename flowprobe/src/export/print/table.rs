@@ -12,6 +12,8 @@ const DEFAULT_SIZE: (usize, usize) = (80, 24);
 const V4_WIDTH: usize = 21;
 /// An IPv6 address in brackets and a port.
 const V6_WIDTH: usize = 47;
+/// Least columns of an endpoint where the domain takes its share; longer ones wrap.
+const NARROW_WIDTH: usize = 15;
 /// Columns beside the two endpoints, with their spaces.
 const FIXED_WIDTH: usize = 8 + 1 + 5 + 1 + 1 + 1 + 7 + 1 + 7 + 1 + 5;
 
@@ -20,6 +22,8 @@ const FIXED_WIDTH: usize = 8 + 1 + 5 + 1 + 1 + 1 + 7 + 1 + 7 + 1 + 5;
 pub(super) struct Table {
     /// Columns of an endpoint.
     endpoint: usize,
+    /// Columns of the observation domain; none where there is only one.
+    domain: Option<usize>,
     /// Lines between two headers.
     screen: usize,
     /// Lines since the last header; none before the first.
@@ -27,24 +31,34 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// A table as wide as the terminal on standard output.
-    pub(super) fn for_terminal() -> Self {
+    /// A table as wide as the terminal on standard output, of flows in these domains.
+    pub(super) fn for_terminal(domains: &[u32]) -> Self {
         let (columns, rows) = terminal_size().unwrap_or(DEFAULT_SIZE);
-        Self::new(columns, rows)
+        Self::new(columns, rows, domains)
     }
 
-    fn new(columns: usize, rows: usize) -> Self {
-        let spare = columns.saturating_sub(FIXED_WIDTH) / 2;
+    fn new(columns: usize, rows: usize, domains: &[u32]) -> Self {
+        let digits = domains.iter().map(|id| id.to_string().len()).max();
+        // An odd number, so that with its space it takes as much from each endpoint.
+        let domain = digits
+            .filter(|_| domains.len() > 1)
+            .map(|digits| digits.max("DOM".len()) | 1);
+        let (fixed, narrowest) = match domain {
+            Some(width) => (FIXED_WIDTH + width + 1, NARROW_WIDTH),
+            None => (FIXED_WIDTH, V4_WIDTH),
+        };
+        let spare = columns.saturating_sub(fixed) / 2;
         Self {
-            endpoint: spare.clamp(V4_WIDTH, V6_WIDTH),
+            endpoint: spare.clamp(narrowest, V6_WIDTH),
+            domain,
             // The line of the prompt stays free.
             screen: rows.saturating_sub(1).max(8),
             lines: None,
         }
     }
 
-    /// Appends a flow, and the header before it where one is due.
-    pub(super) fn row(&mut self, record: &FlowRecord, to: &mut Vec<u8>) {
+    /// Appends a flow of a domain, and the header before it where one is due.
+    pub(super) fn row(&mut self, record: &FlowRecord, domain: u32, to: &mut Vec<u8>) {
         let key = &record.key;
         let (source, destination) = endpoints(key);
         let width = self.endpoint;
@@ -56,6 +70,7 @@ impl Table {
         let (h, m, s) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
         let protocol = protocol_name(key.protocol());
         let mut line = format!("{h:02}:{m:02}:{s:02} {protocol:<5} ");
+        line += &self.domain(&domain.to_string());
         if wraps {
             // Each endpoint on a line of its own, the counters still in their columns.
             let end = line.len() + 2 * width + 1;
@@ -75,6 +90,12 @@ impl Table {
         to.extend_from_slice(line.as_bytes());
     }
 
+    /// The column of the domain, where there are several.
+    fn domain(&self, text: &str) -> String {
+        let column = self.domain.map(|width| format!("{text:<width$} "));
+        column.unwrap_or_default()
+    }
+
     /// Appends the header if the next `height` lines would leave the screen without one.
     fn header(&mut self, height: usize, to: &mut Vec<u8>) {
         let lines = self.lines.map(|lines| lines + height);
@@ -82,8 +103,9 @@ impl Table {
             Some(lines) if lines <= self.screen => Some(lines),
             _ => {
                 let width = self.endpoint;
+                let domain = self.domain("DOM");
                 let header = format!(
-                    "{:<8} {:<5} {:<width$} {:<width$} {:>7} {:>7} {:<5}\n",
+                    "{:<8} {:<5} {domain}{:<width$} {:<width$} {:>7} {:>7} {:<5}\n",
                     "UTC", "PROTO", "SOURCE", "DESTINATION", "PACKETS", "OCTETS", "END"
                 );
                 to.extend_from_slice(header.as_bytes());
@@ -176,10 +198,20 @@ mod tests {
     use crate::ipfix::tests::sample::{key, nth};
 
     fn rows(columns: usize, rows: usize, records: &[FlowRecord]) -> Vec<String> {
-        let mut table = Table::new(columns, rows);
+        rows_of(&[1], columns, rows, records)
+    }
+
+    /// The rows of flows in the last of the domains.
+    fn rows_of(
+        domains: &[u32],
+        columns: usize,
+        rows: usize,
+        records: &[FlowRecord],
+    ) -> Vec<String> {
+        let mut table = Table::new(columns, rows, domains);
         let mut text = Vec::new();
         for record in records {
-            table.row(record, &mut text);
+            table.row(record, *domains.last().expect("one"), &mut text);
         }
         let text = String::from_utf8(text).expect("text");
         text.lines().map(str::to_owned).collect()
@@ -200,8 +232,13 @@ mod tests {
     fn eighty_columns_hold_every_row() {
         for v6 in [false, true] {
             for protocol in 0..=255 {
-                for line in rows(80, 24, &[widest(v6, protocol)]) {
-                    assert!(line.len() <= 80, "{line}");
+                for domains in [&[1][..], &[1, 2], &[1, 2000], &[1, u32::MAX]] {
+                    let lines = rows_of(domains, 80, 24, &[widest(v6, protocol)]);
+                    for line in &lines {
+                        assert!(line.len() <= 80, "{line}");
+                    }
+                    let [first, last] = [lines.first(), lines.last()].map(|l| l.map(String::len));
+                    assert_eq!(first, last, "counters in their columns: {lines:?}");
                 }
             }
         }
@@ -228,6 +265,22 @@ mod tests {
                 "22:13:20 UDP   10.0.0.0:1024         192.0.2.1:443               1     100 idle ",
                 "22:13:20 UDP   [2001:db8::4]:1028    [2001:db8:0:1::1]:443       5     500 idle ",
                 "22:13:20 UDP   [eeee:eeee:eeee:eeee:eeee:eeee:eeee:eeee]:65535",
+                "        -> [eeee:eeee:eeee:eeee:eeee:eeee:eeee:eeee]:65535  18.44E 999.99M idle ",
+            ]
+        );
+    }
+
+    #[test]
+    fn several_domains_have_a_column() {
+        let lines = rows_of(&[1, 20], 80, 24, &[nth(0), nth(4), widest(true, 17)]);
+        assert_eq!(
+            lines,
+            [
+                "UTC      PROTO DOM SOURCE              DESTINATION         PACKETS  OCTETS END  ",
+                "22:13:20 UDP   20  10.0.0.0:1024       192.0.2.1:443             1     100 idle ",
+                "22:13:20 UDP   20  [2001:db8::4]:1028",
+                "        -> [2001:db8:0:1::1]:443                                 5     500 idle ",
+                "22:13:20 UDP   20  [eeee:eeee:eeee:eeee:eeee:eeee:eeee:eeee]:65535",
                 "        -> [eeee:eeee:eeee:eeee:eeee:eeee:eeee:eeee]:65535  18.44E 999.99M idle ",
             ]
         );
