@@ -300,6 +300,13 @@ impl Selector {
                 interval: 1,
                 space: sampling.n() - 1,
             }),
+            // Until hashes have a report of their own, they are told by their rate.
+            Sampling::Hash(n) | Sampling::Flow(n) => Self::Count(CountSelector {
+                selector,
+                algorithm: Self::COUNT_BASED,
+                interval: 1,
+                space: n.get() - 1,
+            }),
             Sampling::Random(n) => Self::Probability(ProbabilitySelector {
                 selector,
                 algorithm: Self::UNIFORM_PROBABILISTIC,
