@@ -13,10 +13,12 @@ use std::{
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_ENABLE_STATS: libc::c_long = 32;
 const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_XDP: u32 = 37;
 const BPF_PROG_TYPE_XDP: u32 = 6;
@@ -25,8 +27,11 @@ const BPF_F_XDP_DEV_BOUND_ONLY: u32 = 1 << 6;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 
-// linux/bpf.h: struct bpf_prog_info, `name` follows `map_ids`; both are there since 4.15.
-const PROGRAM_INFO_LEN: usize = 80;
+// linux/bpf.h: struct bpf_prog_info, `name` follows `map_ids`, both are there since 4.15;
+// `run_time_ns` and `run_cnt` since 5.1. An older kernel leaves them 0.
+const PROGRAM_INFO_LEN: usize = 208;
+const PROGRAM_RUN_TIME_OFFSET: usize = 192;
+const PROGRAM_RUN_COUNT_OFFSET: usize = 200;
 const PROGRAM_XLATED_LEN_OFFSET: usize = 20;
 const PROGRAM_NAME_OFFSET: usize = 64;
 
@@ -109,6 +114,26 @@ struct LinkDetach {
     link_fd: u32,
 }
 
+#[repr(C)]
+struct EnableStats {
+    kind: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    program_fd: u32,
+    result: u32,
+    input_len: u32,
+    output_len: u32,
+    input: u64,
+    output: u64,
+    repeat: u32,
+    duration_ns: u32,
+}
+
+impl Attribute for EnableStats {}
+impl Attribute for TestRun {}
 impl Attribute for MapCreate {}
 impl Attribute for MapUpdate {}
 impl Attribute for ProgramLoad {}
@@ -292,7 +317,7 @@ pub(crate) fn program_name(id: u32) -> io::Result<String> {
         },
     )?;
     let octets = program_info(program.as_fd())?;
-    let name = &octets[PROGRAM_NAME_OFFSET..];
+    let name = &octets[PROGRAM_NAME_OFFSET..][..NAME_LEN];
     let end = name.iter().position(|&c| c == 0).unwrap_or(name.len());
     Ok(String::from_utf8_lossy(&name[..end]).into_owned())
 }
@@ -303,6 +328,56 @@ pub(crate) fn rewritten_len(program: BorrowedFd<'_>) -> io::Result<usize> {
     let mut length = [0; 4];
     length.copy_from_slice(&octets[PROGRAM_XLATED_LEN_OFFSET..][..4]);
     Ok(u32::from_ne_bytes(length) as usize)
+}
+
+/// Run time of a program, on all CPUs, as far as it was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RunTime {
+    /// Nanoseconds.
+    pub(crate) ns: u64,
+    /// Runs.
+    pub(crate) runs: u64,
+}
+
+/// The kernel counts the run time of all programs while this is open (5.8).
+pub(crate) fn enable_run_time() -> io::Result<OwnedFd> {
+    const BPF_STATS_RUN_TIME: u32 = 0;
+    call_for_fd(
+        BPF_ENABLE_STATS,
+        &mut EnableStats {
+            kind: BPF_STATS_RUN_TIME,
+        },
+    )
+}
+
+/// What was counted of a program's run time since it was loaded.
+pub(crate) fn run_time(program: BorrowedFd<'_>) -> io::Result<RunTime> {
+    let octets = program_info(program)?;
+    let word = |at: usize| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&octets[at..][..8]);
+        u64::from_ne_bytes(word)
+    };
+    Ok(RunTime {
+        ns: word(PROGRAM_RUN_TIME_OFFSET),
+        runs: word(PROGRAM_RUN_COUNT_OFFSET),
+    })
+}
+
+/// Runs a program so many times on an empty frame, attached or not.
+pub(crate) fn test_run(program: BorrowedFd<'_>, repeat: u32) -> io::Result<()> {
+    let frame = [0_u8; 64];
+    call(
+        BPF_PROG_TEST_RUN,
+        &mut TestRun {
+            program_fd: number(program),
+            input_len: frame.len() as u32,
+            input: frame.as_ptr() as u64,
+            repeat,
+            ..TestRun::default()
+        },
+    )
+    .map(drop)
 }
 
 fn program_info(program: BorrowedFd<'_>) -> io::Result<Vec<u8>> {

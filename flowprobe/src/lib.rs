@@ -6,10 +6,12 @@
 //! [`run`] joins the stages, and [`pcap`] does for captures; [`ledger`] says what became of every
 //! packet. [`experiment`] compares what sampling would make of captures with the truth.
 
+pub mod adaptive;
 pub mod attach;
 mod bpf;
 pub mod cli;
 pub mod clock;
+pub mod control;
 pub mod experiment;
 pub mod export;
 pub mod host;

@@ -1,5 +1,7 @@
 //! The sampling that a user asks for, and what the kernel half needs to know of it.
 
+mod filter;
+mod rated;
 pub mod rates;
 
 use std::{fmt, num::NonZeroU32, str::FromStr};
@@ -9,7 +11,11 @@ use flowprobe_ebpf::sampling::{
     METHOD_TIME, Period, Word, gap_scale_unit,
 };
 
-pub use rates::Rates;
+pub use self::{
+    filter::{Filter, FilterError, NetMatch, Observed, PortMatch, Side},
+    rated::{ClassSpec, ClassesError, MAX_FILTERS, Rate, Rated, RatedError, classes},
+    rates::Rates,
+};
 
 /// How packets are selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,21 +65,40 @@ pub enum Profile {
 /// e¹⁶ (nine million) would exceed, and the rate is off by that much; at 2³² one in three would.
 pub const MAX_RANDOM_N: u32 = 1 << 28;
 
+/// Largest N of sampling by a hash. The selected hash values are 2³² / N, rounded down, so that the
+/// share is 1/N to one part in 2³² / N: at this N to one in 256.
+pub const MAX_HASH_N: u32 = 1 << 24;
+
+/// Methods as they are written, before the colon.
+const METHODS: [&str; 6] = ["count", "random", "nofn", "time", "hash", "flow"];
+
 /// Why a sampling rate does not parse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SamplingError {
     /// Not of the form.
     #[error(
-        "sampling is written 1/N, random:1/N, nofn:n/N or time:ON/OFF (microseconds), for example \
-         1/100"
+        "sampling is written 1/N, random:1/N, nofn:n/N, time:ON/OFF (microseconds), hash:1/N or \
+         flow:1/N, for example 1/100"
     )]
     Form,
+    /// What stands before the colon.
+    #[error(
+        "no sampling method is called {0:?}{1}; the methods are {list}",
+        list = METHODS.join(", ")
+    )]
+    Method(String, Nearest),
     /// 1/0.
     #[error("a sampling rate of 1/0 would select nothing: N must be at least 1")]
     Zero,
     /// Random gaps are drawn as 32 bits.
     #[error("random:1/{0} is too rare: N must be at most {MAX_RANDOM_N}, or write 1/{0}")]
     TooRare(u32),
+    /// A hash range of 0, or none of n.
+    #[error("{0}:{1}/{2} would select nothing: its range of hash values is empty; write {0}:1/N")]
+    EmptyRange(&'static str, u32, u32),
+    /// Hash values are 32 bits.
+    #[error("{0}:1/{1} is too rare: N must be at most {MAX_HASH_N}")]
+    TooRareHash(&'static str, u32),
     /// Not 1 in n.
     #[error("only rates of one in N are supported: write 1/N, or nofn:n/N for n of each N packets")]
     Numerator,
@@ -104,6 +129,33 @@ pub enum SamplingError {
     /// Microseconds of a period are kept in 32 bits.
     #[error("time:{0}/{1} has a period of more than {max} us", max = u32::MAX)]
     TooLong(u32, u32),
+}
+
+/// What was probably meant, as the end of a message: `: did you mean "random"?`, or nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nearest(Option<&'static str>);
+
+impl Nearest {
+    /// At most so many letters are wrong, missing, too many or swapped with the next.
+    const FAR: usize = 2;
+
+    fn of(method: &str) -> Self {
+        let near = METHODS
+            .map(|known| (strsim::damerau_levenshtein(method, known), known))
+            .into_iter()
+            .min()
+            .filter(|&(distance, known)| distance <= Self::FAR && distance < known.len());
+        Self(near.map(|(_, known)| known))
+    }
+}
+
+impl fmt::Display for Nearest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(name) => write!(f, ": did you mean {name:?}?"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Sampling {
@@ -209,6 +261,16 @@ impl FromStr for Sampling {
 
     fn from_str(text: &str) -> Result<Self, SamplingError> {
         let (method, rate) = text.split_once(':').unwrap_or(("count", text));
+        // `1:100` is no method but another way to write a rate.
+        if !method.starts_with(char::is_alphabetic) {
+            return Err(SamplingError::Form);
+        }
+        if !METHODS.contains(&method) {
+            return Err(SamplingError::Method(
+                method.to_owned(),
+                Nearest::of(method),
+            ));
+        }
         let (first, second) = rate.split_once('/').ok_or(SamplingError::Form)?;
         let number = |text: &str| text.parse::<u32>().map_err(|_| SamplingError::Form);
         let (first, second) = (number(first)?, number(second)?);
@@ -218,7 +280,9 @@ impl FromStr for Sampling {
             "random" => Self::one_in(first, second, Self::Random),
             "nofn" => Self::n_of_n(first, second),
             "time" => Self::time(first, second),
-            _ => Err(SamplingError::Form),
+            "hash" => Self::by_hash("hash", first, second, Self::Hash),
+            "flow" => Self::by_hash("flow", first, second, Self::Flow),
+            _ => unreachable!("{method} is one of METHODS"),
         }
     }
 }
@@ -234,6 +298,19 @@ impl Sampling {
         } else {
             method(n)
         })
+    }
+
+    fn by_hash(
+        name: &'static str,
+        one: u32,
+        n: u32,
+        method: fn(NonZeroU32) -> Self,
+    ) -> Result<Self, SamplingError> {
+        match (one, n) {
+            (0, _) | (_, 0) => Err(SamplingError::EmptyRange(name, one, n)),
+            (1, n) if n > MAX_HASH_N => Err(SamplingError::TooRareHash(name, n)),
+            _ => Self::one_in(one, n, method),
+        }
     }
 
     fn n_of_n(n: u32, of: u32) -> Result<Self, SamplingError> {

@@ -27,11 +27,21 @@ fn rates_read_back() {
         "time:1/1",
         "time:100/9900",
         "time:1/4294967294",
+        "hash:1/2",
+        "hash:1/16777216",
+        "flow:1/1000",
     ] {
         let sampling: Sampling = text.parse().expect(text);
         assert_eq!(sampling.to_string(), text);
     }
-    for text in ["random:1/1", "count:1/1", "nofn:7/7", "time:1000/0"] {
+    for text in [
+        "random:1/1",
+        "count:1/1",
+        "nofn:7/7",
+        "time:1000/0",
+        "hash:1/1",
+        "flow:1/1",
+    ] {
         assert_eq!(text.parse(), Ok(Sampling::All), "{text}");
     }
     let count: Sampling = "count:1/100".parse().expect("a rate");
@@ -61,7 +71,6 @@ fn bad_rates_say_why() {
         "nofn:1/x",
         "nofn:-1/100",
         "time:1s/9s",
-        "Random:1/100",
         "1/2/3",
     ];
     for text in forms {
@@ -82,6 +91,14 @@ fn bad_rates_say_why() {
         ("nofn:6/5", SamplingError::TooMany(6, 5)),
         ("nofn:3/100", SamplingError::Uneven(3, 100)),
         ("nofn:1/16777217", SamplingError::TooWide(1, 16_777_217)),
+        ("hash:0/100", SamplingError::EmptyRange("hash", 0, 100)),
+        ("hash:1/0", SamplingError::EmptyRange("hash", 1, 0)),
+        ("flow:0/0", SamplingError::EmptyRange("flow", 0, 0)),
+        ("flow:2/100", SamplingError::Numerator),
+        (
+            "hash:1/16777217",
+            SamplingError::TooRareHash("hash", 16_777_217),
+        ),
         ("time:0/100", SamplingError::NeverOn(100)),
         ("time:3/100", SamplingError::UnevenTime(3, 100)),
         ("time:100/3", SamplingError::UnevenTime(100, 3)),
@@ -314,5 +331,43 @@ fn a_period_is_on_and_then_off() {
             let off = period.off_for_ns(base + at_ns);
             assert_eq!(off, off_ns, "{at_ns} in {base}");
         }
+    }
+}
+
+#[test]
+fn an_unknown_method_is_named_with_the_nearest() {
+    for (text, near) in [
+        ("radnom:1/10", "did you mean \"random\"?"),
+        ("Time:1/10", "did you mean \"time\"?"),
+        ("flows:1/10", "did you mean \"flow\"?"),
+        ("n-of-n:1/10", "did you mean \"nofn\"?"),
+    ] {
+        let error = text.parse::<Sampling>().expect_err(text).to_string();
+        assert!(error.contains(near), "{error}");
+        assert!(
+            error.contains("methods are count, random, nofn, time, hash, flow"),
+            "{error}"
+        );
+    }
+    let far = "sometimes:1/10".parse::<Sampling>().expect_err("unknown");
+    assert!(!far.to_string().contains("did you mean"), "{far}");
+    assert!(far.to_string().contains("\"sometimes\""), "{far}");
+}
+
+#[test]
+fn a_hash_range_is_one_nth_of_all_values() {
+    for (text, last) in [
+        ("hash:1/2", (1 << 31) - 1),
+        ("flow:1/3", 0x5555_5554),
+        ("hash:1/16777216", 255),
+    ] {
+        let sampling: Sampling = text.parse().expect(text);
+        assert_eq!(sampling.parameter(), last, "{text}");
+        assert_eq!(sampling.mode(), 1, "{text}");
+        let selected = (last + 1) as f64 * f64::from(sampling.n());
+        assert!(
+            (selected / 4_294_967_296.0 - 1.0).abs() < 1.0 / 256.0,
+            "{text}"
+        );
     }
 }

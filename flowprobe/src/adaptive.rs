@@ -1,0 +1,10 @@
+//! Sampling that adapts: what metering may cost, and the n that keeps to it.
+
+mod budget;
+mod controller;
+pub mod runtime;
+
+pub use self::{
+    budget::{Budget, BudgetError},
+    controller::{Controller, Load, STEPS},
+};
