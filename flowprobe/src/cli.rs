@@ -1,5 +1,6 @@
 //! The command line.
 
+mod ctl;
 mod experiment;
 mod parsing;
 
@@ -15,6 +16,7 @@ use crate::{
     table,
 };
 
+pub use ctl::{Ctl, CtlCommand, ctl};
 pub use experiment::{ErrorOf, Experiment};
 pub use parsing::Parsing;
 
@@ -49,6 +51,8 @@ pub enum Command {
     /// and rate, with different seeds. Says the highest rate whose error stays within
     /// a bound, then all errors beside theory. It needs no privileges.
     Experiment(Box<Experiment>),
+    /// Ask a running flowprobe how it is going, or change its sampling rate
+    Ctl(Ctl),
 }
 
 /// Options of `flowprobe run`.

@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 use anyhow::Context as _;
 use clap::{Parser as _, error::ErrorKind};
 use flowprobe::{
-    cli::{Cli, Command, Export, Pcap, Run, VlanElements},
+    cli::{self, Cli, Command, Export, Pcap, Run, VlanElements},
     experiment::{self, ExperimentError},
     export::{self, Domain, Output},
     pcap::{self, PcapError},
@@ -63,7 +63,7 @@ fn one_line(error: &clap::Error) -> String {
     let line = words.join(" ");
     let problem = line.strip_prefix("error: ").unwrap_or(&line);
     // Clap does not say which command it was about.
-    let named = |name: &String| ["pcap", "experiment"].contains(&name.as_str());
+    let named = |name: &String| ["pcap", "experiment", "ctl"].contains(&name.as_str());
     let command = std::env::args().nth(1).filter(named);
     let command = command.as_deref().unwrap_or("run");
     format!("{problem}; see `flowprobe {command} --help`")
@@ -74,6 +74,10 @@ fn meter(command: Command) -> anyhow::Result<()> {
         Command::Run(options) => options.report.log.into(),
         Command::Pcap(options) => options.report.log.into(),
         Command::Experiment(options) => options.log.into(),
+        Command::Ctl(options) => {
+            print!("{}", cli::ctl(options)?);
+            return Ok(());
+        }
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -83,6 +87,7 @@ fn meter(command: Command) -> anyhow::Result<()> {
         Command::Run(options) => drop(runtime.block_on(run::run(run_settings(*options)))?),
         Command::Pcap(options) => drop(runtime.block_on(pcap::pcap(pcap_settings(*options)))?),
         Command::Experiment(options) => drop(experiment::experiment(&(*options).into())?),
+        Command::Ctl(_) => {}
     }
     Ok(())
 }
