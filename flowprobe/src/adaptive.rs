@@ -2,9 +2,11 @@
 
 mod budget;
 mod controller;
+mod cost;
 pub mod runtime;
 
 pub use self::{
     budget::{Budget, BudgetError},
     controller::{Controller, Load, STEPS},
+    cost::CostModel,
 };

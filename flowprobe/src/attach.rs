@@ -65,7 +65,15 @@ pub struct Attached {
     _link: Link,
     /// A program of this interface alone. Kept so that its run time can be read where that of the
     /// others can: `/proc/PID/fdinfo`.
-    _program: Option<OwnedFd>,
+    program: Option<OwnedFd>,
+}
+
+impl Attached {
+    /// The program, where it is one of this interface alone.
+    #[must_use]
+    pub fn program(&self) -> Option<BorrowedFd<'_>> {
+        self.program.as_ref().map(|program| program.as_fd())
+    }
 }
 
 /// Attaches the program to one interface, and displaces nobody.
@@ -143,7 +151,7 @@ pub fn attach_bound(
     }
     Ok(Attached {
         vlan_metadata: true,
-        _program: Some(program),
+        program: Some(program),
         ..attached(interface, Mode::Native, frags, link)
     })
 }
@@ -163,7 +171,7 @@ fn attached(interface: &Interface, mode: Mode, frags: bool, link: Link) -> Attac
         frags,
         vlan_metadata: false,
         _link: link,
-        _program: None,
+        program: None,
     }
 }
 

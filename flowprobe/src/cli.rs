@@ -4,7 +4,7 @@ mod ctl;
 mod experiment;
 mod parsing;
 
-use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, str::FromStr as _, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -12,7 +12,7 @@ use crate::{
     attach::XdpMode,
     export::{Collector, Output},
     load::MAX_FLOWS,
-    sampling::{Profile, Sampling},
+    sampling::{Profile, Rated, SampleKey, Sampling},
     table,
 };
 
@@ -66,10 +66,38 @@ pub struct Run {
     #[command(flatten)]
     pub export: Export,
 
-    /// Meter 1 packet in N: 1/N count-based, random:1/N probabilistic, nofn:n/N n of
-    /// each N, time:ON/OFF for microseconds
-    #[arg(short, long, value_name = "RATE", default_value = "1/1")]
-    pub sample: Sampling,
+    /// Meter 1 packet in N, of those that FILTER names or else of the rest; may be
+    /// given several times, and the first filter that matches counts
+    ///
+    /// RATE is 1/N count-based, random:1/N probabilistic, nofn:n/N for n of each N,
+    /// time:ON/OFF in microseconds, hash:1/N by packet content (needs --sample-key),
+    /// flow:1/N for whole flows. Or auto:cpu=P%, auto:flows=N, auto:packets=N (a
+    /// second), which chooses N so that metering costs no more.
+    ///
+    /// FILTER is made of tcp, udp, icmp, proto N; port N[-M]; net PREFIX, with src or
+    /// dst before them; interface NAME. Each filter is an observation domain of its
+    /// own, counted up from --observation-domain.
+    #[arg(short, long, value_name = "[FILTER =] RATE")]
+    pub sample: Vec<Rated>,
+
+    /// Key of hash: and flow:, the same on all sensors that are to select the same
+    /// packets; @FILE reads it from a file
+    #[arg(long, value_name = "KEY|@FILE", value_parser = SampleKey::from_str)]
+    pub sample_key: Option<SampleKey>,
+
+    /// Meter all packets, and beside that sample 1 packet in N, to see at the end what
+    /// sampling would have cost; takes twice the tables
+    #[arg(long, value_name = "N|RATE", value_parser = shadow)]
+    pub shadow: Option<Sampling>,
+
+    /// Unix socket for `flowprobe ctl` [default: /run/flowprobe.sock, if nobody else
+    /// has it]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+
+    /// No socket for `flowprobe ctl`
+    #[arg(long, conflicts_with = "control")]
+    pub no_control: bool,
 
     /// How collectors are told the rate
     #[arg(long, value_name = "PROFILE", default_value = "default")]
@@ -317,6 +345,23 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(Duration::from_secs_f64(seconds).max(Duration::from_nanos(1)))
     } else {
         Err("give more than 0 and at most 2592000 seconds (30 days)".to_owned())
+    }
+}
+
+/// Parses what is sampled beside the metering of everything: a rate, or just its N.
+fn shadow(text: &str) -> Result<Sampling, String> {
+    let rate = match text.parse::<u32>() {
+        Ok(n) => format!("random:1/{n}"),
+        Err(_) => text.to_owned(),
+    };
+    match rate.parse::<Sampling>() {
+        Ok(Sampling::All) => Err("a sample of all packets is no sample: give 2 or more".to_owned()),
+        Ok(sampling) if sampling.asks_for_packet() => Err(
+            "hash: and flow: cannot be compared live; `flowprobe experiment` compares them"
+                .to_owned(),
+        ),
+        Ok(sampling) => Ok(sampling),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -78,7 +78,8 @@ impl Options<'_> {
     }
 
     /// Whether a packet has to be parsed before a sampler can be asked about it.
-    fn parse_first(&self) -> bool {
+    #[must_use]
+    pub fn parse_first(&self) -> bool {
         self.samplings().any(Sampling::asks_for_packet)
             || self
                 .classes

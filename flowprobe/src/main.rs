@@ -9,8 +9,8 @@ use flowprobe::{
     experiment::{self, ExperimentError},
     export::{self, Domain, Output},
     pcap::{self, PcapError},
-    run::{self, RunError},
-    sampling::{Profile, Sampling},
+    run::{self, ControlSocket, RunError},
+    sampling::{self, ClassSpec, ClassesError, Profile, Rate, Sampling},
 };
 
 /// Exit code for bad input and for machines that cannot do it: nothing was attached.
@@ -49,7 +49,8 @@ fn bad_input(error: &anyhow::Error) -> bool {
     let run = error.downcast_ref().map(RunError::before_start);
     let pcap = error.downcast_ref().map(PcapError::before_start);
     let experiment = error.downcast_ref().map(ExperimentError::before_start);
-    run.or(pcap).or(experiment).unwrap_or(false)
+    let settings = error.downcast_ref::<SettingsError>().map(|_| true);
+    run.or(pcap).or(experiment).or(settings).unwrap_or(false)
 }
 
 /// What is wrong with the command line, without usage and hints.
@@ -84,7 +85,7 @@ fn meter(command: Command) -> anyhow::Result<()> {
         .build()
         .context("cannot start")?;
     match command {
-        Command::Run(options) => drop(runtime.block_on(run::run(run_settings(*options)))?),
+        Command::Run(options) => drop(runtime.block_on(run::run(run_settings(*options)?))?),
         Command::Pcap(options) => drop(runtime.block_on(pcap::pcap(pcap_settings(*options)))?),
         Command::Experiment(options) => drop(experiment::experiment(&(*options).into())?),
         Command::Ctl(_) => {}
@@ -108,12 +109,24 @@ fn start_log(level: tracing::Level) -> anyhow::Result<()> {
     tracing::subscriber::set_global_default(subscriber).context("cannot start the log")
 }
 
-fn run_settings(options: Run) -> run::Settings {
-    run::Settings {
+fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
+    let classes = sampling::classes(&options.sample)?;
+    let by_content = |class: &ClassSpec| matches!(class.rate, Rate::Fixed(Sampling::Hash(_)));
+    if options.sample_key.is_none() && classes.iter().any(by_content) {
+        return Err(SettingsError::NoKey);
+    }
+    Ok(run::Settings {
         interfaces: options.interfaces,
         xdp_mode: options.xdp_mode,
         promisc: options.promisc,
-        sampling: options.sample,
+        classes,
+        sample_key: options.sample_key,
+        shadow: options.shadow,
+        control: match (options.control, options.no_control) {
+            (_, true) => ControlSocket::None,
+            (Some(path), _) => ControlSocket::At(path),
+            (None, _) => ControlSocket::Default,
+        },
         tunnels: (&options.parsing).into(),
         max_flows: options.max_flows,
         max_overflow_flows: options
@@ -124,13 +137,24 @@ fn run_settings(options: Run) -> run::Settings {
         export: export_settings(
             options.export,
             options.export_queue.get() as usize,
-            options.sample,
             options.sampling_profile.into(),
         ),
         summary: options.report.summary,
         duration: options.duration,
         object: options.object,
-    }
+    })
+}
+
+/// Options that do not go together.
+#[derive(Debug, thiserror::Error)]
+enum SettingsError {
+    #[error(transparent)]
+    Classes(#[from] ClassesError),
+    #[error(
+        "--sample hash: selects the same packets on all sensors that have the same key: give one \
+         with --sample-key"
+    )]
+    NoKey,
 }
 
 fn pcap_settings(options: Pcap) -> pcap::Settings {
@@ -139,17 +163,12 @@ fn pcap_settings(options: Pcap) -> pcap::Settings {
         tunnels: (&options.parsing).into(),
         max_flows: options.max_flows,
         timeouts: options.timeouts.into(),
-        export: export_settings(options.export, pcap::QUEUE, Sampling::All, Profile::Default),
+        export: export_settings(options.export, pcap::QUEUE, Profile::Default),
         summary: options.report.summary,
     }
 }
 
-fn export_settings(
-    options: Export,
-    queue: usize,
-    sampling: Sampling,
-    sampling_profile: Profile,
-) -> export::Settings {
+fn export_settings(options: Export, queue: usize, sampling_profile: Profile) -> export::Settings {
     let output = match (options.output, std::io::stdout().is_terminal()) {
         (Some(format), _) => Some(format.into()),
         (None, _) if !options.collectors.is_empty() => None,
@@ -165,7 +184,7 @@ fn export_settings(
         domains: vec![Domain {
             id: options.observation_domain,
             name: String::new(),
-            sampling,
+            sampling: Sampling::All,
         }],
         sampling_profile,
         interfaces: Vec::new(),

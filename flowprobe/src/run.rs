@@ -1,37 +1,49 @@
 //! `flowprobe run`: the stages put together, from attaching to the last record.
 
+mod classes;
 pub(crate) mod ending;
 mod error;
 mod rx_vlan;
+mod steer;
 mod summary;
 mod threads;
 
-use std::{fs, os::fd::AsFd as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use flowprobe_ebpf::Tunnels;
 use tokio::{io::unix::AsyncFd, task::JoinHandle};
 
 pub(crate) use self::summary::SamplingSummary;
+use self::{
+    classes::Classes,
+    ending::{Signals, SummaryFile, each_second, nobody_reads, send_rest},
+    steer::{Facts, Steering},
+    threads::{Ended, Threads},
+};
 pub use self::{
     ending::SummaryError,
     error::RunError,
+    steer::ControlSocket,
     summary::{InterfaceSummary, Summary},
-};
-use self::{
-    ending::{Signals, SummaryFile, each_second, nobody_reads, send_rest},
-    threads::{Ended, Threads},
 };
 use crate::{
     attach::{
         self, Attached, FactsError, Interface, InterfaceStats, Mode, Programs, Promiscuous,
         XdpMode, preflight,
     },
-    clock::Clock,
+    clock::{Clock, monotonic_ns, unix_ms},
     export::{self, Exporter, Telemetry},
     host,
-    load::{Kernel, OBJECT, Options, RING_PARTS},
+    load::{Kernel, LoadError, OBJECT, Options, RING_PARTS, random_words},
     record::FlowRecord,
-    sampling::{Rates, Sampling},
+    sampling::{ClassSpec, Rates, SampleKey, Sampling},
+    shadow::Shadow,
     table::{
         Drainer, Emitter, Overflow, Shared, Sweeper, Timeouts,
         emit::{Exported, Sink},
@@ -49,8 +61,14 @@ pub struct Settings {
     pub xdp_mode: XdpMode,
     /// Receive frames for other hosts too.
     pub promisc: bool,
-    /// Which packets to meter.
-    pub sampling: Sampling,
+    /// Which packets to meter, of each class; the first is the rest, without a filter.
+    pub classes: Vec<ClassSpec>,
+    /// Key of the hashes that select packets and flows; else one that no other sensor has.
+    pub sample_key: Option<SampleKey>,
+    /// What to sample beside the metering of everything.
+    pub shadow: Option<Sampling>,
+    /// Where to be asked and told.
+    pub control: ControlSocket,
     /// Which tunnels to open.
     pub tunnels: Tunnels,
     /// Flows in each table of each CPU.
@@ -61,7 +79,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Time of one pass over the table.
     pub sweep_interval: Duration,
-    /// What becomes of the records; the interfaces are filled in here.
+    /// What becomes of the records; interfaces are filled in here, and the domains of classes behind
+    /// the first.
     pub export: export::Settings,
     /// Where to write the summary.
     pub summary: Option<PathBuf>,
@@ -137,7 +156,6 @@ pub async fn run(settings: Settings) -> Result<Summary, RunError> {
 
 /// Everything that is at work while packets are metered.
 struct Metering {
-    sampling: Sampling,
     duration: Option<Duration>,
     summary: Option<SummaryFile>,
     shared: Arc<Shared>,
@@ -150,6 +168,8 @@ struct Metering {
     threads: Threads,
     signals: Signals,
     logs: Option<JoinHandle<()>>,
+    steering: Steering,
+    shadow: Option<Arc<Shadow>>,
     watched: Vec<Watched>,
     _kernel: Kernel,
 }
@@ -169,34 +189,55 @@ impl Metering {
         if matches!(grace, Rcu::MapInMap(_)) {
             tracing::info!("membarrier is not available (nohz_full?): waiting by map updates");
         }
+        let classes = Classes::new(std::mem::take(&mut settings.classes));
+        let samplings = classes.samplings();
+        let is_sampled = samplings.len() > 1 || samplings[0] != Sampling::All;
+        if settings.shadow.is_some() && (is_sampled || classes.budget().is_some()) {
+            return Err(RunError::ShadowOfSample);
+        }
+        let first_domain = settings
+            .export
+            .domains
+            .first()
+            .map_or(0, |domain| domain.id);
+        settings.export.domains = classes.domains(first_domain)?;
         let options = Options {
             max_flows: settings.max_flows,
             partitions: host.possible_cpus.slots() as u32,
             ring_parts: RING_PARTS,
-            sampling: settings.sampling,
-            classes: &[],
-            sample_key: 0,
-            shadow: None,
+            sampling: samplings[0],
+            classes: &classes.with_filters(&interfaces)?,
+            sample_key: match settings.sample_key {
+                Some(key) => key.initialiser(),
+                None => random_words::<1>().map_err(LoadError::Random)?[0] as u32,
+            },
+            shadow: settings.shadow,
             tunnels: settings.tunnels,
         };
+        let parse_first = options.parse_first();
+        let control = settings.control.bind()?;
         let mut kernel = load(settings.object.take(), &options)?;
         let shared = Arc::clone(kernel.shared());
         let capacity = settings.max_overflow_flows;
         let overflow = Arc::new(Overflow::new(shared.geometry(), capacity));
         let clock = Arc::new(Clock::default());
         let exported = Arc::new(Exported::default());
-        let rates = Arc::new(Rates::of(settings.sampling));
+        let rates = Arc::new(Rates::new(&samplings, settings.shadow));
         let meter = Meter::new(Arc::clone(&shared), Arc::clone(&rates), Arc::clone(&clock));
         let meter = Arc::new(meter);
         settings.export.interfaces = interfaces.iter().map(named).collect();
         let telemetry = Arc::clone(&meter) as Arc<dyn Telemetry>;
         let exporter = Arc::new(Exporter::start(&settings.export, telemetry)?);
+        let shadow = settings
+            .shadow
+            .map(|sampling| Arc::new(Shadow::new(sampling, settings.max_overflow_flows)));
         let emitter = Emitter::new(
             Arc::clone(&clock),
             Arc::clone(&exported),
             Arc::clone(&exporter) as Arc<dyn Sink>,
             Arc::clone(&rates),
-        );
+        )
+        .with_shadow(shadow.clone());
         let drainer = Drainer::new(
             Arc::clone(&shared),
             Arc::clone(&overflow),
@@ -221,10 +262,26 @@ impl Metering {
             .transpose()?;
         let watched = watch(&mut kernel, &interfaces, &settings)?;
         say_memory(&shared, capacity);
-        let names: Vec<_> = settings.interfaces.iter().map(String::as_str).collect();
-        tracing::info!(sample = %settings.sampling, "metering {}", names.join(", "));
+        let now_ms = unix_ms(monotonic_ns(), clock.offset_ns());
+        let facts = Facts {
+            started: Instant::now(),
+            interfaces: settings.interfaces,
+            since_ms: Mutex::new(vec![now_ms; samplings.len()]),
+            classes,
+            domains: settings.export.domains,
+            rates,
+            shared: Arc::clone(&shared),
+            overflow: Arc::clone(&overflow),
+            exported: Arc::clone(&exported),
+            exporter: Arc::downgrade(&exporter),
+            parse_first,
+            keyed: settings.sample_key.is_some(),
+            shadow: shadow.is_some(),
+        };
+        facts.say_what_is_metered();
+        let programs = programs(&mut kernel, &watched)?;
+        let steering = Steering::new(facts, control, programs)?;
         Ok(Self {
-            sampling: settings.sampling,
             duration: settings.duration,
             summary,
             shared,
@@ -237,6 +294,8 @@ impl Metering {
             threads,
             signals,
             logs,
+            steering,
+            shadow,
             watched,
             _kernel: kernel,
         })
@@ -258,8 +317,13 @@ impl Metering {
                 () = self.signals.any() => return None,
                 () = &mut end => return None,
                 Ended(thread) = self.threads.ended() => return Some(thread),
+                (request, handle) = self.steering.request() => {
+                    self.steering.answer(request, handle, &self.threads);
+                    continue;
+                }
                 _ = second.tick() => {}
             }
+            self.steering.look(&self.threads);
             // Slewed or set: the time of day is measured again each second.
             self.clock.measure();
             self.meter.look();
@@ -280,6 +344,7 @@ impl Metering {
             exported,
             exporter,
             mut signals,
+            steering,
             ..
         } = self;
         let interfaces = self.watched.into_iter().map(Watched::detach).collect();
@@ -302,7 +367,10 @@ impl Metering {
             broken = Some("exporter");
             Vec::new()
         });
-        let sampling = self.sampling;
+        let shadow = self
+            .shadow
+            .map(|shadow| shadow.summary(&shared.shadow_totals()));
+        let sampling = SamplingSummary::new(steering.facts.all_classes(), shadow);
         let summary = Summary::new(sampling, &shared, &overflow, &exported, interfaces, reports);
         summary.print();
         if let Some(file) = self.summary {
@@ -321,6 +389,19 @@ fn named(interface: &Interface) -> export::Interface {
         name: interface.name.clone(),
         description: String::new(),
     }
+}
+
+/// All programs that may run: their cost is that of metering.
+fn programs(kernel: &mut Kernel, watched: &[Watched]) -> Result<Vec<OwnedFd>, RunError> {
+    let mut programs = Vec::new();
+    for frags in [true, false] {
+        let program = kernel.program(frags)?.fd()?.as_fd().try_clone_to_owned();
+        programs.push(program.map_err(RunError::Start)?);
+    }
+    for program in watched.iter().filter_map(|one| one.attached.program()) {
+        programs.push(program.try_clone_to_owned().map_err(RunError::Start)?);
+    }
+    Ok(programs)
 }
 
 fn find(names: &[String]) -> Result<Vec<Interface>, RunError> {

@@ -1,6 +1,7 @@
 //! The sampling that a user asks for, and what the kernel half needs to know of it.
 
 mod filter;
+mod key;
 mod rated;
 pub mod rates;
 
@@ -13,6 +14,7 @@ use flowprobe_ebpf::sampling::{
 
 pub use self::{
     filter::{Filter, FilterError, NetMatch, Observed, PortMatch, Side},
+    key::{SampleKey, SampleKeyError},
     rated::{ClassSpec, ClassesError, MAX_FILTERS, Rate, Rated, RatedError, classes},
     rates::Rates,
 };

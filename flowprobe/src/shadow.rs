@@ -8,6 +8,7 @@
 use std::{
     cmp::Reverse,
     collections::HashMap,
+    fmt,
     hash::Hash,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -226,6 +227,63 @@ impl Shadow {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for ShadowSummary {
+    /// As lines of 80 columns at most.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = |share: f64| 100.0 * share;
+        writeln!(
+            f,
+            "shadow: what {} 1/{} would have shown",
+            self.method, self.n
+        )?;
+        writeln!(
+            f,
+            "  packets {:+.2} % off, octets {:+.2} %; expected of packets {:.2} %",
+            percent(self.packets_error),
+            percent(self.octets_error),
+            percent(self.packets_standard_error),
+        )?;
+        writeln!(
+            f,
+            "  records {} in place of {}; flows {} of {} seen",
+            self.sampled.records, self.full.records, self.flows_seen, self.flows
+        )?;
+        for missed in self.missed.iter().filter(|missed| missed.flows > 0) {
+            writeln!(
+                f,
+                "  of {} packets or more: {} of {} flows missed",
+                missed.packets_at_least, missed.missed, missed.flows
+            )?;
+        }
+        let groups = [
+            ("flows", &self.top_flows),
+            ("prefixes", &self.top_prefixes),
+            ("ports", &self.top_ports),
+        ];
+        for (name, group) in groups {
+            writeln!(
+                f,
+                "  top {} {name} by octets: {:.2} % off, {:.0} % of them found",
+                group.count,
+                percent(group.octets_error),
+                percent(group.recall)
+            )?;
+        }
+        if self.records_uncompared > 0 {
+            writeln!(
+                f,
+                "  {} records are of flows beyond --max-overflow-flows: in the totals only",
+                self.records_uncompared
+            )?;
+        }
+        write!(
+            f,
+            "  balanced: {}",
+            if self.balanced { "yes" } else { "NO" }
+        )
     }
 }
 

@@ -14,7 +14,6 @@ use crate::{
     export::DestinationReport,
     ledger::{Count, Ledger},
     run::SamplingSummary,
-    sampling::Sampling,
     table::{LocalTable, emit::Exported},
 };
 
@@ -158,7 +157,7 @@ impl Summary {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             files,
-            sampling: Sampling::All.into(),
+            sampling: SamplingSummary::new(Vec::new(), None),
             ledger: ledger.also_ignored(UNREADABLE_LINK, *unreadable_link),
             end_reasons: exported.by_reason(),
             table: TableSummary {

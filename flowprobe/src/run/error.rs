@@ -6,7 +6,9 @@ use aya::programs::ProgramError;
 
 use super::SummaryError;
 use crate::{
+    adaptive::runtime::RunTimeError,
     attach::{AttachError, FactsError, LookupError, PromiscError},
+    control::ControlError,
     export::ExportError,
     host::HostError,
     load::LoadError,
@@ -24,6 +26,23 @@ pub enum RunError {
     /// The same interface twice would count each packet once, but be refused by the kernel.
     #[error("interface {0} is given twice: name each interface once")]
     Twice(String),
+    /// A class of packets of an interface that is not watched.
+    #[error("--sample 'interface {0} …': {0} is not watched; watch it with -i {0}")]
+    ClassInterface(String),
+    /// The classes' domains follow that of the rest.
+    #[error("--observation-domain {0} is too large: each --sample with a filter needs another one")]
+    Domains(u32),
+    /// Sampled beside what is itself sampled.
+    #[error(
+        "--shadow compares a sample with all packets: leave out --sample, or give --sample 1/1"
+    )]
+    ShadowOfSample,
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The cost of metering.
+    #[error(transparent)]
+    RunTime(#[from] RunTimeError),
     /// An interface.
     #[error(transparent)]
     Facts(#[from] FactsError),

@@ -6,9 +6,11 @@ use serde::Serialize;
 
 use crate::{
     attach::InterfaceStats,
+    control::Class,
     export::DestinationReport,
     ledger::Ledger,
     sampling::Sampling,
+    shadow::ShadowSummary,
     table::{
         Overflow, Shared,
         emit::{Exported, Lateness},
@@ -41,15 +43,26 @@ pub(super) fn tags_from(vlan_metadata: bool) -> &'static str {
 /// How packets were sampled.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct SamplingSummary {
+    /// Of the rest, at the end.
     method: &'static str,
     n: u32,
+    /// Each class in its last epoch, the rest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    classes: Vec<Class>,
+    /// What was sampled beside the metering of everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shadow: Option<ShadowSummary>,
 }
 
-impl From<Sampling> for SamplingSummary {
-    fn from(sampling: Sampling) -> Self {
+impl SamplingSummary {
+    pub(crate) fn new(classes: Vec<Class>, shadow: Option<ShadowSummary>) -> Self {
+        let rest = classes.first().and_then(|class| class.rate.parse().ok());
+        let rest: Sampling = rest.unwrap_or(Sampling::All);
         Self {
-            method: sampling.method(),
-            n: sampling.n(),
+            method: rest.method(),
+            n: rest.n(),
+            classes,
+            shadow,
         }
     }
 }
@@ -84,7 +97,7 @@ pub struct Summary {
 impl Summary {
     /// Draws it up, once nothing moves any more.
     pub(super) fn new(
-        sampling: Sampling,
+        sampling: SamplingSummary,
         shared: &Shared,
         overflow: &Overflow,
         exported: &Exported,
@@ -97,7 +110,7 @@ impl Summary {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             interfaces,
-            sampling: sampling.into(),
+            sampling,
             ledger: Ledger::new(&totals, exported.volume(), held, reports),
             end_reasons: exported.by_reason(),
             lateness_ms: exported.lateness(),
@@ -117,6 +130,22 @@ impl Summary {
     /// Prints the end of a run for people.
     pub(super) fn print(&self) {
         eprintln!("{}", self.ledger);
+        if self.sampling.classes.len() > 1 || self.sampling.n > 1 {
+            for class in &self.sampling.classes {
+                eprintln!(
+                    "{}, domain {}: {}, {} of {} packets since epoch {} began",
+                    class.name,
+                    class.domain,
+                    class.rate,
+                    class.selected,
+                    class.observed,
+                    class.epoch
+                );
+            }
+        }
+        if let Some(shadow) = &self.sampling.shadow {
+            eprintln!("{shadow}");
+        }
         for interface in &self.interfaces {
             let counters = &interface.counters;
             eprintln!(
