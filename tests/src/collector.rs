@@ -41,6 +41,8 @@ pub struct Received {
     pub errors: Vec<String>,
     /// The messages as they came, where they are to be kept.
     pub datagrams: Vec<Datagram>,
+    /// The records in their order, each with its observation domain, likewise.
+    pub records: Vec<(u32, Record)>,
 }
 
 /// A message as it came.
@@ -227,7 +229,7 @@ fn receive(
         };
         let decoder = sessions.entry(source).or_default();
         let mut received = lock(received);
-        take(&mut received, decoder, &buffer[..length]);
+        take(&mut received, decoder, &buffer[..length], keep);
         if keep {
             received.datagrams.push(Datagram {
                 source,
@@ -241,7 +243,7 @@ fn lock(received: &Mutex<Received>) -> MutexGuard<'_, Received> {
     received.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn take(received: &mut Received, decoder: &mut Decoder, octets: &[u8]) {
+fn take(received: &mut Received, decoder: &mut Decoder, octets: &[u8], keep: bool) {
     received.messages += 1;
     let number = received.messages;
     let message = match decoder.decode(octets) {
@@ -262,6 +264,9 @@ fn take(received: &mut Received, decoder: &mut Decoder, octets: &[u8]) {
     domain.next = message.sequence.wrapping_add(count as u32);
     domain.received += count as u64;
     for record in message.records {
+        if keep {
+            received.records.push((message.domain, record.clone()));
+        }
         if record.is_options() {
             received.options.push(record);
             continue;

@@ -105,6 +105,10 @@ impl Probe {
         let mut command = namespace.command(binary);
         command.args(["run", "--summary"]);
         command.arg(&summary).args(arguments);
+        if !arguments.contains(&"--control") {
+            // The usual place has room for one.
+            command.arg("--no-control");
+        }
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         // Ctrl-C on a terminal is for the parent, which then stops its children in order.

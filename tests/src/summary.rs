@@ -88,6 +88,33 @@ pub struct Sampling {
     pub method: String,
     /// One packet in n.
     pub n: u32,
+    /// Each class in its last epoch.
+    #[serde(default)]
+    pub classes: Vec<Class>,
+    /// What was sampled beside the metering of everything.
+    #[serde(default)]
+    pub shadow: Option<serde_json::Value>,
+}
+
+/// A class of packets, and what was selected of it in its last epoch.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Class {
+    /// Filter, or `rest`.
+    pub name: String,
+    /// Observation domain.
+    pub domain: u32,
+    /// As on the command line.
+    pub rate: String,
+    /// How often it had changed.
+    pub epoch: u32,
+    /// When that was.
+    pub since_ms: u64,
+    /// Packets of the epoch.
+    pub observed: u64,
+    /// Of these, metered.
+    pub selected: u64,
+    /// Share of them.
+    pub measured_ratio: f64,
 }
 
 /// The flow table.
