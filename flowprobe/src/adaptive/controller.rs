@@ -6,7 +6,8 @@
 //! unbiased: see `ARCHITECTURE.md`.
 //!
 //! **Up at once**: a load above the budget raises n to the first step whose predicted load is at most
-//! 80 % of it. **Down slowly**: one step, after 10 s in which the load predicted there was below 60 %,
+//! 80 % of it; where skipped packets alone take more, to the first at which all others take a tenth of
+//! that. **Down slowly**: one step, after 10 s in which the load predicted there was below 60 %,
 //! and not before the hold-down has passed. The hold-down begins at 10 s, doubles with each raise that
 //! takes back a lowering, up to 640 s, and begins anew after an hour without a raise.
 //!
@@ -28,6 +29,9 @@ pub const STEPS: [u32; 19] = [
 
 /// A raise aims at this share of the budget.
 const AIM: f64 = 0.8;
+/// Where skipped packets alone take more than that, it aims at this times what they take: a larger n
+/// would throw packets away and save next to nothing.
+const IN_VAIN: f64 = 1.1;
 /// A lowering needs a predicted load below this share of it.
 const CALM: f64 = 0.6;
 /// For so long.
@@ -105,11 +109,13 @@ impl Controller {
             return None;
         }
         let limit = self.budget.a_second();
-        self.exceeded = load.total > limit && self.step == STEPS.len() - 1;
         if load.total > limit {
             self.calm_since = None;
-            return self.raise(now, &load, limit);
+            let raised = self.raise(now, &load, limit);
+            self.exceeded = raised.is_none();
+            return raised;
         }
+        self.exceeded = false;
         let lower = self.step.checked_sub(1)?;
         if load.at(STEPS[lower]) >= CALM * limit {
             self.calm_since = None;
@@ -126,12 +132,19 @@ impl Controller {
     }
 
     fn raise(&mut self, now: Duration, load: &Load, limit: f64) -> Option<NonZeroU32> {
-        let above = self.step + 1..STEPS.len();
-        let last = above.clone().last()?;
-        self.step = above
-            .into_iter()
-            .find(|step| load.at(STEPS[*step]) <= AIM * limit)
-            .unwrap_or(last);
+        let aim = (AIM * limit).max(load.fixed * IN_VAIN);
+        let enough = STEPS.iter().position(|n| load.at(*n) <= aim);
+        let step = enough.unwrap_or(STEPS.len() - 1);
+        if step <= self.step {
+            // Over the budget, and no step above would take more than a trifle off.
+            let next = self.step + 1;
+            if load.fixed > AIM * limit || next == STEPS.len() {
+                return None;
+            }
+            self.step = next;
+        } else {
+            self.step = step;
+        }
         let quiet = self.raised.map(|raised| now.saturating_sub(raised));
         if quiet.is_some_and(|quiet| quiet >= FORGIVEN_AFTER) {
             self.hold = MIN_HOLD;
@@ -144,8 +157,7 @@ impl Controller {
         Some(self.n())
     }
 
-    /// True once, when even the largest n does not keep to the budget; and once more when that has
-    /// changed and comes again.
+    /// True once, when no n keeps to the budget; and once more when that has changed and comes again.
     pub fn newly_exceeded(&mut self) -> bool {
         let newly = self.exceeded && !self.exceeded_told;
         self.exceeded_told = self.exceeded;

@@ -91,11 +91,26 @@ fn rates(classes: &[Class]) -> String {
 }
 
 fn overview(status: &Status) -> String {
+    let packets = |term: &serde_json::Value| term["packets"].as_u64().unwrap_or_default();
+    let sum = |term: &str| {
+        let reasons = status.ledger[term].as_object();
+        reasons.map_or(0, |reasons| reasons.values().map(packets).sum())
+    };
+    let ledger = |term: &str| packets(&status.ledger[term]);
     format!(
-        "process {}, for {:.0} s, on {}\n{}",
+        "process {}, for {:.0} s, on {}\n\
+         {} packets: {} unsampled, {} ignored, {} lost\n\
+         {} in flows: {} exported, {} held\n{}",
         status.pid,
         status.uptime_s,
         status.interfaces.join(", "),
+        ledger("seen"),
+        ledger("unsampled"),
+        sum("ignored"),
+        sum("lost"),
+        ledger("accounted"),
+        ledger("exported"),
+        ledger("held"),
         rates(&status.classes),
     )
 }

@@ -317,16 +317,18 @@ impl Adaptive {
         let next = self.controller.observe(self.started.elapsed(), load);
         if self.controller.newly_exceeded() {
             tracing::warn!(
-                "--sample {} cannot be kept: {:.3} a second at 1/{n}, the rarest rate",
+                load = format_args!("{:.4}", load.total),
+                limit = self.budget.a_second(),
+                "--sample {} cannot be kept: at 1/{n} nearly all of the load is packets that are \
+                 skipped, and a rarer rate would save next to nothing",
                 self.budget,
-                load.total
             );
         }
         if let Some(next) = next {
             tracing::info!(
                 from = n,
                 to = next,
-                load = load.total,
+                load = format_args!("{:.4}", load.total),
                 limit = self.budget.a_second(),
                 "sampling adapts"
             );

@@ -132,6 +132,18 @@ fn the_part_that_no_n_makes_smaller_is_left_out_of_predictions() {
     assert!(cost(0, 10).0 <= 0.04);
 }
 
+/// Skipped packets alone cost more than the budget: the rest is thinned out until it does not matter,
+/// and no further.
+#[test]
+fn no_packets_are_thrown_away_in_vain() {
+    let mut one = controller("auto:cpu=0.3%");
+    let load = |_, n| (0.005 + 0.1 / f64::from(n), 0.005);
+    let changes = watch(&mut one, 0..600, load);
+    assert_eq!(changes, [(0, 1, 200)]);
+    assert!(one.newly_exceeded());
+    assert!(!one.newly_exceeded());
+}
+
 #[test]
 fn flows_that_answer_less_than_n_need_several_looks() {
     // Flows of 100 packets: a flow is seen with probability 1 − (1 − 1/n)¹⁰⁰.
