@@ -39,7 +39,7 @@ use crate::{
         message::{MIN_OCTETS, PACKET_OVERHEAD, TooSmall},
     },
     record::FlowRecord,
-    sampling::{Profile, Sampling},
+    sampling::{Profile, Sampling, Selection},
 };
 
 /// Time to send what is queued at [`Exporter::finish`], beyond what pacing needs.
@@ -103,15 +103,6 @@ pub enum Output {
     Table,
     /// One JSON object a line.
     Json,
-}
-
-/// What the sampler of a class did while it had one rate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
-    /// Packets that the sampler was asked about (IE 318).
-    pub observed_packets: u64,
-    /// Packets that it selected (IE 319). What it skipped is 318 − 319, never ignored.
-    pub selected_packets: u64,
 }
 
 /// What options records need to know of the metering of a class, since it began.

@@ -19,6 +19,16 @@ pub use self::{
     rates::Rates,
 };
 
+/// What a sampler did while it had one rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Packets that it was asked about (IE 318, selectorIdTotalPktsObserved).
+    pub observed: u64,
+    /// Packets that it selected (IE 319, selectorIdTotalPktsSelected). What it skipped is 318 − 319,
+    /// never ignored.
+    pub selected: u64,
+}
+
 /// How packets are selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sampling {

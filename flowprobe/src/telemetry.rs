@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
     clock::{Clock, monotonic_ns, unix_ms},
-    export::{Metering, Selection, Telemetry},
-    sampling::Rates,
+    export::{Metering, Telemetry},
+    sampling::{Rates, Selection},
     table::Shared,
 };
 
@@ -71,13 +71,7 @@ impl Telemetry for Meter {
 
     fn selection(&self, class: usize, epoch: u32) -> Option<Selection> {
         let class = u8::try_from(class).ok()?;
-        let selection = match self.rates.ended(class, epoch) {
-            Some(ended) => ended,
-            None => self.shared.selection(class, epoch),
-        };
-        Some(Selection {
-            observed_packets: selection.observed,
-            selected_packets: selection.selected,
-        })
+        let ended = self.rates.ended(class, epoch);
+        Some(ended.unwrap_or_else(|| self.shared.selection(class, epoch)))
     }
 }

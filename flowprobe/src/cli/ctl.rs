@@ -71,13 +71,13 @@ pub fn ctl(options: &Ctl) -> Result<String, ClientError> {
     })
 }
 
-/// A block of two lines for each class: a filter may be as long as a line.
+/// A block of three lines for each class: a filter may be as long as a line.
 fn rates(classes: &[Class]) -> String {
     let mut text = String::new();
     for class in classes {
         let _ = writeln!(
             text,
-            "{}\n  {:<20} domain {}, epoch {}: {} of {} packets ({:.4} %)",
+            "{}\n  {}, domain {}, epoch {}\n  {} of {} packets ({:.4} %)",
             class.name,
             class.rate,
             class.domain,
@@ -97,22 +97,24 @@ fn overview(status: &Status) -> String {
         reasons.map_or(0, |reasons| reasons.values().map(packets).sum())
     };
     let ledger = |term: &str| packets(&status.ledger[term]);
-    format!(
-        "process {}, for {:.0} s, on {}\n\
-         {} packets: {} unsampled, {} ignored, {} lost\n\
-         {} in flows: {} exported, {} held\n{}",
+    let mut text = format!(
+        "process {}, for {:.0} s, on {}\n",
         status.pid,
         status.uptime_s,
-        status.interfaces.join(", "),
-        ledger("seen"),
-        ledger("unsampled"),
-        sum("ignored"),
-        sum("lost"),
-        ledger("accounted"),
-        ledger("exported"),
-        ledger("held"),
-        rates(&status.classes),
-    )
+        status.interfaces.join(", ")
+    );
+    for (term, packets) in [
+        ("seen", ledger("seen")),
+        ("  unsampled", ledger("unsampled")),
+        ("  ignored", sum("ignored")),
+        ("  lost", sum("lost")),
+        ("  accounted", ledger("accounted")),
+        ("    exported", ledger("exported")),
+        ("    held", ledger("held")),
+    ] {
+        let _ = writeln!(text, "{term:<16}{packets:>20} packets");
+    }
+    text + &rates(&status.classes)
 }
 
 #[cfg(test)]
@@ -136,14 +138,19 @@ mod tests {
             uptime_s: 61.4,
             interfaces: vec!["eth0".to_owned(), "eth1".to_owned()],
             classes: vec![class],
-            ledger: serde_json::Value::Null,
+            ledger: serde_json::json!({
+                "seen": { "packets": u64::MAX, "octets": 0 },
+                "ignored": { "arp": { "packets": 3 }, "ipx": { "packets": 4 } },
+            }),
         };
         let text = overview(&status);
-        assert!(text.starts_with("process 7, for 61 s, on eth0, eth1\nrest\n  random:1/1000000 "));
+        assert!(text.starts_with("process 7, for 61 s, on eth0, eth1\nseen "));
         assert!(
-            text.ends_with("10 of 10000000 packets (0.0001 %)\n"),
+            text.contains("  ignored                            7 packets\n"),
             "{text}"
         );
+        let class = "rest\n  random:1/1000000, domain 1, epoch 12\n  10 of 10000000 packets";
+        assert!(text.contains(class), "{text}");
         assert!(text.lines().all(|line| line.len() <= 80), "{text}");
     }
 }

@@ -334,8 +334,8 @@ impl Facts {
         };
         let statistics = SelectionStatistics {
             sequence: told.sequence(),
-            observed: selection.observed_packets,
-            selected: selection.selected_packets,
+            observed: selection.observed,
+            selected: selection.selected,
         };
         stream.put(|encoder| encoder.options(&statistics))
     }

@@ -6,7 +6,8 @@ use flowprobe_ebpf::{Frame as _, Parsed, Tunnels, cpu::Tally};
 
 use super::{Take, capture::Captured};
 use crate::{
-    export::{Metering, Selection, Telemetry},
+    export::{Metering, Telemetry},
+    sampling::Selection,
     table::{Emitter, LocalTable, fragments::Fragments, shared::Totals},
 };
 
@@ -151,8 +152,8 @@ impl Meter {
         }
         const NS_PER_MS: u64 = 1_000_000;
         let selection = Selection {
-            observed_packets: self.totals.seen.packets,
-            selected_packets: self.totals.seen.packets,
+            observed: self.totals.seen.packets,
+            selected: self.totals.seen.packets,
         };
         let metering = Metering {
             ignored_packets: packets,

@@ -20,13 +20,8 @@ use crate::{
     control::{self, Control, Handle, Reply, Request, Status},
     export::{Domain, Exporter},
     ledger::Ledger,
-    sampling::{Rates, Sampling},
-    table::{
-        ChangeError, Overflow, Shared,
-        emit::Exported,
-        held::held,
-        shared::{Selection, Totals},
-    },
+    sampling::{Rates, Sampling, Selection},
+    table::{ChangeError, Overflow, Shared, emit::Exported, held::held, shared::Totals},
 };
 
 /// Where the control socket is to be.

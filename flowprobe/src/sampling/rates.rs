@@ -10,8 +10,7 @@ use std::{
 
 use flowprobe_ebpf::sampling::{SHADOW_CLASS, Sampled, Word};
 
-use super::Sampling;
-use crate::table::shared::Selection;
+use super::{Sampling, Selection};
 
 /// Epochs that have ended of which it is known how many packets were selected.
 const REMEMBERED: usize = 256;

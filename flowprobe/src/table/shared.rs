@@ -30,7 +30,7 @@ use flowprobe_ebpf::{
 
 use crate::{
     load::{FRAGMENT_SETS, LoadError},
-    sampling::Sampling,
+    sampling::{Sampling, Selection},
 };
 
 /// How large everything is.
@@ -288,15 +288,6 @@ pub struct Shared {
     many_classes: bool,
     samplers: Mapped<Sampler>,
     rules: Mapped<Rule>,
-}
-
-/// How many packets a sampler was asked about, and how many it selected.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
-    /// selectorIdTotalPktsObserved (IE 318).
-    pub observed: u64,
-    /// selectorIdTotalPktsSelected (IE 319).
-    pub selected: u64,
 }
 
 /// A map by its name, for error messages.

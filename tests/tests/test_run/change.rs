@@ -5,8 +5,7 @@ use std::num::NonZeroU32;
 use flowprobe::{
     load::{Class, Options},
     record::{EndReason, FlowRecord},
-    sampling::Sampling,
-    table::shared::Selection,
+    sampling::{Sampling, Selection},
 };
 use flowprobe_ebpf::class::{Rule, side};
 use flowprobe_tests::packets::Ip;

@@ -77,8 +77,8 @@ impl Telemetry for Figures {
 
     fn selection(&self, class: usize, epoch: u32) -> Option<Selection> {
         Some(Selection {
-            observed_packets: 1000 + 100 * class as u64 + u64::from(epoch),
-            selected_packets: 10 + u64::from(epoch),
+            observed: 1000 + 100 * class as u64 + u64::from(epoch),
+            selected: 10 + u64::from(epoch),
         })
     }
 }
