@@ -5,8 +5,8 @@ use std::sync::{Arc, atomic::AtomicBool};
 use flowprobe_ebpf::Tunnels;
 
 use super::{
-    Experiment, ExperimentError, Method, PrefixBits, Quantity, Report, Settings, Target, csv, html,
-    plots, selector::derived, terminal,
+    Experiment, ExperimentError, Method, Origin, PrefixBits, Quantity, Report, Settings, Source,
+    Target, csv, html, plots, selector::derived, terminal,
 };
 use crate::pcap::link::Link;
 
@@ -60,7 +60,7 @@ fn mixed(seed: u64) -> Vec<Vec<u8>> {
 
 fn settings(methods: &[Method], rates: &[&str], runs: u32) -> Settings {
     Settings {
-        files: Vec::new(),
+        source: Source::Captures(Vec::new()),
         tunnels: Tunnels::OUTER,
         methods: methods.to_vec(),
         rates: rates
@@ -85,7 +85,9 @@ fn run(settings: &Settings, seed: u64, frames: &[Vec<u8>]) -> Report {
     for (i, frame) in frames.iter().enumerate() {
         experiment.see(Link::Raw, &frame[..], 0, Some(i as u64 * 100_000));
     }
-    experiment.finish(settings, Vec::new()).expect("packets")
+    experiment
+        .finish(settings, Origin::default())
+        .expect("packets")
 }
 
 /// Whether the root mean square over `runs` runs is what `theory` says, by the normal
@@ -341,7 +343,7 @@ fn nothing_to_compare_is_an_error() {
     let settings = settings(&[Method::Count], &["10"], 1);
     let mut experiment = Experiment::new(&settings, 1, Arc::default());
     experiment.see(Link::Raw, &[0x45_u8, 0][..], 0, None);
-    let result = experiment.finish(&settings, Vec::new());
+    let result = experiment.finish(&settings, Origin::default());
     assert!(matches!(
         result,
         Err(ExperimentError::Nothing { packets: 1 })
@@ -357,7 +359,7 @@ fn memory_has_a_limit() {
         experiment.see(Link::Raw, &frame(i, i, 0, None)[..], 0, None);
     }
     assert!(experiment.stop.load(std::sync::atomic::Ordering::Relaxed));
-    let result = experiment.finish(&settings, Vec::new());
+    let result = experiment.finish(&settings, Origin::default());
     assert!(matches!(result, Err(ExperimentError::Memory { .. })));
 }
 
