@@ -1,13 +1,15 @@
 //! What hash-based selection hashes: the part of a packet that is the same at every hop, and
-//! differs from packet to packet (RFC 5475 §6.2).
+//! differs from packet to packet (RFC 5475).
 //!
-//! Addresses, protocol, ports and length come from the parser. Identification and the first octets
-//! of the payload are read from the frame, behind the place where those addresses stand. TTL, type
-//! of service, options and checksums never go in: hops change them.
+//! Length, protocol and ports come from the parser, and both addresses; but not the destination
+//! where a routing header or a source route changes it on the way. Identification, fragment offset
+//! and the first octets behind all extension headers are read from the frame. TTL, type of service,
+//! flow label, options, extension headers and checksums never go in: hops change them.
 
 use flowprobe_ebpf::{
     Addresses, Frame, Parsed,
     hash::{SECRET_WORDS, hash},
+    parse::MAX_EXTENSIONS,
     wire::protocol,
 };
 
@@ -16,8 +18,12 @@ const PAYLOAD: usize = 24;
 
 /// Offsets in IPv4 and IPv6 headers.
 mod field {
+    pub(super) const V4_LENGTH: usize = 2;
     pub(super) const V4_ID: usize = 4;
+    pub(super) const V4_OFFSET: usize = 6;
     pub(super) const V4_ADDRESSES: usize = 12;
+    pub(super) const V6_LENGTH: usize = 4;
+    pub(super) const V6_NEXT: usize = 6;
     pub(super) const V6_ADDRESSES: usize = 8;
     pub(super) const V6_LEN: usize = 40;
 }
@@ -32,25 +38,38 @@ pub(super) fn content<F: Frame + ?Sized>(
     secret: &[u64; SECRET_WORDS],
 ) -> u64 {
     let packet = &parsed.packet;
-    let (addresses, header) = match packet.addresses {
-        Addresses::V4(both) => ([both, 0, 0, 0], header_v4(frame, both)),
-        Addresses::V6(words) => (words, header_v6(frame, words)),
+    let (mut addresses, header) = match packet.addresses {
+        Addresses::V4(both) => ([both, 0, 0, 0], header_v4(frame, both, packet.octets)),
+        Addresses::V6(words) => (words, header_v6(frame, words, packet.octets)),
     };
+    if header.is_some_and(|header| header.routed) {
+        match packet.addresses {
+            Addresses::V4(both) => {
+                let [a, b, c, d, ..] = both.to_ne_bytes();
+                addresses[0] = u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]);
+            }
+            Addresses::V6([a, b, ..]) => addresses = [a, b, 0, 0],
+        }
+    }
     let [id, payload @ ..] = header
         .map(|header| header.words(frame, packet.protocol))
         .unwrap_or_default();
     let [a, b, c, d] = addresses;
     let [e, f, g] = payload;
     let transport = u64::from(packet.protocol) << 32 | u64::from(packet.ports);
-    let length = u64::from(packet.octets) << 32 | id;
-    hash(&[a, b, c, d, transport, length, e, f, g], secret)
+    let length = u64::from(packet.octets);
+    hash(&[a, b, c, d, transport, length, id, e, f, g], secret)
 }
 
 /// An IP header in a frame.
 #[derive(Clone, Copy)]
 struct Header {
-    id: u16,
+    /// Identification and fragment offset.
+    id: u64,
+    /// Behind all extension headers.
     payload: usize,
+    /// Whether the destination changes on the way.
+    routed: bool,
 }
 
 impl Header {
@@ -73,7 +92,7 @@ impl Header {
             octets[at] = 0;
             octets[at + 1] = 0;
         }
-        let mut words = [u64::from(self.id), 0, 0, 0];
+        let mut words = [self.id, 0, 0, 0];
         for (word, eight) in words[1..].iter_mut().zip(octets.as_chunks::<8>().0) {
             *word = u64::from_ne_bytes(*eight);
         }
@@ -81,32 +100,100 @@ impl Header {
     }
 }
 
-fn header_v4<F: Frame + ?Sized>(frame: &F, addresses: u64) -> Option<Header> {
+fn number<F: Frame + ?Sized>(frame: &F, at: usize) -> Option<u16> {
+    frame.read(at).map(u16::from_be_bytes)
+}
+
+/// Whether a length field is that of the packet that was parsed. 0 is that of merged segments.
+/// The length tells a packet from the one of a tunnel around it, which may have the same addresses.
+fn fits(field: u16, header: usize, octets: u32) -> bool {
+    field == 0 || usize::from(field) + header == octets as usize
+}
+
+fn header_v4<F: Frame + ?Sized>(frame: &F, addresses: u64, octets: u32) -> Option<Header> {
     let start = search(|start| {
         let found: [u8; 8] = frame.read(start + field::V4_ADDRESSES)?;
         let [first] = frame.read(start)?;
-        Some(first >> 4 == 4 && u64::from_ne_bytes(found) == addresses)
+        let length = number(frame, start + field::V4_LENGTH)?;
+        let same = u64::from_ne_bytes(found) == addresses;
+        Some(first >> 4 == 4 && same && fits(length, 0, octets))
     })?;
     let [first] = frame.read(start)?;
+    let offset = number(frame, start + field::V4_OFFSET)? & 0x1fff;
+    let id = number(frame, start + field::V4_ID)?;
+    let payload = start + usize::from(first & 0xf) * 4;
     Some(Header {
-        id: u16::from_be_bytes(frame.read(start + field::V4_ID)?),
-        payload: start + usize::from(first & 0xf) * 4,
+        id: u64::from(offset) << 32 | u64::from(id),
+        payload,
+        routed: is_source_routed(frame, start + 20, payload),
     })
 }
 
-fn header_v6<F: Frame + ?Sized>(frame: &F, [a, b, c, d]: [u64; 4]) -> Option<Header> {
+/// Loose and strict source routes (RFC 791 §3.1), which put the next address into the destination.
+fn is_source_routed<F: Frame + ?Sized>(frame: &F, mut at: usize, end: usize) -> bool {
+    while at < end {
+        let Some([kind]) = frame.read(at) else {
+            return false;
+        };
+        at += match kind {
+            131 | 137 => return true,
+            0 => return false,
+            1 => 1,
+            _ => match frame.read(at + 1) {
+                Some([octets]) if octets > 1 => usize::from(octets),
+                _ => return false,
+            },
+        };
+    }
+    false
+}
+
+fn header_v6<F: Frame + ?Sized>(frame: &F, [a, b, c, d]: [u64; 4], octets: u32) -> Option<Header> {
     let start = search(|start| {
         let found: [u8; 32] = frame.read(start + field::V6_ADDRESSES)?;
         let [first] = frame.read(start)?;
+        let length = number(frame, start + field::V6_LENGTH)?;
         let (words, _) = found.as_chunks::<8>();
         let same = words.iter().zip([a, b, c, d]);
         let same = same.into_iter().all(|(x, y)| u64::from_ne_bytes(*x) == y);
-        Some(first >> 4 == 6 && same)
+        Some(first >> 4 == 6 && same && fits(length, field::V6_LEN, octets))
     })?;
-    Some(Header {
+    let [mut next] = frame.read(start + field::V6_NEXT)?;
+    let mut header = Header {
         id: 0,
         payload: start + field::V6_LEN,
-    })
+        routed: false,
+    };
+    for _ in 0..MAX_EXTENSIONS {
+        let unit = match next {
+            protocol::HOP_BY_HOP
+            | protocol::ROUTING
+            | protocol::DESTINATION
+            | protocol::MOBILITY
+            | protocol::HIP
+            | protocol::SHIM6 => 8,
+            protocol::AH => 4,
+            protocol::FRAGMENT => 0,
+            _ => break,
+        };
+        let Some([following, len, offset @ .., e, f, g, h]) = frame.read::<8>(header.payload)
+        else {
+            break;
+        };
+        header.routed |= next == protocol::ROUTING;
+        header.payload += 8 + usize::from(len) * unit;
+        if next == protocol::FRAGMENT {
+            let offset = u16::from_be_bytes(offset) >> 3;
+            let id = u32::from_be_bytes([e, f, g, h]);
+            header.id = u64::from(offset) << 32 | u64::from(id);
+            // Behind the header of a later fragment there is data of any kind.
+            if offset != 0 {
+                break;
+            }
+        }
+        next = following;
+    }
+    Some(header)
 }
 
 /// The first even place where `is` holds; `None` from it ends the search. Ethernet's is tried first.
@@ -177,5 +264,40 @@ mod tests {
         assert_eq!(content(raw, &parsed, &SECRET), of(&frame));
         let tagged = [&frame[..12], &[0x81, 0, 0, 5], &frame[12..]].concat();
         assert_eq!(of(&tagged), of(&frame));
+    }
+
+    /// Two octets of payload behind a routing header with segments left, hop-by-hop options with
+    /// mutable data, and a fragment header.
+    fn routed(destination: u8, segments_left: u8, mutable: u8, offset: u8, payload: u8) -> Vec<u8> {
+        let mut frame = vec![2; 12];
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 34, 0, 64]);
+        let (mut from, mut to) = ([0_u8; 16], [0_u8; 16]);
+        (from[0], to[0], to[15]) = (0x20, 0x20, destination);
+        frame.extend(from.iter().chain(&to));
+        frame.extend([43, 0, 0x3e, 4, mutable, 0, 0, 0]);
+        frame.extend([44, 0, 4, segments_left, 0, 0, 0, 0]);
+        frame.extend([17, 0, 0, offset << 3 | 1, 0, 0, 0, 9]);
+        frame.extend([3, 232, 7, 208, 0, 10, 9, 9, payload, 1]);
+        frame
+    }
+
+    #[test]
+    fn what_segments_change_is_not_in_it() {
+        let same = of(&routed(1, 2, 0, 0, 5));
+        assert_eq!(of(&routed(2, 1, 7, 0, 5)), same);
+        assert_ne!(of(&routed(1, 2, 0, 0, 6)), same, "the payload");
+        assert_ne!(of(&routed(1, 2, 0, 1, 5)), same, "another fragment");
+    }
+
+    /// IP in IP with the same addresses outside and inside.
+    #[test]
+    fn the_packet_in_a_tunnel_is_hashed_itself() {
+        let inner = &udp()[14..];
+        let mut outer = udp()[..34].to_vec();
+        (outer[17], outer[19], outer[23]) = (20 + inner.len() as u8, 99, 4);
+        outer.extend(inner);
+        let parsed = parse(&outer[..], &Tunnels::INNER).expect("a packet");
+        assert_eq!(parsed.packet.protocol, 17);
+        assert_eq!(content(&outer[..], &parsed, &SECRET), of(&udp()));
     }
 }
