@@ -81,6 +81,7 @@ pub(super) fn style() -> String {
          .plot .theory{{fill:none;stroke:currentColor;stroke-width:1.5;stroke-dasharray:5 4}}\
          .plot .bar{{stroke:currentColor;stroke-width:1}}.plot .mark{{fill:currentColor}}\
          .plot .limit{{stroke:#c00;stroke-dasharray:2 3}}{light}\
+         @media (max-width:40rem){{.plot text{{font-size:18px}}.plot .title{{font-size:20px}}}}\
          @media (prefers-color-scheme:dark){{.plot{{color:#eee;background:#161616}}\
          .plot text{{fill:#eee}}.plot .axis{{stroke:#eee}}.plot .grid{{stroke:#3a3a3a}}\
          .plot .limit{{stroke:#f66}}{dark}}}"
