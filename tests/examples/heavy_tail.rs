@@ -50,7 +50,7 @@ fn main() -> anyhow::Result<()> {
     let mut records = Vec::new();
     for flow in 0..flows {
         let packets = random.next().powf(-1.0 / SHAPE).min(LONGEST) as u32;
-        let client = Ipv4Addr::from(0x0a00_0000 | random.skewed(256) << 8 | flow % 254 + 1);
+        let client = Ipv4Addr::from(0x0a00_0000 | random.skewed(256) << 8 | (flow % 254 + 1));
         let server = Ipv4Addr::from(0xc633_0000 | random.skewed(200) << 8 | 1);
         let ip = Ip::between(client.into(), server.into());
         let port = 1024 + (flow % 60_000) as u16;
