@@ -8,16 +8,17 @@
 //! |---|---|---|
 //! | addresses | source, destination: 8 | source, destination: 32 |
 //! | identification | 2 | |
-//! | protocol, the last next header | 1, then a zero | 1, then three zeros |
+//! | protocol, the last next header; 0 for a later fragment | 1, then a zero | 1, then three zeros |
 //! | payload behind all headers of IP | 24 | 24 |
 //!
 //! Hops change type of service, TTL, options, extension headers, the flow label and checksums, and
-//! cards fill in the checksums of TCP, UDP and ICMP late, so none of that is in it. Payload beyond
-//! the packet's end counts as zeros, as does a last word of it that is not whole.
+//! cards fill in the checksums of TCP, UDP and ICMP late, so none of that is in it; nor is the
+//! destination, but zeros, where a source route or a routing header changes it on the way. Payload
+//! beyond the packet's end counts as zeros.
 
 use crate::{
     frame::Frame,
-    parse::{Addresses, Fragment, Packet, Parsed},
+    parse::{Addresses, Fragment, Packet, Parsed, network::extension},
     wire::{ipv4, protocol},
 };
 
@@ -119,21 +120,33 @@ pub fn packet<F: Frame + ?Sized>(frame: &F, parsed: &Parsed, initialiser: u32) -
     let header = frame.forget(place.header as usize);
     let payload = frame.forget(place.payload as usize);
     let end = frame.forget(header + packet.octets as usize);
-    let protocol = u32::from(packet.protocol);
+    // What a later fragment is said to be depends on whether its first one was seen.
+    let is_later = fragment.part == Fragment::LATER;
+    let protocol = if is_later {
+        0
+    } else {
+        u32::from(packet.protocol)
+    };
     let mut hash = Bob::new(initialiser);
     match packet.addresses {
         Addresses::V4(both) => {
-            let [source, destination] = halves(both);
+            let [source, mut destination] = halves(both);
+            if packet.options & SOURCE_ROUTES != 0 {
+                destination = 0;
+            }
             let id = frame.read(header + ipv4::ID).map_or(0, u16::from_le_bytes);
             hash.take([source, destination, u32::from(id) | protocol << 16]);
         }
-        Addresses::V6([a, b, c, d]) => {
+        Addresses::V6([a, b, mut c, mut d]) => {
+            if packet.options & extension::ROUTING != 0 {
+                (c, d) = (0, 0);
+            }
             hash.take_v6([a, b, c, d], protocol);
         }
     }
     // Where the checksum of the transport is.
     let (checksum, others) = match packet.protocol {
-        _ if fragment.part == Fragment::LATER => (NONE, 0),
+        _ if is_later => (NONE, 0),
         protocol::TCP => (4, 0xffff_0000),
         protocol::UDP | protocol::UDP_LITE => (1, 0x0000_ffff),
         protocol::ICMP | protocol::ICMPV6 => (0, 0x0000_ffff),
@@ -141,16 +154,24 @@ pub fn packet<F: Frame + ?Sized>(frame: &F, parsed: &Parsed, initialiser: u32) -
     };
     let word = |i: usize| {
         let at = payload + 4 * i;
-        let word = match frame.read(at) {
-            Some(octets) if at + 4 <= end => u32::from_le_bytes(octets),
+        // The last word may not be whole: then it is read from before, so that what comes behind the
+        // packet is not.
+        let start = if at + 4 > end { end - 4 } else { at };
+        let word = match frame.read(start) {
+            Some(octets) if at < end => u32::from_le_bytes(octets),
             _ => 0,
         };
+        // Forgotten, or the compiler shifts before it has looked whether there is a word.
+        let word = frame.forget(word as usize) as u32 >> (8 * (at - start) & 31);
         if i == checksum { word & others } else { word }
     };
     hash.take([word(0), word(1), word(2)]);
     hash.take([word(3), word(4), word(5)]);
     hash.finish()
 }
+
+/// Loose and strict source route (RFC 791 §3.1), as bits of [`Packet::options`].
+const SOURCE_ROUTES: u32 = 1 << (3 ^ 0x18) | 1 << (9 ^ 0x18);
 
 /// No word of the payload.
 const NONE: usize = usize::MAX;

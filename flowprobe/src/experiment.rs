@@ -4,14 +4,16 @@
 //! methods × rates × runs with different seeds. At the end each sampler's counters are scaled up
 //! and compared with the truth, and what theory says stands beside.
 //!
-//! [`Experiment::see`] is all that a source of packets needs; captures are one.
+//! [`Experiment::see`] is all that a source of packets needs: captures, or an interface.
 
 mod content;
 mod csv;
 mod error;
 mod estimate;
 mod html;
+mod live;
 mod method;
+mod out;
 mod plots;
 mod report;
 mod selector;
@@ -24,18 +26,24 @@ mod theory;
 mod truth;
 
 use std::{
-    fs::{self, File},
     io::{self, Write as _},
-    path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
-    time::Instant,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use flowprobe_ebpf::{Frame, Parsed, Tunnels, hash::SECRET_WORDS, sampling::next_random};
+use tokio::sync::oneshot;
 
 use self::{
     content::content,
     estimate::evaluate,
+    live::Live,
+    out::Out,
     report::Pass,
     selector::{Bank, Design, Seen, derived},
     truth::{Flows, is_syn},
@@ -43,6 +51,7 @@ use self::{
 pub use self::{
     error::ExperimentError,
     estimate::Quantity,
+    live::{LiveError, LiveOf},
     method::{Method, MethodError, Rate, RateError},
     report::{Answer, AnswerOf, Combination, Cost, DesignOf, Figure, Name, Report, TruthOf},
     statistics::{BoundKind, Summary},
@@ -51,7 +60,8 @@ pub use self::{
 };
 use crate::{
     load::random_words,
-    pcap::{Captures, Take, capture::Captured, link::Link},
+    pcap::{Captures, FileSummary, Take, capture::Captured, link::Link},
+    run::ending::Signals,
     table::fragments::Fragments,
 };
 
@@ -61,8 +71,8 @@ const MAX_SAMPLERS: usize = 100_000;
 /// What to compare.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Captures, read one after the other; `-` is standard input.
-    pub files: Vec<PathBuf>,
+    /// Where packets come from.
+    pub source: Source,
     /// Which tunnels to open.
     pub tunnels: Tunnels,
     /// Methods, each once.
@@ -89,6 +99,20 @@ pub struct Settings {
     pub out: Option<PathBuf>,
 }
 
+/// Where packets come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Captures, read one after the other; `-` is standard input.
+    Captures(Vec<PathBuf>),
+    /// What an interface receives.
+    Interface {
+        /// Name.
+        name: String,
+        /// How long; without one, until a signal.
+        duration: Option<Duration>,
+    },
+}
+
 /// What the answer is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -106,13 +130,14 @@ pub enum Target {
     Flows,
 }
 
-/// Reads captures, compares, writes the files and prints the result.
+/// Reads packets, compares, writes the files and prints the result. A signal ends the reading, and
+/// the result is that of the packets before it; a second one gives it up.
 ///
 /// # Errors
 /// See [`ExperimentError`]. After one that is [`ExperimentError::Incomplete`] the result is
 /// written and printed all the same.
-pub fn experiment(settings: &Settings) -> Result<Report, ExperimentError> {
-    check(settings)?;
+pub async fn experiment(settings: Settings) -> Result<Report, ExperimentError> {
+    check(&settings)?;
     let seed = match settings.seed {
         Some(seed) => seed,
         None => {
@@ -121,31 +146,94 @@ pub fn experiment(settings: &Settings) -> Result<Report, ExperimentError> {
         }
     };
     let stop = Arc::new(AtomicBool::new(false));
-    let captures = Captures::open(settings.files.clone(), &stop);
-    let captures = captures.map_err(ExperimentError::Capture)?;
-    if let Some(directory) = &settings.out {
-        writable(directory)?;
+    let out = settings.out.as_deref().map(Out::new).transpose()?;
+    let opened = Opened::open(&settings.source, &stop)?;
+    let mut signals = Signals::new().map_err(ExperimentError::Start)?;
+    let (tell, mut done) = oneshot::channel();
+    let told = Arc::clone(&stop);
+    let pass = move || {
+        // Nobody listens any more after a second signal.
+        drop(tell.send(pass(&settings, seed, opened, &stop)));
+    };
+    let reader = thread::Builder::new().name("reader".to_owned());
+    reader.spawn(pass).map_err(ExperimentError::Start)?;
+    let report = loop {
+        tokio::select! {
+            report = &mut done => break report.map_err(|_| ExperimentError::Broken)??,
+            () = signals.any() => match told.swap(true, Ordering::Relaxed) {
+                false => tracing::info!("comparing what was read so far; another signal gives it up"),
+                true => return Err(ExperimentError::GivenUp),
+            }
+        }
+    };
+    if let Some(out) = out {
+        out.write(&report)?;
     }
+    print(&terminal::text(&report)).map_err(ExperimentError::Print)?;
+    let failed = report.files.iter().filter(|file| file.failed()).count();
+    let ended = report
+        .live
+        .as_ref()
+        .is_some_and(|live| live.error.is_some());
+    match (failed, ended) {
+        (0, false) => Ok(report),
+        (0, true) => Err(ExperimentError::Ended),
+        (failed, _) => Err(ExperimentError::Incomplete {
+            failed,
+            of: report.files.len(),
+        }),
+    }
+}
+
+/// A source that could be opened.
+enum Opened {
+    Captures(Captures),
+    Live(Live),
+}
+
+impl Opened {
+    fn open(source: &Source, stop: &Arc<AtomicBool>) -> Result<Self, ExperimentError> {
+        Ok(match source {
+            Source::Captures(files) => Self::Captures(
+                Captures::open(files.clone(), stop).map_err(ExperimentError::Capture)?,
+            ),
+            Source::Interface { name, duration } => Self::Live(Live::open(name, *duration)?),
+        })
+    }
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+struct Origin {
+    files: Vec<FileSummary>,
+    live: Option<LiveOf>,
+    /// A signal came before the end.
+    cut_short: bool,
+}
+
+/// Reads all packets and compares.
+fn pass(
+    settings: &Settings,
+    seed: u64,
+    opened: Opened,
+    stop: &Arc<AtomicBool>,
+) -> Result<Report, ExperimentError> {
     let started = Instant::now();
-    let mut experiment = Experiment::new(settings, seed, stop);
-    let files = captures.read(&mut experiment);
+    let mut experiment = Experiment::new(settings, seed, Arc::clone(stop));
+    let mut origin = Origin::default();
+    match opened {
+        Opened::Captures(captures) => origin.files = captures.read(&mut experiment),
+        Opened::Live(live) => origin.live = Some(live.read(&mut experiment, stop)),
+    }
+    let endless = matches!(settings.source, Source::Interface { duration: None, .. });
+    origin.cut_short = stop.load(Ordering::Relaxed) && !endless;
     tracing::info!(
         "{} packets past {} samplers in {:.1} s; comparing",
         experiment.packets,
         experiment.samplers,
         started.elapsed().as_secs_f64()
     );
-    let failed = files.iter().filter(|file| file.failed()).count();
-    let of = files.len();
-    let report = experiment.finish(settings, files)?;
-    if let Some(directory) = &settings.out {
-        write(&report, directory)?;
-    }
-    print(&terminal::text(&report)).map_err(ExperimentError::Print)?;
-    match failed {
-        0 => Ok(report),
-        failed => Err(ExperimentError::Incomplete { failed, of }),
-    }
+    experiment.finish(settings, origin)
 }
 
 /// What the command line cannot tell of one option alone.
@@ -164,45 +252,6 @@ fn check(settings: &Settings) -> Result<(), ExperimentError> {
     Ok(())
 }
 
-/// Makes the directory, and tries to write to it.
-fn writable(directory: &Path) -> Result<(), ExperimentError> {
-    let probe = directory.join("results.json");
-    // What is in it from another time stays until there is something to take its place.
-    let open = || File::options().create(true).append(true).open(&probe);
-    fs::create_dir_all(directory)
-        .and_then(|()| open())
-        .map(drop)
-        .map_err(|cause| ExperimentError::Out {
-            path: directory.to_owned(),
-            cause,
-        })
-}
-
-/// Writes all files of the report.
-fn write(report: &Report, directory: &Path) -> Result<(), ExperimentError> {
-    let plots = plots::plots(report);
-    let mut json = serde_json::to_string_pretty(report).unwrap_or_default();
-    json.push('\n');
-    let mut files = vec![
-        ("results.json".to_owned(), json),
-        ("results.csv".to_owned(), csv::results(report)),
-        ("cost.csv".to_owned(), csv::cost(report)),
-        ("runs.csv".to_owned(), csv::runs(report)),
-        ("index.html".to_owned(), html::page(report, &plots)),
-    ];
-    files.extend(
-        plots
-            .iter()
-            .map(|plot| (format!("{}.svg", plot.id), plot.file())),
-    );
-    for (name, text) in files {
-        let path = directory.join(name);
-        fs::write(&path, text).map_err(|cause| ExperimentError::Write { path, cause })?;
-    }
-    tracing::info!("the report is {}", directory.join("index.html").display());
-    Ok(())
-}
-
 /// To standard output; that nobody reads it any more is no error.
 fn print(text: &str) -> io::Result<()> {
     let mut to = io::stdout().lock();
@@ -216,7 +265,8 @@ fn print(text: &str) -> io::Result<()> {
 struct Experiment {
     tunnels: Tunnels,
     fragments: Fragments,
-    content_secret: [u64; SECRET_WORDS],
+    /// Of the content hash.
+    initialisers: [u32; 2],
     flows: Flows,
     bank: Bank,
     design: Design,
@@ -237,7 +287,7 @@ impl Take for Experiment {
     fn take(&mut self, captured: &Captured<'_>) {
         match captured.link {
             Ok(link) => self.see(link, captured, captured.ifindex, captured.at_ns),
-            Err(_) => self.ignored_packets += 1,
+            Err(_) => self.ignore(captured.at_ns),
         }
     }
 }
@@ -247,6 +297,7 @@ impl Experiment {
     const LOOK: u64 = 1 << 16;
 
     fn new(settings: &Settings, seed: u64, stop: Arc<AtomicBool>) -> Self {
+        let [word, ..] = secret(seed, 102);
         let design = Design {
             methods: settings.methods.clone(),
             rates: settings.rates.clone(),
@@ -257,7 +308,7 @@ impl Experiment {
         Self {
             tunnels: settings.tunnels,
             fragments: Fragments::new(secret(seed, 101)),
-            content_secret: secret(seed, 102),
+            initialisers: [word as u32, (word >> 32) as u32],
             flows: Flows::new(secret(seed, 103), settings.prefix_bits),
             samplers: design.methods.len() * design.rates.len() * design.runs as usize,
             bank: Bank::new(&design),
@@ -276,16 +327,25 @@ impl Experiment {
     /// Takes a packet of `link`. One without a time gets that of the latest packet before it.
     fn see<F: Frame + ?Sized>(&mut self, link: Link, frame: &F, ifindex: u32, at_ns: Option<u64>) {
         let Ok(parsed) = link.parse(frame, &self.tunnels) else {
-            self.ignored_packets += 1;
+            self.ignore(at_ns);
             return;
         };
-        let latest_ns = self.span_ns.map_or(0, |(_, latest)| latest);
-        let at_ns = at_ns.unwrap_or(latest_ns);
+        let at_ns = self.stamp(at_ns);
         let (first, latest) = self.span_ns.unwrap_or((at_ns, at_ns));
         self.span_ns = Some((first.min(at_ns), latest.max(at_ns)));
         // Before later fragments get ports that another observer may not know.
-        let content = content(frame, &parsed, &self.content_secret);
+        let content = content(frame, &parsed, self.initialisers);
         self.count(parsed, ifindex, at_ns, content);
+    }
+
+    /// A frame that belongs to no flow takes its turn with the samplers, as in the kernel.
+    fn ignore(&mut self, at_ns: Option<u64>) {
+        self.ignored_packets += 1;
+        self.bank.see_other(self.stamp(at_ns));
+    }
+
+    fn stamp(&self, at_ns: Option<u64>) -> u64 {
+        at_ns.unwrap_or(self.span_ns.map_or(0, |(_, latest)| latest))
     }
 
     fn count(&mut self, mut parsed: Parsed, ifindex: u32, at_ns: u64, content: u64) {
@@ -303,17 +363,13 @@ impl Experiment {
             let octets = (self.flows.memory() + self.bank.memory()) as u64;
             self.full = octets >> 20 >= self.max_memory_mib;
             if self.full {
-                self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                self.stop.store(true, Ordering::Relaxed);
             }
         }
     }
 
     /// Compares all samplers with the truth.
-    fn finish(
-        self,
-        settings: &Settings,
-        files: Vec<crate::pcap::FileSummary>,
-    ) -> Result<Report, ExperimentError> {
+    fn finish(self, settings: &Settings, origin: Origin) -> Result<Report, ExperimentError> {
         if self.full {
             return Err(ExperimentError::Memory {
                 packets: self.packets,
@@ -327,7 +383,7 @@ impl Experiment {
                 packets: self.ignored_packets,
             });
         }
-        let truth = self.flows.finish(self.top);
+        let truth = self.flows.finish(self.top, self.ignored_packets);
         let rates = &self.design.rates;
         let mut outcomes: Vec<_> = self
             .design
@@ -348,7 +404,7 @@ impl Experiment {
             ignored_packets: self.ignored_packets,
             duration_ns: self.span_ns.map_or(0, |(first, latest)| latest - first),
             outcomes,
-            files,
+            origin,
         };
         Ok(Report::new(settings, self.seed, pass))
     }

@@ -87,7 +87,9 @@ fn meter(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(options) => drop(runtime.block_on(run::run(run_settings(*options)?))?),
         Command::Pcap(options) => drop(runtime.block_on(pcap::pcap(pcap_settings(*options)))?),
-        Command::Experiment(options) => drop(experiment::experiment(&(*options).into())?),
+        Command::Experiment(options) => {
+            drop(runtime.block_on(experiment::experiment((*options).into()))?);
+        }
         Command::Ctl(_) => {}
     }
     Ok(())

@@ -28,6 +28,7 @@ const RUN: &[&str] = &[
     "pmacct",
     "libfixbuf-tools",
     "tshark",
+    "chromium",
     "libelf-dev",
     "pkg-config",
     "build-essential",

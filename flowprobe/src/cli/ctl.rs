@@ -146,7 +146,7 @@ mod tests {
         let text = overview(&status);
         assert!(text.starts_with("process 7, for 61 s, on eth0, eth1\nseen "));
         assert!(
-            text.contains("  ignored                            7 packets\n"),
+            text.contains("  ignored                          7 packets\n"),
             "{text}"
         );
         let class = "rest\n  random:1/1000000, domain 1, epoch 12\n  10 of 10000000 packets";

@@ -1,19 +1,29 @@
 //! Options of `flowprobe experiment`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{LogLevel, Parsing};
-use crate::experiment::{self, Method, PrefixBits, Rate, Target};
+use super::{LogLevel, Parsing, seconds};
+use crate::experiment::{self, Method, PrefixBits, Rate, Source, Target};
 
 /// Options of `flowprobe experiment`.
 #[derive(Debug, Args)]
 pub struct Experiment {
     /// Capture to read, pcap or pcapng; - is standard input; may be given several
     /// times
-    #[arg(long = "pcap", value_name = "FILE", required = true, num_args = 1..)]
+    #[arg(long = "pcap", value_name = "FILE", required_unless_present = "interface",
+          num_args = 1..)]
     pub files: Vec<PathBuf>,
+
+    /// Interface whose received packets are read, instead of captures; needs
+    /// CAP_NET_RAW
+    #[arg(short, long, value_name = "NAME", conflicts_with = "files")]
+    pub interface: Option<String>,
+
+    /// Read the interface for this long, in seconds [default: until Ctrl-C]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with = "files")]
+    pub duration: Option<Duration>,
 
     /// Rates: N for 1 packet in N, or n/N
     #[arg(
@@ -139,8 +149,15 @@ impl From<Experiment> for experiment::Settings {
                 methods.push(method);
             }
         }
+        let source = match options.interface {
+            Some(name) => Source::Interface {
+                name,
+                duration: options.duration,
+            },
+            None => Source::Captures(options.files),
+        };
         Self {
-            files: options.files,
+            source,
             tunnels,
             methods,
             rates,

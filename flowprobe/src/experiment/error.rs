@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use super::live::LiveError;
 use crate::pcap::PcapError;
 
 /// Why an experiment was not made, or not to its end.
@@ -10,6 +11,9 @@ pub enum ExperimentError {
     /// The captures.
     #[error(transparent)]
     Capture(PcapError),
+    /// The interface.
+    #[error(transparent)]
+    Live(#[from] LiveError),
     /// `--out`, before anything was read.
     #[error(
         "cannot write to the directory {path}: {cause}; name one with --out that you may write to"
@@ -23,6 +27,9 @@ pub enum ExperimentError {
     /// The operating system refused random numbers.
     #[error("cannot draw a seed: {0}; give one with --seed")]
     Seed(io::Error),
+    /// The operating system refused a thread or a signal handler.
+    #[error("cannot start: {0}")]
+    Start(io::Error),
     /// Too many samplers.
     #[error(
         "{methods} methods × {rates} rates × {runs} runs are {all} samplers: at most {most} fit, \
@@ -83,6 +90,15 @@ pub enum ExperimentError {
         /// Of how many.
         of: usize,
     },
+    /// The interface went down or away.
+    #[error("the interface could not be read to the end; the result is of all packets before that")]
+    Ended,
+    /// A second signal came.
+    #[error("given up by a second signal: nothing is written")]
+    GivenUp,
+    /// A fault in flowprobe.
+    #[error("the reader broke off: this is a fault of flowprobe, please report it")]
+    Broken,
 }
 
 impl ExperimentError {
@@ -91,7 +107,11 @@ impl ExperimentError {
     pub fn before_start(&self) -> bool {
         match self {
             Self::Capture(error) => error.before_start(),
-            Self::Out { .. } | Self::Seed(_) | Self::TooMany { .. } => true,
+            Self::Live(_)
+            | Self::Out { .. }
+            | Self::Seed(_)
+            | Self::Start(_)
+            | Self::TooMany { .. } => true,
             _ => false,
         }
     }

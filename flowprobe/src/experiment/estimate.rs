@@ -197,7 +197,7 @@ impl Comparison<'_> {
         }
         Outcome {
             values,
-            selected_packets: sample.packets,
+            selected_packets: sample.packets + sample.others,
             selected_flows: self.cells.len() as u64,
         }
     }

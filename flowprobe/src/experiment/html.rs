@@ -73,12 +73,25 @@ fn truth(report: &Report) -> String {
         .iter()
         .map(|file| escaped(file.name()))
         .collect();
-    let rows = [
-        ("captures", files.join(", ")),
+    let mut rows = Vec::new();
+    match &report.live {
+        Some(live) => rows.extend([
+            ("interface", escaped(&live.interface)),
+            (
+                "packets lost: the kernel had no room for them",
+                live.lost_packets.to_string(),
+            ),
+        ]),
+        None => rows.push(("captures", files.join(", "))),
+    }
+    if report.cut_short {
+        rows.push(("cut short", "by a signal: packets before it".to_owned()));
+    }
+    rows.extend([
         ("packets", truth.packets.to_string()),
         ("IP octets", truth.octets.to_string()),
         (
-            "packets of no flow, left out",
+            "packets of no flow: sampled like others, in no total",
             truth.ignored_packets.to_string(),
         ),
         ("flows", truth.flows.to_string()),
@@ -103,7 +116,7 @@ fn truth(report: &Report) -> String {
         ),
         ("runs of each method and rate", design.runs.to_string()),
         ("seed", design.seed.to_string()),
-    ];
+    ]);
     let mut text = "<h2>The truth</h2>\n<div class=\"wide\"><table id=\"truth\">\n".to_owned();
     for (name, value) in rows {
         let _ = writeln!(

@@ -7,15 +7,15 @@ use crate::sampling::MAX_RANDOM_N;
 /// How packets are selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Method {
-    /// Systematic count-based (RFC 5475 §5.1): n packets in a row of each N, from a random phase.
+    /// Systematic count-based (RFC 5475): n packets in a row of each N, from a random phase.
     Count,
-    /// Uniform probabilistic (RFC 5475 §5.2.2.1): each packet by itself.
+    /// Uniform probabilistic (RFC 5475): each packet by itself.
     Random,
-    /// Random n-out-of-N (RFC 5475 §5.2.1): n packets drawn of each N.
+    /// Random n-out-of-N (RFC 5475): n packets drawn of each N.
     NofN,
-    /// Systematic time-based (RFC 5475 §5.1): all packets of windows of time.
+    /// Systematic time-based (RFC 5475): all packets of windows of time.
     Time,
-    /// Hash-based (RFC 5475 §6.2): packets by a keyed hash of what stays the same on their way.
+    /// Hash-based (RFC 5475): packets by a keyed hash of what stays the same on their way.
     Hash,
     /// Whole flows by a keyed hash of their key.
     Flow,

@@ -3,10 +3,11 @@
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 use super::{
-    Settings, Target,
+    Origin, Settings, Target,
     estimate::{Outcome, Quantity},
+    live::LiveOf,
     method::{Method, Rate},
-    statistics::{CONFIDENCE, Summary},
+    statistics::{BoundKind, CONFIDENCE, Summary},
     theory::{Theory, theory},
     truth::Truth,
 };
@@ -24,6 +25,10 @@ pub struct Report {
     pub design: DesignOf,
     /// The captures.
     pub files: Vec<FileSummary>,
+    /// The interface, if packets came from one.
+    pub live: Option<LiveOf>,
+    /// Whether a signal came before the end: the result is that of the packets before it.
+    pub cut_short: bool,
     /// What was in them.
     pub truth: TruthOf,
     /// Which rate is enough.
@@ -56,7 +61,7 @@ pub struct TruthOf {
     pub packets: u64,
     /// Their IP octets.
     pub octets: u64,
-    /// Packets that belong to none; samplers do not see them.
+    /// Packets that belong to none. They take their turn with the samplers, as in the kernel.
     pub ignored_packets: u64,
     /// Flows.
     pub flows: usize,
@@ -100,6 +105,8 @@ pub struct AnswerOf {
     pub is_last: bool,
     /// The bound of the error at that rate, or at the lowest one if that is not enough.
     pub bound_ratio: Option<f64>,
+    /// How that bound was found.
+    pub bound_kind: Option<BoundKind>,
 }
 
 /// What is written by its name.
@@ -131,7 +138,7 @@ pub struct Combination {
 /// What a method costs: means over the runs.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Cost {
-    /// Packets that are parsed and counted.
+    /// Packets that are parsed, those of no flow too.
     pub selected_packets: f64,
     /// Of all packets.
     pub selected_ratio: f64,
@@ -199,7 +206,7 @@ impl Combination {
             one_in_packets: rate.scale(),
             cost: Cost {
                 selected_packets,
-                selected_ratio: selected_packets / truth.packets as f64,
+                selected_ratio: selected_packets / truth.frames(),
                 exported_flows,
                 exported_flows_ratio: exported_flows / truth.flows.len() as f64,
                 exported_octets: exported_flows * RECORD_OCTETS as f64,
@@ -233,7 +240,7 @@ pub(super) struct Pass {
     pub(super) duration_ns: u64,
     /// By method, then by rate: all runs.
     pub(super) outcomes: Vec<(Method, Rate, Vec<Outcome>)>,
-    pub(super) files: Vec<FileSummary>,
+    pub(super) origin: Origin,
 }
 
 impl Report {
@@ -243,7 +250,7 @@ impl Report {
             ignored_packets,
             duration_ns,
             outcomes,
-            files,
+            origin,
         } = pass;
         let results: Vec<Combination> = outcomes
             .iter()
@@ -260,7 +267,9 @@ impl Report {
                 prefix_v6_bits: settings.prefix_bits.v6,
                 time_window_ns: settings.window_ns,
             },
-            files,
+            files: origin.files,
+            live: origin.live,
+            cut_short: origin.cut_short,
             truth: TruthOf {
                 packets: truth.packets,
                 octets: truth.octets,
@@ -288,12 +297,14 @@ impl Answer {
                 highest_n: None,
                 is_last: true,
                 bound_ratio: None,
+                bound_kind: None,
             };
             // Rates go from the densest to the rarest. One that is not enough ends it: that a
             // rarer one was better is luck.
             for result in results.iter().filter(|result| result.method == method) {
                 let summary = result.figure(quantity).summary;
                 let bound = summary.and_then(|summary| summary.bound_ratio);
+                answer.bound_kind = summary.and_then(|summary| summary.bound_kind);
                 if !bound.is_some_and(|bound| bound <= settings.within) {
                     if answer.highest_rate.is_none() {
                         answer.bound_ratio = bound;

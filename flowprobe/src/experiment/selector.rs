@@ -43,6 +43,8 @@ pub(super) struct Sample {
     pub(super) octets: u64,
     /// Packets that begin a flow of TCP.
     pub(super) syns: u64,
+    /// Selected packets that belong to no flow.
+    pub(super) others: u64,
     pub(super) cells: HashTable<Cell>,
 }
 
@@ -348,13 +350,8 @@ impl Bank {
 
     /// Shows a packet to all samplers.
     pub(super) fn see(&mut self, seen: &Seen) {
-        let index = self.index;
-        let (plans, samplers) = (&mut self.plans, &mut self.samplers);
-        self.wheel.turn(index, |plan| {
-            let (plan, sampler) = &mut plans[plan as usize];
-            samplers[*sampler as usize].sample.add(seen);
-            plan.next(index)
-        });
+        self.turn(|sample| sample.add(seen));
+        let samplers = &mut self.samplers;
         for Hashed { key, thresholds } in &self.hashed {
             let hash = keyed(seen.content, *key);
             for (threshold, sampler) in thresholds {
@@ -364,13 +361,35 @@ impl Bank {
                 samplers[*sampler as usize].sample.add(seen);
             }
         }
+        self.look_at_time(seen.at_ns, |sample| sample.add(seen));
+    }
+
+    /// A packet of no flow is selected or skipped as others are, and counted nowhere else. (Whether
+    /// hash-based selection takes it changes nothing for others.)
+    pub(super) fn see_other(&mut self, at_ns: u64) {
+        self.turn(|sample| sample.others += 1);
+        self.look_at_time(at_ns, |sample| sample.others += 1);
+    }
+
+    /// Samplers that count packets.
+    fn turn(&mut self, mut select: impl FnMut(&mut Sample)) {
+        let index = self.index;
+        let (plans, samplers) = (&mut self.plans, &mut self.samplers);
+        self.wheel.turn(index, |plan| {
+            let (plan, sampler) = &mut plans[plan as usize];
+            select(&mut samplers[*sampler as usize].sample);
+            plan.next(index)
+        });
+        self.index += 1;
+    }
+
+    fn look_at_time(&mut self, at_ns: u64, mut select: impl FnMut(&mut Sample)) {
         for (period, phase, selected, sampler) in &self.timed {
-            let time = (seen.at_ns % period + phase) % period;
+            let time = (at_ns % period + phase) % period;
             if time < *selected {
-                samplers[*sampler as usize].sample.add(seen);
+                select(&mut self.samplers[*sampler as usize].sample);
             }
         }
-        self.index += 1;
     }
 
     /// Octets of memory that flows take, about.

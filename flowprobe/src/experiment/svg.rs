@@ -81,6 +81,7 @@ pub(super) fn style() -> String {
          .plot .theory{{fill:none;stroke:currentColor;stroke-width:1.5;stroke-dasharray:5 4}}\
          .plot .bar{{stroke:currentColor;stroke-width:1}}.plot .mark{{fill:currentColor}}\
          .plot .limit{{stroke:#c00;stroke-dasharray:2 3}}{light}\
+         @media (max-width:40rem){{.plot text{{font-size:16px}}.plot .title{{font-size:18px}}}}\
          @media (prefers-color-scheme:dark){{.plot{{color:#eee;background:#161616}}\
          .plot text{{fill:#eee}}.plot .axis{{stroke:#eee}}.plot .grid{{stroke:#3a3a3a}}\
          .plot .limit{{stroke:#f66}}{dark}}}"
@@ -299,11 +300,24 @@ impl Axes {
             Scale::Decades => (self.y.0 as i32..=self.y.1 as i32)
                 .map(|decade| {
                     let value = 10_f64.powi(decade);
-                    (value, format!("{value}"))
+                    let label = match decade {
+                        -2..=3 => format!("{value}"),
+                        decade => format!("10{}", raised(decade)),
+                    };
+                    (value, label)
                 })
                 .collect(),
         }
     }
+}
+
+/// A number as an exponent.
+fn raised(number: i32) -> String {
+    let raise = |digit: char| match digit.to_digit(10) {
+        Some(digit) => ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'][digit as usize],
+        None => '⁻',
+    };
+    number.to_string().chars().map(raise).collect()
 }
 
 impl Plot {

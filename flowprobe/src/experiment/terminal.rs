@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::{
     estimate::Quantity,
-    report::{Answer, Combination, Report},
+    report::{Answer, AnswerOf, Combination, Report},
+    statistics::BoundKind,
 };
 
 /// Widest line.
@@ -99,6 +100,12 @@ pub(super) fn answer(answer: &Answer) -> String {
         };
         let _ = writeln!(text, "  {:<7} {n:<9} {why}", method.method.0);
     }
+    let normal = |method: &AnswerOf| method.bound_kind == Some(BoundKind::NormalTolerance);
+    if answer.methods.iter().any(normal) {
+        text.push_str(
+            "This takes errors to be normally distributed; --runs 59 or more does not.\n",
+        );
+    }
     text
 }
 
@@ -114,10 +121,20 @@ fn facts(report: &Report) -> String {
         report.design.runs,
         report.design.seed,
     );
+    if report.cut_short {
+        text.push_str("A signal cut it short: this is of the packets before it\n");
+    }
+    if let Some(live) = report.live.as_ref().filter(|live| live.lost_packets > 0) {
+        let _ = writeln!(
+            text,
+            "{} packets are missing, the kernel had no room for them: this is no truth",
+            live.lost_packets
+        );
+    }
     if truth.ignored_packets > 0 {
         let _ = writeln!(
             text,
-            "{} packets more belong to no flow, and are left out",
+            "{} packets more belong to no flow: sampled like others, in no total",
             truth.ignored_packets
         );
     }

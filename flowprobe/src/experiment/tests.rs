@@ -5,8 +5,8 @@ use std::sync::{Arc, atomic::AtomicBool};
 use flowprobe_ebpf::Tunnels;
 
 use super::{
-    Experiment, ExperimentError, Method, PrefixBits, Quantity, Report, Settings, Target, csv, html,
-    plots, selector::derived, terminal,
+    Experiment, ExperimentError, Method, Origin, PrefixBits, Quantity, Report, Settings, Source,
+    Target, csv, html, plots, selector::derived, terminal,
 };
 use crate::pcap::link::Link;
 
@@ -60,7 +60,7 @@ fn mixed(seed: u64) -> Vec<Vec<u8>> {
 
 fn settings(methods: &[Method], rates: &[&str], runs: u32) -> Settings {
     Settings {
-        files: Vec::new(),
+        source: Source::Captures(Vec::new()),
         tunnels: Tunnels::OUTER,
         methods: methods.to_vec(),
         rates: rates
@@ -85,7 +85,9 @@ fn run(settings: &Settings, seed: u64, frames: &[Vec<u8>]) -> Report {
     for (i, frame) in frames.iter().enumerate() {
         experiment.see(Link::Raw, &frame[..], 0, Some(i as u64 * 100_000));
     }
-    experiment.finish(settings, Vec::new()).expect("packets")
+    experiment
+        .finish(settings, Origin::default())
+        .expect("packets")
 }
 
 /// Whether the root mean square over `runs` runs is what `theory` says, by the normal
@@ -175,18 +177,128 @@ fn errors_are_what_theory_says() {
             let figure = result.figure(quantity);
             let theory = figure.theory.expect("there is one").theory_ratio;
             let measured = figure.measured().expect("runs");
-            // Of so few large flows the mean absolute error is not that of a normal sum.
-            let grouped = matches!(quantity, Quantity::Prefix | Quantity::Port);
-            if (result.method == Method::Flow && grouped) || result.method == Method::Count {
+            if result.method == Method::Count {
                 continue;
             }
+            // Groups of few flows of very unlike sizes are the worst for the approximation.
+            let grouped = matches!(quantity, Quantity::Prefix | Quantity::Port);
+            // Nearly all packets are in one group, so that its runs scatter as those of a total.
+            let most = match (grouped, result.method) {
+                (true, Method::Flow) => 0.2,
+                (true, _) => 0.12,
+                (false, _) => 0.05,
+            };
             let off = (measured / theory - 1.0).abs();
             assert!(
-                off < 0.12,
+                off < most,
                 "{name:?} {quantity:?}: {measured} is not {theory}"
             );
         }
     }
+}
+
+/// Where one packet of a flow is expected, or less, the normal law is off by a tenth and more.
+#[test]
+fn theory_of_groups_holds_for_few_packets() {
+    let mut settings = settings(&[Method::Random, Method::NofN], &["50", "200"], 400);
+    settings.top = 60;
+    let report = run(&settings, 8, &mixed(4));
+    for result in &report.results {
+        for quantity in [Quantity::Top, Quantity::Prefix, Quantity::Port] {
+            let figure = result.figure(quantity);
+            let theory = figure.theory.expect("there is one").theory_ratio;
+            let off = figure.measured().expect("runs") / theory - 1.0;
+            let name = (result.method, result.rate.to_string(), quantity);
+            let most = if quantity == Quantity::Top {
+                0.04
+            } else {
+                0.12
+            };
+            assert!(off.abs() < most, "{name:?}: {off}");
+        }
+    }
+}
+
+/// Packets of no flow take their turn: systematic sampling then hits others than without them.
+#[test]
+fn packets_of_no_flow_are_sampled_too() {
+    let run = |method, rate, is_other: fn(u32) -> bool| {
+        let settings = settings(&[method], &[rate], 200);
+        let mut experiment = Experiment::new(&settings, 1, Arc::default());
+        for i in 0..4000 {
+            // A packet of no version.
+            let other = vec![0_u8; 20];
+            let frame = if is_other(i) {
+                other
+            } else {
+                frame(1, i, 0, None)
+            };
+            experiment.see(Link::Raw, &frame[..], 0, Some(u64::from(i)));
+        }
+        let report = experiment.finish(&settings, Origin::default());
+        report.expect("packets")
+    };
+    let report = run(Method::Count, "2", |i| i % 2 == 0);
+    let truth = &report.truth;
+    assert_eq!((truth.packets, truth.ignored_packets), (2000, 2000));
+    // All of those of a flow, or none.
+    let packets = &report.results[0].values[0];
+    assert!(packets.iter().all(|error| (error.abs() - 1.0).abs() < 1e-9));
+    let selected = report.results[0].cost.selected_packets;
+    assert!((selected - 2000.0).abs() < 1e-9);
+    // Well mixed.
+    let report = run(Method::NofN, "20", |i| {
+        derived(1, 2, u64::from(i)) < 1 << 63
+    });
+    let figure = report.results[0].figure(Quantity::Packets);
+    let theory = figure.theory.expect("there is one").theory_ratio;
+    assert!(agrees(figure.measured().expect("runs"), theory, 200));
+}
+
+/// Errors beyond 1.96 standard errors of theory: 5 of 100 seeds on average.
+fn beyond(report: &Report, quantity: Quantity, bias: f64) -> Vec<(Method, usize)> {
+    let count = |result: &super::Combination| {
+        let theory = result
+            .figure(quantity)
+            .theory
+            .expect("there is one")
+            .theory_ratio;
+        let values = result.values[quantity.place()].iter();
+        (
+            result.method,
+            values
+                .filter(|&&value| (value + bias).abs() > 1.96 * theory)
+                .count(),
+        )
+    };
+    report.results.iter().map(count).collect()
+}
+
+/// 100 seeds of each method are within the interval that theory predicts, but for a few: 12 or more
+/// are once in 230 times, and the seed is fixed. A bias of 1.5 standard errors is found out.
+#[test]
+fn a_hundred_seeds_are_within_the_predicted_interval() {
+    let methods = [
+        Method::Random,
+        Method::Hash,
+        Method::NofN,
+        Method::Time,
+        Method::Flow,
+    ];
+    let report = run(&settings(&methods, &["20"], 100), 12, &mixed(7));
+    for quantity in [Quantity::Packets, Quantity::Octets] {
+        for (method, outside) in beyond(&report, quantity, 0.0) {
+            assert!(outside < 12, "{method:?} {quantity:?}: {outside}");
+        }
+    }
+    let octets = report.results[0].figure(Quantity::Octets);
+    let bias = 1.5 * octets.theory.expect("there is one").theory_ratio;
+    assert!(beyond(&report, Quantity::Octets, bias)[0].1 >= 12);
+    // Systematic sampling of packets in order of their sizes.
+    let mut sorted = mixed(7);
+    sorted.sort_by_key(Vec::len);
+    let report = run(&settings(&[Method::Count], &["20"], 100), 12, &sorted);
+    assert!(beyond(&report, Quantity::Octets, 0.0)[0].1 < 12);
 }
 
 /// The check above must be able to fail: against theory of another rate it does.
@@ -341,7 +453,7 @@ fn nothing_to_compare_is_an_error() {
     let settings = settings(&[Method::Count], &["10"], 1);
     let mut experiment = Experiment::new(&settings, 1, Arc::default());
     experiment.see(Link::Raw, &[0x45_u8, 0][..], 0, None);
-    let result = experiment.finish(&settings, Vec::new());
+    let result = experiment.finish(&settings, Origin::default());
     assert!(matches!(
         result,
         Err(ExperimentError::Nothing { packets: 1 })
@@ -357,7 +469,7 @@ fn memory_has_a_limit() {
         experiment.see(Link::Raw, &frame(i, i, 0, None)[..], 0, None);
     }
     assert!(experiment.stop.load(std::sync::atomic::Ordering::Relaxed));
-    let result = experiment.finish(&settings, Vec::new());
+    let result = experiment.finish(&settings, Origin::default());
     assert!(matches!(result, Err(ExperimentError::Memory { .. })));
 }
 

@@ -3,20 +3,25 @@
 //! With p the share that is selected and x the octets of a packet, or 1 for packets, the relative
 //! standard error of a total X = Σx is √(v) / X with the variance v:
 //!
-//! - `random`, `hash`: (1−p)/p · Σx². For equal packets that is √((1−p)/(p·c)). Bernoulli sampling
-//!   with the Horvitz–Thompson estimator (Särndal, Swensson, Wretman, "Model Assisted Survey
-//!   Sampling", §3.2). A good hash selects as if at random (Duffield, Grossglauser, "Trajectory
-//!   Sampling for Direct Traffic Observation", IEEE/ACM ToN 9(3), 2001), but packets that are equal
-//!   are selected together.
+//! - `random`, `hash`: (1−p)/p · Σx², since each packet is selected by itself. For equal packets
+//!   that is √((1−p)/(p·c)). A good hash selects as if at random (Duffield, Grossglauser,
+//!   "Trajectory Sampling for Direct Traffic Observation", IEEE/ACM ToN 9(3), 2001), but packets
+//!   that are equal are selected together.
 //! - `nofn`, `count`: as many packets are drawn as are due, so that (1−p)/p · (Σx² − X²/C), of C
-//!   packets in all: simple random sampling without replacement (Cochran, "Sampling Techniques",
-//!   §2.5). Traffic that does not come well mixed is estimated better by `nofn`, since its windows
+//!   packets in all: simple random sampling without replacement (Cochran, "Sampling Techniques"). Traffic that does not come well mixed is estimated better by `nofn`, since its windows
 //!   are strata; `count` may do better or worse: traffic that has a period in common with N is off
-//!   without a limit (RFC 5475 §5.1).
+//!   without a limit, as a test shows.
 //! - `time`: that of `random`, which it does not reach where packets come in bursts.
 //! - `flow`: (1−p)/p · Σs² over flows of size s: flows are what is selected.
 //!
-//! Of a number of packets, `count` and `nofn` know all but the last, incomplete interval.
+//! Of a number of packets, `count` and `nofn` know all but the last, incomplete interval; unless
+//! packets of no flow take turns as well.
+//!
+//! Of groups (top flows, prefixes, ports) the mean of |error| is measured, and often few packets of
+//! one are expected, so that the normal law's √(2/π) standard errors are wrong. They are taken for
+//! as many equal packets as have the same total and the same variance, X²/Σx² of them: then the
+//! mean deviation is that of the binomial distribution (de Moivre), which is exact for equal
+//! packets.
 
 use serde::Serialize;
 
@@ -32,6 +37,8 @@ use super::{
 pub enum TheoryKind {
     /// The method is exactly that.
     Exact,
+    /// Near to it: of packets or flows of unlike sizes, or with a limit theorem.
+    Approximate,
     /// For traffic that is well mixed.
     WellMixed,
     /// The method is at best as good.
@@ -63,13 +70,13 @@ pub(super) fn theory(
         Quantity::Packets => (of.packets(), of.packets_kind()),
         Quantity::Octets => (of.error(&truth.total), of.kind()),
         Quantity::Top if method == Method::Flow => (1.0 - rate.share(), TheoryKind::Exact),
-        Quantity::Top => (of.weighted(&truth.top_flows.sums), of.kind()),
-        Quantity::Prefix => (of.weighted(&truth.top_prefixes.sums), of.kind()),
-        Quantity::Port => (of.weighted(&truth.top_ports.sums), of.kind()),
+        Quantity::Top => (of.weighted(&truth.top_flows.sums), of.groups_kind()),
+        Quantity::Prefix => (of.weighted(&truth.top_prefixes.sums), of.groups_kind()),
+        Quantity::Port => (of.weighted(&truth.top_ports.sums), of.groups_kind()),
         Quantity::Flows => of.flow_count()?,
         Quantity::Seen => (1.0 - of.missed(|_| true)?, of.kind()),
         Quantity::Missed(class) => (of.missed(|other| other == class)?, of.kind()),
-        Quantity::Sizes if method == Method::Flow => (of.sizes(), TheoryKind::Exact),
+        Quantity::Sizes if method == Method::Flow => (of.sizes(), TheoryKind::Approximate),
         Quantity::Sizes | Quantity::SizesByPackets | Quantity::Recall => return None,
     };
     Some(Theory {
@@ -78,9 +85,30 @@ pub(super) fn theory(
     })
 }
 
-/// The mean of |z| for a normal z of variance 1.
-fn mean_absolute() -> f64 {
-    std::f64::consts::FRAC_2_PI.sqrt()
+/// ln n!, by Stirling's series where that is exact enough.
+fn ln_factorial(n: f64) -> f64 {
+    if n < 32.0 {
+        return (2..=n as u32).map(|i| f64::from(i).ln()).sum();
+    }
+    let series = 1.0 / (12.0 * n) - 1.0 / (360.0 * n.powi(3));
+    n * n.ln() - n + 0.5 * (std::f64::consts::TAU * n).ln() + series
+}
+
+/// E|K − np| / np for K of the binomial distribution: 2 m C(n,m) pᵐ (1−p)ⁿ⁻ᵐ⁺¹ / np with
+/// m = ⌊np⌋ + 1. Between whole n, a straight line.
+fn mean_deviation(n: f64, share: f64) -> f64 {
+    if share >= 1.0 {
+        return 0.0;
+    }
+    let whole = |n: f64| {
+        let m = (n * share).floor() + 1.0;
+        let ln = m.ln() + ln_factorial(n) - ln_factorial(m) - ln_factorial(n - m)
+            + m * share.ln()
+            + (n - m + 1.0) * (-share).ln_1p();
+        2.0 * ln.exp() / (n * share)
+    };
+    let (low, part) = (n.floor().max(1.0), n.fract());
+    whole(low) * (1.0 - part) + whole(low + 1.0) * part
 }
 
 /// The variance of how many of `n` places in a row are among `rest` in a row, over all phases of a
@@ -109,16 +137,24 @@ struct Of<'a> {
 impl Of<'_> {
     fn kind(&self) -> TheoryKind {
         match self.method {
-            Method::Random | Method::Hash | Method::Flow => TheoryKind::Exact,
+            Method::Random | Method::Flow => TheoryKind::Exact,
             Method::Count | Method::NofN => TheoryKind::WellMixed,
-            Method::Time => TheoryKind::AtBest,
+            // Equal packets are selected together; so are those of a burst.
+            Method::Hash | Method::Time => TheoryKind::AtBest,
         }
     }
 
     fn packets_kind(&self) -> TheoryKind {
         match self.method {
-            Method::Count | Method::NofN => TheoryKind::Exact,
+            Method::Count | Method::NofN if self.truth.ignored == 0 => TheoryKind::Exact,
             _ => self.kind(),
+        }
+    }
+
+    fn groups_kind(&self) -> TheoryKind {
+        match self.kind() {
+            TheoryKind::Exact => TheoryKind::Approximate,
+            kind => kind,
         }
     }
 
@@ -133,7 +169,7 @@ impl Of<'_> {
         let squares = match self.method {
             Method::Random | Method::Hash | Method::Time => sums.squares,
             Method::Count | Method::NofN => {
-                let all = self.truth.packets as f64;
+                let all = self.truth.frames();
                 (sums.squares - sums.octets * sums.octets / all).max(0.0)
             }
             Method::Flow => sums.flow_octets_squares,
@@ -148,6 +184,10 @@ impl Of<'_> {
         match self.method {
             Method::Random | Method::Hash | Method::Time => (self.odds() / total.packets).sqrt(),
             Method::Flow => (self.odds() * total.flow_packets_squares).sqrt() / total.packets,
+            Method::Count | Method::NofN if self.truth.ignored > 0 => {
+                let missed = 1.0 - total.packets / self.truth.frames();
+                (self.odds() * missed / total.packets).sqrt()
+            }
             // Of the last interval `rest` packets came: of the n that are drawn of N, a
             // hypergeometric number is among them.
             Method::NofN => {
@@ -163,17 +203,22 @@ impl Of<'_> {
         }
     }
 
-    /// The expected weighted error of groups: their mean absolute errors, √(2/π) standard errors
-    /// each where many packets are expected, over their sum.
+    /// The expected weighted error of groups: their mean absolute errors over their sum.
     fn weighted(&self, groups: &[Sums]) -> f64 {
         let share = self.rate.share();
         let each = groups.iter().map(|sums| {
-            let normal = mean_absolute() * self.error(sums);
-            // With less than one packet expected, the sample has none, or too many:
-            // E|X̂−X| = 2·E(X−X̂)⁺ = 2X·P(none). This is also the most that there can be.
-            let none = 2.0 * (1.0 - share).powf(sums.packets);
-            let rare = self.method != Method::Flow && share * sums.packets < 1.0;
-            sums.octets * if rare { none } else { normal.min(2.0) }
+            let squares = match self.method {
+                Method::Flow => sums.flow_octets_squares,
+                _ => sums.squares,
+            };
+            let equal = sums.octets * sums.octets / squares;
+            // Without replacement less than the binomial distribution says.
+            let independent = (self.odds() * squares).sqrt() / sums.octets;
+            let less = match independent > 0.0 {
+                true => self.error(sums) / independent,
+                false => 0.0,
+            };
+            sums.octets * mean_deviation(equal, share) * less
         });
         let octets: f64 = groups.iter().map(|sums| sums.octets).sum();
         each.sum::<f64>() / octets
@@ -224,6 +269,35 @@ impl Of<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Against the sum over all of the distribution.
+    #[test]
+    fn mean_deviations_are_those_of_the_binomial_distribution() {
+        for (n, share) in [
+            (1, 0.1),
+            (5, 0.5),
+            (7, 0.3),
+            (40, 0.01),
+            (300, 0.02),
+            (1000, 0.1),
+        ] {
+            let (mut term, mut sum) = ((1.0_f64 - share).powi(n), 0.0);
+            let mean = f64::from(n) * share;
+            for k in 0..=n {
+                sum += term * (f64::from(k) - mean).abs();
+                term *= f64::from(n - k) / f64::from(k + 1) * share / (1.0 - share);
+            }
+            let said = mean_deviation(f64::from(n), share);
+            assert!(
+                (said * mean / sum - 1.0).abs() < 1e-6,
+                "{n} {share}: {said}"
+            );
+        }
+        // The normal law.
+        let normal = (std::f64::consts::FRAC_2_PI * 0.9 / 0.1 / 1e6).sqrt();
+        assert!((mean_deviation(1e6, 0.1) / normal - 1.0).abs() < 1e-4);
+        assert!(mean_deviation(10.0, 1.0).abs() < 1e-12);
+    }
 
     #[test]
     fn overlaps_vary_as_counted() {

@@ -203,11 +203,14 @@ impl Flows {
 
     /// Octets of memory, about.
     pub(super) fn memory(&self) -> usize {
-        self.flows.capacity() * size_of::<Flow>() + self.index.allocation_size()
+        self.flows.capacity() * size_of::<Flow>()
+            + self.index.allocation_size()
+            + map_octets(&self.prefixes)
+            + map_octets(&self.ports)
     }
 
     /// Sums up, with the `top` largest of each kind.
-    pub(super) fn finish(self, top: usize) -> Truth {
+    pub(super) fn finish(self, top: usize, ignored: u64) -> Truth {
         let mut total = Sums::default();
         let mut single = vec![Sums::default(); self.flows.len()];
         let mut prefixes = vec![Sums::default(); self.prefixes.len()];
@@ -231,6 +234,7 @@ impl Flows {
             top_prefixes: Top::of(&prefixes, top),
             top_ports: Top::of(&ports, top),
             flows: self.flows,
+            ignored,
             total,
             sizes,
         }
@@ -250,6 +254,11 @@ fn has_ports(number: u8) -> bool {
     )
 }
 
+/// Octets that a map takes, about: an eighth of its slots stays free, and each has an octet more.
+fn map_octets<K, V>(map: &HashMap<K, V>) -> usize {
+    map.capacity() * 8 / 7 * (size_of::<(K, V)>() + 1)
+}
+
 fn numbered<K: Hash + Eq>(numbers: &mut HashMap<K, u32>, key: K) -> u32 {
     let next = numbers.len() as u32;
     *numbers.entry(key).or_insert(next)
@@ -261,12 +270,21 @@ pub(super) struct Truth {
     pub(super) flows: Vec<Flow>,
     pub(super) packets: u64,
     pub(super) octets: u64,
+    /// Packets of no flow.
+    pub(super) ignored: u64,
     pub(super) total: Sums,
     pub(super) top_flows: Top,
     pub(super) top_prefixes: Top,
     pub(super) top_ports: Top,
     /// Packets of a flow, and how many flows have so many; ascending.
     pub(super) sizes: Vec<(u64, u64)>,
+}
+
+impl Truth {
+    /// All packets, those of no flow too.
+    pub(super) fn frames(&self) -> f64 {
+        (self.packets + self.ignored) as f64
+    }
 }
 
 #[cfg(test)]

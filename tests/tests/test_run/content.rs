@@ -84,8 +84,7 @@ fn content(frame: &[u8], ip: usize, payload: usize, protocol: u8) -> Vec<u8> {
         let end = ip + 40 + usize::from(u16::from_be_bytes([frame[ip + 4], frame[ip + 5]]));
         ([addresses, &[protocol, 0, 0, 0]].concat(), end)
     };
-    let whole = (end - payload) / 4 * 4;
-    let mut carried = frame[payload..][..whole.min(24)].to_vec();
+    let mut carried = frame[payload..end][..(end - payload).min(24)].to_vec();
     carried.resize(24, 0);
     match protocol {
         6 => carried[16..18].fill(0),
@@ -214,6 +213,27 @@ fn another_sensor_selects_the_same_packets() {
         (both as f64 - expected).abs() < 6.0 * expected.sqrt(),
         "{both}"
     );
+}
+
+/// Where routers write the next hop of a list into the destination, that is in no hash.
+#[test]
+fn a_destination_that_changes_on_the_way_is_left_out() {
+    let mut meter = meter(Sampling::Hash(one_in(2)), KEY);
+    let mut selected = 0;
+    for port in 0..200 {
+        let to = |last: u8| {
+            let v6 = Ip::new("2001:db8::1", &format!("2001:db8::{last}")).extension(43, 1);
+            let v4 = Ip::new("10.0.0.1", &format!("10.0.0.{last}"));
+            let v4 = v4.options_of(&[131, 7, 4, 10, 0, 0, 9, 0]);
+            [v6.udp(port, 7, 9).frame, v4.udp(port, 7, 9).frame]
+        };
+        let frames = [to(2), to(3)].concat();
+        let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        let metered = metered(&mut meter, &frames);
+        assert_eq!(metered[..2], metered[2..], "port {port}");
+        selected += metered.iter().filter(|one| **one).count();
+    }
+    assert!((300..500).contains(&selected), "{selected} of 800");
 }
 
 /// A conversation is selected as a whole, both ways, whatever its packets carry.

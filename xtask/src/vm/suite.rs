@@ -24,7 +24,8 @@ use crate::{
 };
 
 /// The tests that need network namespaces, or root.
-const TESTS: &str = "(package(flowprobe-tests) and kind(test) and not binary(pcap)) \
+const TESTS: &str = "(package(flowprobe-tests) and kind(test) and not binary(pcap) \
+     and not binary(page)) \
      or test(flows_go_to_a_collector_as_those_of_run_do) \
      or binary(attach) or test(either_way_of_waiting_works_here)";
 /// The first process of such a guest.

@@ -268,3 +268,55 @@ fn gaps_longer_than_the_wheel_are_kept() {
         assert!((3..=4).contains(&sampler.sample.packets), "{sampler:?}");
     }
 }
+
+/// χ² of how often the packets of 20 equal flows are selected by a twentieth, over 100 seeds, in
+/// the order that `flow` says.
+fn chi_square_of_flows(method: Method, flow: impl Fn(u64) -> u64) -> f64 {
+    const EACH: f64 = PACKETS as f64 / 20.0;
+    let mut bank = Bank::new(&Design {
+        methods: vec![method],
+        rates: vec![rate("20")],
+        runs: 100,
+        seed: 13,
+        window_ns: 1_000_000,
+    });
+    for index in 0..PACKETS {
+        bank.see(&Seen {
+            flow: flow(index) as u32,
+            ..seen(index)
+        });
+    }
+    let mut square = 0.0;
+    for sampler in bank.finish() {
+        let hits = |flow| {
+            let cells = sampler.sample.cells.iter();
+            let hits = cells
+                .filter(|cell| cell.flow == flow)
+                .map(|cell| cell.packets);
+            f64::from(hits.sum::<u32>())
+        };
+        let of_flow = |flow| (hits(flow) - EACH * 0.05).powi(2) / (EACH * 0.05 * 0.95);
+        square += (0..20).map(of_flow).sum::<f64>();
+    }
+    square
+}
+
+/// Whichever way flows are mixed, each is hit by its share; but systematic sampling by a twentieth of
+/// 20 flows that take turns sees one of them only.
+#[test]
+fn flows_are_hit_alike_in_any_order() {
+    // Of 2,000 degrees of freedom, 5 standard deviations above the mean.
+    const MOST: f64 = 2000.0 + 5.0 * 63.2;
+    let in_turn = |index: u64| index % 20;
+    let one_by_one = |index: u64| index * 20 / PACKETS;
+    for method in [Method::Random, Method::NofN, Method::Hash] {
+        for square in [
+            chi_square_of_flows(method, in_turn),
+            chi_square_of_flows(method, one_by_one),
+        ] {
+            assert!(square < MOST, "{method:?}: {square}");
+        }
+    }
+    assert!(chi_square_of_flows(Method::Count, one_by_one) < MOST);
+    assert!(chi_square_of_flows(Method::Count, in_turn) > 10.0 * MOST);
+}
