@@ -162,7 +162,7 @@ pub fn packet<F: Frame + ?Sized>(frame: &F, parsed: &Parsed, initialiser: u32) -
             _ => 0,
         };
         // Forgotten, or the compiler shifts before it has looked whether there is a word.
-        let word = frame.forget(word as usize) as u32 >> (8 * (at - start) & 31);
+        let word = frame.forget(word as usize) as u32 >> ((8 * (at - start)) & 31);
         if i == checksum { word & others } else { word }
     };
     hash.take([word(0), word(1), word(2)]);
