@@ -14,7 +14,7 @@
 //! Hops change type of service, TTL, options, extension headers, the flow label and checksums, and
 //! cards fill in the checksums of TCP, UDP and ICMP late, so none of that is in it; nor is the
 //! destination, but zeros, where a source route or a routing header changes it on the way. Payload
-//! beyond the packet's end counts as zeros.
+//! beyond the packet's end counts as zeros, and so does what a driver puts into a further buffer.
 
 use crate::{
     frame::Frame,
@@ -177,11 +177,16 @@ const SOURCE_ROUTES: u32 = 1 << (3 ^ 0x18) | 1 << (9 ^ 0x18);
 const NONE: usize = usize::MAX;
 
 /// The hash of a flow: of addresses, ports and protocol, and the same for the other direction, so
-/// that a conversation is selected as a whole.
+/// that a conversation is selected as a whole. Of fragments whose first one is not known nobody knows
+/// the ports: they are selected by themselves.
 #[inline(always)]
 #[must_use]
 pub fn flow(packet: &Packet, initialiser: u32) -> u32 {
-    let ports = u32::from_le_bytes(packet.ports.to_ne_bytes());
+    let ports = match packet.protocol {
+        // Type and code differ between request and reply.
+        protocol::ICMP | protocol::ICMPV6 => 0,
+        _ => u32::from_le_bytes(packet.ports.to_ne_bytes()),
+    };
     let (source_port, destination_port) = (ports & 0xffff, ports >> 16);
     let mut hash = Bob::new(initialiser);
     // The end with the lesser number first. Of IPv6 that is a digest of the address: two addresses

@@ -36,16 +36,19 @@ use self::{
 pub(crate) fn observe<const FRAGS: bool, T: OuterTag>(ctx: &XdpContext) {
     // SAFETY: a helper without arguments.
     let id = unsafe { bpf_get_smp_processor_id() };
-    let Some(cpu) = maps::cpu(id) else {
-        return stray(frame::octets::<FRAGS>(ctx));
+    let shadow = maps::shadow();
+    let cpu = match maps::cpu(id) {
+        // Beyond the partitions of CPUs there are others.
+        Some(cpu) if shadow == 0 || id < shadow => cpu,
+        _ => return stray(frame::octets::<FRAGS>(ctx)),
     };
     // SAFETY: `cpu` and `shadow` point to map elements that only this CPU writes, and softirqs do
     // not nest. Userspace writes `ring_tail` and the sampler's word, which are read volatile where
     // used.
     unsafe {
         meter::<FRAGS, T, true>(ctx, cpu);
-        if maps::shadow() != 0
-            && let Some(shadow) = maps::cpu(id + maps::shadow())
+        if shadow != 0
+            && let Some(shadow) = maps::cpu(id + shadow)
         {
             meter_shadow::<FRAGS, T>(ctx.ctx, shadow);
         }

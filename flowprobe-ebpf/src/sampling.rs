@@ -148,17 +148,10 @@ impl Sampler {
         (word.epoch() & 1) as usize
     }
 
-    /// The parameter of the epoch of `word`.
+    /// Begins the epoch of `word`, whose parameter is given, with so many packets observed and
+    /// skipped before it, from a phase of its own.
     #[inline(always)]
-    #[must_use]
-    pub fn parameter(&self, word: Word) -> u64 {
-        self.parameters[Self::half(word)]
-    }
-
-    /// Begins the epoch of `word` with so many packets observed and skipped before it, from a phase
-    /// of its own.
-    #[inline(always)]
-    pub fn turn(&mut self, word: Word, observed: u64, skipped: u64) {
+    pub fn turn(&mut self, word: Word, parameter: u64, observed: u64, skipped: u64) {
         self.current = word.0;
         self.starts[Self::half(word)] = Start {
             epoch: u64::from(word.epoch()) + 1,
@@ -173,7 +166,7 @@ impl Sampler {
             }
             METHOD_RANDOM => {
                 let random = next_random(&mut self.random);
-                geometric_gap(random, self.parameter(word))
+                geometric_gap(random, parameter)
             }
             _ => 0,
         };

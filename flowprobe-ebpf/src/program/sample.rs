@@ -113,7 +113,7 @@ unsafe fn select_of_packet(ctx: *mut xdp_md, cpu: *mut Cpu) -> u64 {
         } else {
             content_hash(ctx, cpu)
         };
-        if u64::from(hash) > (*sampler).parameter(word) {
+        if u64::from(hash) > parameter(sampler, word) {
             (*sampler).skipped = skipped + 1;
             return UNSELECTED;
         }
@@ -186,7 +186,21 @@ unsafe fn ask(partition: u32, class: u32) -> u64 {
 #[inline(never)]
 unsafe fn turn(sampler: *mut Sampler, word: u64, observed: u64, skipped: u64) {
     // SAFETY: the caller's.
-    unsafe { (*sampler).turn(Word(word), observed, skipped) };
+    unsafe {
+        let parameter = parameter(sampler, Word(word));
+        (*sampler).turn(Word(word), parameter, observed, skipped);
+    }
+}
+
+/// The parameter of the epoch of `word`, which was read before. Userspace has written it before that
+/// word, and writes it again an epoch and a grace period later.
+///
+/// # Safety
+/// As [`turn`].
+#[inline(always)]
+unsafe fn parameter(sampler: *mut Sampler, word: Word) -> u64 {
+    // SAFETY: the caller's. Volatile, so that it is not read before the word.
+    unsafe { (&raw const (*sampler).parameters[Sampler::half(word)]).read_volatile() }
 }
 
 /// What a packet is that was selected.
@@ -215,7 +229,7 @@ unsafe fn pick(sampler: *mut Sampler, word: Word) -> Option<Sampled> {
             METHOD_COUNT => (*sampler).skip_left = word.n() - 1,
             METHOD_RANDOM => {
                 let random = next_random(&mut (*sampler).random);
-                (*sampler).skip_left = geometric_gap(random, (*sampler).parameter(word));
+                (*sampler).skip_left = geometric_gap(random, parameter(sampler, word));
             }
             METHOD_N_OF_N | METHOD_TIME if !chosen(sampler, word.0) => return None,
             _ => {}
@@ -234,7 +248,7 @@ unsafe fn chosen(sampler: *mut Sampler, word: u64) -> bool {
     let word = Word(word);
     // SAFETY: the caller's.
     unsafe {
-        let parameter = (*sampler).parameter(word);
+        let parameter = parameter(sampler, word);
         if word.method() == METHOD_TIME {
             return in_time(sampler, Period::from_word(parameter));
         }
