@@ -73,11 +73,7 @@ impl Rule {
             within(u16::from_be_bytes([a, b])),
             within(u16::from_be_bytes([c, d])),
         );
-        let has_ports = matches!(
-            packet.protocol,
-            protocol::TCP | protocol::UDP | protocol::SCTP | protocol::UDP_LITE | protocol::DCCP
-        );
-        has_ports && sides & self.port_sides != 0
+        has_port_numbers(packet.protocol) && sides & self.port_sides != 0
     }
 
     #[inline(always)]
@@ -95,6 +91,16 @@ impl Rule {
         let sides = sides(within(source), within(destination));
         self.version == version && sides & self.net_sides != 0
     }
+}
+
+/// Whether packets of the protocol have ports; what ICMP has in their place is none.
+#[inline(always)]
+#[must_use]
+pub fn has_port_numbers(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        protocol::TCP | protocol::UDP | protocol::SCTP | protocol::UDP_LITE | protocol::DCCP
+    )
 }
 
 /// See [`side`].

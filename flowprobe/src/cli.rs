@@ -81,7 +81,7 @@ pub struct Run {
     pub sample: Vec<Rated>,
 
     /// Key of hash: and flow:, the same on all sensors that are to select the same
-    /// packets; @FILE reads it from a file
+    /// packets; better @FILE, which `ps` does not show
     #[arg(long, value_name = "KEY|@FILE", value_parser = SampleKey::from_str)]
     pub sample_key: Option<SampleKey>,
 

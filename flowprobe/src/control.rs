@@ -4,9 +4,11 @@
 //!
 //! ```text
 //! {"command":"sample","rate":"1/500","class":"udp port 53"}    without class: the rest
+//! {"command":"rates"}
 //! {"command":"status"}
 //!
 //! {"ok":true,"class":{…}}      the class as it is from now on
+//! {"ok":true,"classes":[…]}    all of them, the rest first
 //! {"ok":true,"status":{…}}
 //! {"ok":false,"error":"…"}
 //! ```
@@ -41,6 +43,7 @@ enum Line {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         class: Option<String>,
     },
+    Rates,
     Status,
 }
 
@@ -54,7 +57,9 @@ pub enum Request {
         /// For these packets; the rest without.
         class: Option<Filter>,
     },
-    /// Say how it is going.
+    /// Say all rates.
+    Rates,
+    /// Say how it is going. All flows are counted for that, which may take seconds.
     Status,
 }
 
@@ -62,6 +67,7 @@ impl Request {
     fn parse(line: &[u8]) -> Result<Self, String> {
         let line = serde_json::from_slice(line).map_err(|error| format!("no request: {error}"))?;
         match line {
+            Line::Rates => Ok(Self::Rates),
             Line::Status => Ok(Self::Status),
             Line::Sample { rate, class } => Ok(Self::Sample {
                 sampling: rate.parse().map_err(|error| format!("{error}"))?,
@@ -75,6 +81,7 @@ impl Request {
 
     fn line(&self) -> Line {
         match self {
+            Self::Rates => Line::Rates,
             Self::Status => Line::Status,
             Self::Sample { sampling, class } => Line::Sample {
                 rate: sampling.to_string(),
@@ -90,6 +97,8 @@ impl Request {
 pub enum Reply {
     /// A class as it is now.
     Class(Class),
+    /// All classes as they are, the rest first.
+    Classes(Vec<Class>),
     /// How it is going.
     Status(Status),
     /// What was wrong, on one line.
@@ -102,6 +111,8 @@ struct Answer {
     ok: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     class: Option<Class>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    classes: Option<Vec<Class>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     status: Option<Status>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,6 +127,7 @@ impl From<Reply> for Answer {
         };
         match reply {
             Reply::Class(class) => answer.class = Some(class),
+            Reply::Classes(classes) => answer.classes = Some(classes),
             Reply::Status(status) => answer.status = Some(status),
             Reply::Error(error) => answer.error = Some(error),
         }
@@ -131,6 +143,11 @@ impl From<Answer> for Reply {
                 class: Some(class),
                 ..
             } => Self::Class(class),
+            Answer {
+                ok: true,
+                classes: Some(classes),
+                ..
+            } => Self::Classes(classes),
             Answer {
                 ok: true,
                 status: Some(status),

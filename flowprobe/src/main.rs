@@ -1,6 +1,9 @@
 //! The flowprobe command.
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::{Parser as _, error::ErrorKind};
@@ -76,8 +79,9 @@ fn meter(command: Command) -> anyhow::Result<()> {
         Command::Pcap(options) => options.report.log.into(),
         Command::Experiment(options) => options.log.into(),
         Command::Ctl(options) => {
-            print!("{}", cli::ctl(options)?);
-            return Ok(());
+            let text = cli::ctl(options)?;
+            let written = std::io::stdout().write_all(text.as_bytes());
+            return written.context("cannot write to standard output");
         }
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,5 +1,6 @@
 //! `flowprobe run`: the stages put together, from attaching to the last record.
 
+mod budget;
 mod classes;
 pub(crate) mod ending;
 mod error;
@@ -21,6 +22,7 @@ use tokio::{io::unix::AsyncFd, task::JoinHandle};
 
 pub(crate) use self::summary::SamplingSummary;
 use self::{
+    budget::Adaptive,
     classes::Classes,
     ending::{Signals, SummaryFile, each_second, nobody_reads, send_rest},
     steer::{Facts, Steering},
@@ -215,6 +217,7 @@ impl Metering {
             tunnels: settings.tunnels,
         };
         let parse_first = options.parse_first();
+        let mut adaptive = classes.budget().map(Adaptive::new).transpose()?;
         let control = settings.control.bind()?;
         let mut kernel = load(settings.object.take(), &options)?;
         let shared = Arc::clone(kernel.shared());
@@ -265,6 +268,9 @@ impl Metering {
         let now_ms = unix_ms(monotonic_ns(), clock.offset_ns());
         let facts = Facts {
             started: Instant::now(),
+            clock: Arc::clone(&clock),
+            idle: settings.timeouts.idle,
+            walking: tokio::sync::Mutex::default(),
             interfaces: settings.interfaces,
             since_ms: Mutex::new(vec![now_ms; samplings.len()]),
             classes,
@@ -279,8 +285,10 @@ impl Metering {
             shadow: shadow.is_some(),
         };
         facts.say_what_is_metered();
-        let programs = programs(&mut kernel, &watched)?;
-        let steering = Steering::new(facts, control, programs)?;
+        if let Some(adaptive) = &mut adaptive {
+            adaptive.watch(programs(&mut kernel, &watched)?);
+        }
+        let steering = Steering::new(facts, control, adaptive);
         Ok(Self {
             duration: settings.duration,
             summary,
@@ -344,9 +352,10 @@ impl Metering {
             exported,
             exporter,
             mut signals,
-            steering,
+            mut steering,
             ..
         } = self;
+        steering.close();
         let interfaces = self.watched.into_iter().map(Watched::detach).collect();
         if let Err(error) = self.grace.wait() {
             // The flows stay unread: they show as held, and the ledger says so.
@@ -370,7 +379,8 @@ impl Metering {
         let shadow = self
             .shadow
             .map(|shadow| shadow.summary(&shared.shadow_totals()));
-        let sampling = SamplingSummary::new(steering.facts.all_classes(), shadow);
+        let sampling =
+            SamplingSummary::new(steering.facts.rest(), steering.facts.all_classes(), shadow);
         let summary = Summary::new(sampling, &shared, &overflow, &exported, interfaces, reports);
         summary.print();
         if let Some(file) = self.summary {
@@ -431,11 +441,12 @@ fn say_memory(shared: &Shared, overflow: usize) {
     let geometry = shared.geometry();
     let mib = |octets: u64| octets.div_ceil(1 << 20);
     tracing::info!(
-        "flow tables: {} IPv4 and {} IPv6 flows on each of {} possible CPUs, {} MiB of kernel \
+        "flow tables: {} IPv4 and {} IPv6 flows on each of {} possible CPUs{}, {} MiB of kernel \
          memory; up to {} more flows in userspace, up to {} MiB",
         geometry.max_flows(),
         geometry.max_flows(),
-        geometry.partitions,
+        geometry.cpus(),
+        if geometry.shadow { ", twice" } else { "" },
         mib(geometry.memory_octets()),
         overflow,
         mib(overflow as u64 * Overflow::entry_octets() as u64 * 16 / 7),

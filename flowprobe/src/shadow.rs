@@ -2,8 +2,9 @@
 //! of the same packets, by the kernel.
 //!
 //! Records of both come here as they leave the tables. A flow is all records of one key, so that
-//! neither timeouts nor evictions of one side only make a difference. The comparison keeps about 100
-//! octets a flow; flows beyond its limit are in the totals only.
+//! neither timeouts nor evictions of one side only make a difference. The comparison keeps 160
+//! octets a flow, up to twice that with the table's spare room; flows beyond its limit are in the totals
+//! only.
 
 use std::{
     cmp::Reverse,
@@ -85,7 +86,7 @@ pub struct ShadowSummary {
     packets_standard_error: f64,
     flows: u64,
     flows_seen: u64,
-    /// Flows of at least so many packets of which none was selected, out of how many.
+    /// Flows by their size, and of how many none was selected.
     missed: Vec<Missed>,
     top_flows: Group,
     top_prefixes: Group,
@@ -100,6 +101,8 @@ pub struct ShadowSummary {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 struct Missed {
     packets_at_least: u64,
+    /// None for the largest.
+    packets_at_most: Option<u64>,
     flows: u64,
     missed: u64,
 }
@@ -119,17 +122,17 @@ impl Shadow {
     /// A comparison with what is sampled so, of up to `limit` flows.
     #[must_use]
     pub fn new(sampling: Sampling, limit: usize) -> Self {
+        // At once, since to move all of a large table would keep the drainer for long. Memory is
+        // taken as it is used.
+        let flows = HashMap::with_capacity(limit);
         Self {
             sampling,
             limit,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                flows,
+                ..State::default()
+            }),
         }
-    }
-
-    /// How the sample is taken.
-    #[must_use]
-    pub fn sampling(&self) -> Sampling {
-        self.sampling
     }
 
     /// Takes in a record of either side. True if it is of the sample, and so nobody else's.
@@ -173,10 +176,12 @@ impl Shadow {
         let (packets, octets) = (full.packets as f64, full.octets as f64);
         let seen = |both: &Both| both.sampled.packets > 0;
         let missed = SIZES.iter().enumerate().map(|(i, &least)| {
-            let next = SIZES.get(i + 1).copied().unwrap_or(u64::MAX);
-            let of_size = |both: &&Both| (least..next).contains(&both.full.packets);
+            let most = SIZES.get(i + 1).map(|next| next - 1);
+            let sizes = least..=most.unwrap_or(u64::MAX);
+            let of_size = |both: &&Both| sizes.contains(&both.full.packets);
             Missed {
                 packets_at_least: least,
+                packets_at_most: most,
                 flows: state.flows.values().filter(of_size).count() as u64,
                 missed: state
                     .flows
@@ -252,11 +257,12 @@ impl fmt::Display for ShadowSummary {
             self.sampled.records, self.full.records, self.flows_seen, self.flows
         )?;
         for missed in self.missed.iter().filter(|missed| missed.flows > 0) {
-            writeln!(
-                f,
-                "  of {} packets or more: {} of {} flows missed",
-                missed.packets_at_least, missed.missed, missed.flows
-            )?;
+            let sizes = match missed.packets_at_most {
+                Some(most) => format!("{} to {most} packets", missed.packets_at_least),
+                None => format!("{} packets or more", missed.packets_at_least),
+            };
+            let Missed { flows, missed, .. } = missed;
+            writeln!(f, "  of {sizes}: {missed} of {flows} flows missed")?;
         }
         let groups = [
             ("flows", &self.top_flows),

@@ -28,4 +28,4 @@ pub use grace::GracePeriod;
 pub use local::LocalTable;
 pub use overflow::Overflow;
 pub use shared::{Geometry, Shared};
-pub use sweep::{ChangeError, Sweeper};
+pub use sweep::{ChangeError, Changed, Sweeper};

@@ -71,7 +71,9 @@ impl Telemetry for Meter {
 
     fn selection(&self, class: usize, epoch: u32) -> Option<Selection> {
         let class = u8::try_from(class).ok()?;
-        let ended = self.rates.ended(class, epoch);
-        Some(ended.unwrap_or_else(|| self.shared.selection(class, epoch)))
+        let (current, _) = self.rates.current(class)?;
+        // The program knows of the epoch that goes on, and of the one before it.
+        let known = || (epoch + 1 >= current).then(|| self.shared.selection(class, epoch));
+        self.rates.ended(class, epoch).or_else(known)
     }
 }

@@ -6,8 +6,8 @@
 //! unbiased: see `ARCHITECTURE.md`.
 //!
 //! **Up at once**: a load above the budget raises n to the first step whose predicted load is at most
-//! 80 % of it; where skipped packets alone take more, to the first at which all others take a tenth of
-//! that. **Down slowly**: one step, after 10 s in which the load predicted there was below 60 %,
+//! 80 % of it; where skipped packets alone take nearly as much, to the first at which all others take a
+//! tenth of what those do. **Down slowly**: one step, after 10 s in which the load predicted there was below 60 %,
 //! and not before the hold-down has passed. The hold-down begins at 10 s, doubles with each raise that
 //! takes back a lowering, up to 640 s, and begins anew after an hour without a raise.
 //!
@@ -29,8 +29,8 @@ pub const STEPS: [u32; 19] = [
 
 /// A raise aims at this share of the budget.
 const AIM: f64 = 0.8;
-/// Where skipped packets alone take more than that, it aims at this times what they take: a larger n
-/// would throw packets away and save next to nothing.
+/// It never aims below this times what skipped packets take: a larger n would throw packets away and
+/// save next to nothing.
 const IN_VAIN: f64 = 1.1;
 /// A lowering needs a predicted load below this share of it.
 const CALM: f64 = 0.6;
@@ -136,15 +136,10 @@ impl Controller {
         let enough = STEPS.iter().position(|n| load.at(*n) <= aim);
         let step = enough.unwrap_or(STEPS.len() - 1);
         if step <= self.step {
-            // Over the budget, and no step above would take more than a trifle off.
-            let next = self.step + 1;
-            if load.fixed > AIM * limit || next == STEPS.len() {
-                return None;
-            }
-            self.step = next;
-        } else {
-            self.step = step;
+            // No step above would take more than a trifle off.
+            return None;
         }
+        self.step = step;
         let quiet = self.raised.map(|raised| now.saturating_sub(raised));
         if quiet.is_some_and(|quiet| quiet >= FORGIVEN_AFTER) {
             self.hold = MIN_HOLD;

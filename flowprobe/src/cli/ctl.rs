@@ -55,12 +55,13 @@ pub fn ctl(options: &Ctl) -> Result<String, ClientError> {
             sampling: *sampling,
             class: class.clone(),
         },
-        CtlCommand::Sample { rate: None, .. } | CtlCommand::Status { .. } => Request::Status,
+        CtlCommand::Sample { rate: None, .. } => Request::Rates,
+        CtlCommand::Status { .. } => Request::Status,
     };
     let reply = control::ask(&options.control, &request)?;
     Ok(match (&options.command, &reply) {
         (_, Reply::Class(class)) => rates(std::slice::from_ref(class)),
-        (CtlCommand::Sample { .. }, Reply::Status(status)) => rates(&status.classes),
+        (_, Reply::Classes(classes)) => rates(classes),
         (CtlCommand::Status { json: true }, _) => {
             let text = serde_json::to_string_pretty(&reply);
             let foreign = |error| ClientError::Foreign(options.control.clone(), error);

@@ -9,8 +9,8 @@ use std::{
 
 use super::{Reply, Request};
 
-/// For the whole answer to begin.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// For the answer. A change waits until the flows of the old rate are out.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// There was no answer, or a refusal.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +27,14 @@ pub enum ClientError {
     )]
     Denied(PathBuf),
     /// Too slow.
-    #[error("flowprobe at {0} gave no answer within 5 s")]
+    #[error(
+        "flowprobe at {0} gave no answer within {PATIENCE:?}; a change may still be made, see \
+         `flowprobe ctl sample`"
+    )]
     Silent(PathBuf),
+    /// Nothing.
+    #[error("flowprobe at {0} has ended before it answered")]
+    Ended(PathBuf),
     /// No reply of ours.
     #[error("what answers at {0} is no flowprobe of this version: {1}")]
     Foreign(PathBuf, serde_json::Error),
@@ -67,6 +73,9 @@ pub fn ask(path: &Path, request: &Request) -> Result<Reply, ClientError> {
     BufReader::new(stream)
         .read_line(&mut answer)
         .map_err(failed)?;
+    if answer.is_empty() {
+        return Err(ClientError::Ended(path.to_owned()));
+    }
     match serde_json::from_str(&answer).map_err(foreign)? {
         Reply::Error(error) => Err(ClientError::Refused(error)),
         reply => Ok(reply),

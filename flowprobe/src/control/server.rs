@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::unix::{
-        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+        fs::{FileTypeExt as _, MetadataExt as _},
         net::{UnixListener as StdListener, UnixStream as StdStream},
     },
     path::{Path, PathBuf},
@@ -145,16 +145,26 @@ impl Drop for Control {
     }
 }
 
-/// The file has its name only once it has its mode.
+/// The file has its mode from its first moment on, and takes the place of a stale one at once.
 fn listen(path: &Path) -> io::Result<(StdListener, SocketFile)> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let hidden = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let listener = StdListener::bind(&hidden)?;
+    // Of a process with our number, which is gone.
+    if fs::symlink_metadata(&hidden).is_ok_and(|file| file.file_type().is_socket()) {
+        fs::remove_file(&hidden)?;
+    }
+    // SAFETY: plain system calls. The mask is the process's; other threads make no files meanwhile,
+    // as there are none that do before packets are metered.
+    let listener = unsafe {
+        let before = libc::umask(0o777 & !MODE);
+        let listener = StdListener::bind(&hidden);
+        libc::umask(before);
+        listener?
+    };
     let mut file = SocketFile {
         identity: identity(&hidden)?,
         path: hidden,
     };
-    fs::set_permissions(&file.path, fs::Permissions::from_mode(MODE))?;
     fs::rename(&file.path, path)?;
     file.path = path.to_owned();
     listener.set_nonblocking(true)?;
@@ -189,7 +199,7 @@ async fn serve(stream: UnixStream, requests: mpsc::Sender<(Request, Handle)>) ->
             Ok(Ok(None)) => return Ok(()),
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
                 let reply = Reply::Error(format!("a request has at most {MAX_LINE} octets"));
-                return write(&stream, &reply).await;
+                return timeout(PATIENCE, write(&stream, &reply)).await?;
             }
             Ok(Err(error)) => return Err(error),
             Err(late) => return Err(late.into()),
@@ -212,13 +222,14 @@ async fn serve(stream: UnixStream, requests: mpsc::Sender<(Request, Handle)>) ->
 /// The next line, without its end; nothing at the end of the stream.
 async fn read_line(stream: &UnixStream, unread: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
     loop {
-        if let Some(end) = unread.iter().position(|&octet| octet == b'\n') {
+        let end = unread.iter().position(|&octet| octet == b'\n');
+        if end.unwrap_or(unread.len()) > MAX_LINE {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if let Some(end) = end {
             let mut line: Vec<_> = unread.drain(..=end).collect();
             line.pop();
             return Ok(Some(line));
-        }
-        if unread.len() > MAX_LINE {
-            return Err(io::ErrorKind::InvalidData.into());
         }
         stream.readable().await?;
         let mut octets = [0; MAX_LINE];

@@ -14,6 +14,7 @@ use crate::{
     export::DestinationReport,
     ledger::{Count, Ledger},
     run::SamplingSummary,
+    sampling::Sampling,
     table::{LocalTable, emit::Exported},
 };
 
@@ -157,7 +158,7 @@ impl Summary {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             files,
-            sampling: SamplingSummary::new(Vec::new(), None),
+            sampling: SamplingSummary::new(Sampling::All, Vec::new(), None),
             ledger: ledger.also_ignored(UNREADABLE_LINK, *unreadable_link),
             end_reasons: exported.by_reason(),
             table: TableSummary {

@@ -1,27 +1,19 @@
-//! What may change while a run goes on: sampling rates, on request over the control socket, and by
-//! itself where they have a budget.
+//! What is asked and told over the control socket while a run goes on.
 
 use std::{
-    num::NonZeroU32,
-    os::fd::{AsFd as _, OwnedFd},
     path::Path,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use tokio::{sync::oneshot, task::JoinHandle};
-
-use super::{RunError, classes::Classes, threads::Threads};
+use super::{RunError, budget::Adaptive, classes::Classes, threads::Threads};
 use crate::{
-    adaptive::{
-        Budget, Controller, CostModel, Load,
-        runtime::{Cost, RunTimeError, WINDOW, Window},
-    },
+    clock::{Clock, unix_ms},
     control::{self, Control, Handle, Reply, Request, Status},
     export::{Domain, Exporter},
     ledger::Ledger,
     sampling::{Rates, Sampling, Selection},
-    table::{ChangeError, Overflow, Shared, emit::Exported, held::held, shared::Totals},
+    table::{Changed, Overflow, Shared, emit::Exported, held::held},
 };
 
 /// Where the control socket is to be.
@@ -55,6 +47,9 @@ impl ControlSocket {
 /// What a run tells of itself, and what it needs to change a rate.
 pub(super) struct Facts {
     pub(super) started: Instant,
+    pub(super) clock: Arc<Clock>,
+    /// How long a flow is kept without a packet.
+    pub(super) idle: Duration,
     pub(super) interfaces: Vec<String>,
     pub(super) classes: Classes,
     pub(super) domains: Vec<Domain>,
@@ -72,6 +67,8 @@ pub(super) struct Facts {
     pub(super) shadow: bool,
     /// When the present epoch of each class began, milliseconds since 1970-01-01 UTC.
     pub(super) since_ms: Mutex<Vec<u64>>,
+    /// Held by the one who walks all tables to say how it is going.
+    pub(super) walking: tokio::sync::Mutex<()>,
 }
 
 impl Facts {
@@ -118,6 +115,13 @@ impl Facts {
                 observed => selected as f64 / observed as f64,
             },
         })
+    }
+
+    /// How the rest is sampled now.
+    pub(super) fn rest(&self) -> Sampling {
+        self.rates
+            .current(0)
+            .map_or(Sampling::All, |(_, sampling)| sampling)
     }
 
     /// All classes as they are now.
@@ -169,11 +173,10 @@ impl Facts {
     }
 
     /// Notes that an epoch has begun.
-    fn begun(&self, class: usize) {
-        let unix = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    pub(super) fn begun(&self, class: usize, changed: &Changed) {
         let mut since_ms = self.since_ms.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(since) = since_ms.get_mut(class) {
-            *since = unix.as_millis() as u64;
+            *since = unix_ms(changed.since_ns, self.clock.offset_ns());
         }
     }
 }
@@ -186,22 +189,17 @@ pub(super) struct Steering {
 }
 
 impl Steering {
-    /// `programs` are all that may be attached.
-    pub(super) fn new(
-        facts: Facts,
-        control: Option<Control>,
-        programs: Vec<OwnedFd>,
-    ) -> Result<Self, RunError> {
-        let adaptive = facts
-            .classes
-            .budget()
-            .map(|budget| Adaptive::new(budget, programs))
-            .transpose()?;
-        Ok(Self {
+    pub(super) fn new(facts: Facts, control: Option<Control>, adaptive: Option<Adaptive>) -> Self {
+        Self {
             facts: Arc::new(facts),
             control,
             adaptive,
-        })
+        }
+    }
+
+    /// Takes no more requests.
+    pub(super) fn close(&mut self) {
+        self.control = None;
     }
 
     /// The next request; never without a control socket.
@@ -216,7 +214,12 @@ impl Steering {
     pub(super) fn answer(&self, request: Request, handle: Handle, threads: &Threads) {
         let facts = &self.facts;
         let (sampling, class) = match request {
-            Request::Status => return handle.reply(Reply::Status(facts.status())),
+            Request::Rates => return handle.reply(Reply::Classes(facts.all_classes())),
+            Request::Status => {
+                let facts = Arc::clone(facts);
+                tokio::spawn(async move { handle.reply(status(facts).await) });
+                return;
+            }
             Request::Sample { sampling, class } => (sampling, class),
         };
         let Some(number) = facts.classes.find(class.as_ref()) else {
@@ -232,9 +235,9 @@ impl Steering {
         let facts = Arc::clone(facts);
         tokio::spawn(async move {
             handle.reply(match answered.await {
-                Ok(Ok(epoch)) => {
-                    facts.begun(number);
-                    said(&facts, number, epoch, sampling);
+                Ok(Ok(changed)) => {
+                    facts.begun(number, &changed);
+                    said(&facts, number, changed.epoch, sampling);
                     match facts.class(number) {
                         Some(class) => Reply::Class(class),
                         None => Reply::Error("the class is gone".to_owned()),
@@ -254,175 +257,16 @@ impl Steering {
     }
 }
 
+/// How it is going. All tables are walked for it, on a thread of its own, by one at a time.
+async fn status(facts: Arc<Facts>) -> Reply {
+    let walked = Arc::clone(&facts);
+    let _walking = facts.walking.lock().await;
+    let status = tokio::task::spawn_blocking(move || walked.status()).await;
+    status.map_or_else(|error| Reply::Error(error.to_string()), Reply::Status)
+}
+
 fn said(facts: &Facts, class: usize, epoch: u32, sampling: Sampling) {
     let name = facts.classes.name(class);
     let class = if name.is_empty() { "rest" } else { &name };
     tracing::info!(class, epoch, sample = %sampling, "another sampling rate");
-}
-
-/// Keeps the cost of metering within a budget.
-struct Adaptive {
-    budget: Budget,
-    controller: Controller,
-    costs: CostModel,
-    programs: Arc<Vec<OwnedFd>>,
-    window: Option<Arc<Window>>,
-    /// The cost of runs, which is being measured.
-    measuring: Option<JoinHandle<Result<Cost, RunTimeError>>>,
-    started: Instant,
-    /// Since when the rate is what it is, and the counters of then.
-    before: Option<(Instant, Totals)>,
-    /// A change that is on its way.
-    change: Option<oneshot::Receiver<Result<u32, ChangeError>>>,
-}
-
-impl Adaptive {
-    fn new(budget: Budget, programs: Vec<OwnedFd>) -> Result<Self, RunError> {
-        let window = match budget {
-            Budget::Cpu { .. } => Some(Arc::new(Window::new()?)),
-            Budget::Flows(_) | Budget::Packets(_) => None,
-        };
-        Ok(Self {
-            budget,
-            controller: Controller::new(budget, NonZeroU32::MIN),
-            costs: CostModel::default(),
-            programs: Arc::new(programs),
-            window,
-            measuring: None,
-            started: Instant::now(),
-            before: None,
-            change: None,
-        })
-    }
-
-    fn look(&mut self, facts: &Facts, threads: &Threads) {
-        if !self.has_settled(facts) {
-            return;
-        }
-        let cost = self.take_cost();
-        self.measure();
-        let now = (Instant::now(), facts.shared.totals());
-        let Some(before) = self.before.replace(now) else {
-            return;
-        };
-        let n = self.controller.n();
-        let Some(load) = self.load(&before, &now, cost) else {
-            return;
-        };
-        let next = self.controller.observe(self.started.elapsed(), load);
-        if self.controller.newly_exceeded() {
-            tracing::warn!(
-                load = format_args!("{:.4}", load.total),
-                limit = self.budget.a_second(),
-                "--sample {} cannot be kept: at 1/{n} nearly all of the load is packets that are \
-                 skipped, and a rarer rate would save next to nothing",
-                self.budget,
-            );
-        }
-        if let Some(next) = next {
-            tracing::info!(
-                from = n,
-                to = next,
-                load = format_args!("{:.4}", load.total),
-                limit = self.budget.a_second(),
-                "sampling adapts"
-            );
-            let sampling = match next {
-                NonZeroU32::MIN => Sampling::All,
-                next => Sampling::Random(next),
-            };
-            self.change = Some(threads.change(0, sampling));
-            self.before = None;
-        }
-    }
-
-    /// Whether the last change is done.
-    fn has_settled(&mut self, facts: &Facts) -> bool {
-        let Some(change) = &mut self.change else {
-            return true;
-        };
-        match change.try_recv() {
-            Err(oneshot::error::TryRecvError::Empty) => return false,
-            Ok(Ok(epoch)) => {
-                facts.begun(0);
-                tracing::debug!(epoch, "settled");
-            }
-            Ok(Err(error)) => tracing::warn!("{error}"),
-            Err(oneshot::error::TryRecvError::Closed) => return false,
-        }
-        self.change = None;
-        // What was measured in between is of two rates.
-        if let Some(measuring) = self.measuring.take() {
-            measuring.abort();
-        }
-        true
-    }
-
-    /// Begins to measure what runs cost, for a moment.
-    fn measure(&mut self) {
-        let Some(window) = &self.window else { return };
-        let (window, programs) = (Arc::clone(window), Arc::clone(&self.programs));
-        self.measuring = Some(tokio::spawn(async move {
-            let programs: Vec<_> = programs.iter().map(|program| program.as_fd()).collect();
-            let open = window.open(&programs)?;
-            tokio::time::sleep(WINDOW).await;
-            open.close(&programs)
-        }));
-    }
-
-    /// What runs cost in the last second, nanoseconds each.
-    fn take_cost(&mut self) -> Option<f64> {
-        let measuring = self
-            .measuring
-            .take_if(|measuring| measuring.is_finished())?;
-        let mut measuring = std::pin::pin!(measuring);
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        match measuring.as_mut().poll(&mut context) {
-            std::task::Poll::Ready(Ok(Ok(cost))) => cost.ns_a_run(),
-            std::task::Poll::Ready(Ok(Err(error))) => {
-                tracing::warn!("{error}");
-                None
-            }
-            _ => None,
-        }
-    }
-
-    /// The load between two moments; none where it is not known yet.
-    fn load(
-        &mut self,
-        before: &(Instant, Totals),
-        now: &(Instant, Totals),
-        cost: Option<f64>,
-    ) -> Option<Load> {
-        let seconds = now.0.duration_since(before.0).as_secs_f64();
-        if seconds < Duration::from_millis(100).as_secs_f64() {
-            return None;
-        }
-        let n = self.controller.n();
-        let a_second = |count: fn(&Totals) -> u64| {
-            (count(&now.1).saturating_sub(count(&before.1))) as f64 / seconds
-        };
-        let (total, fixed) = match self.budget {
-            Budget::Packets(_) => {
-                let metered = |t: &Totals| t.seen.packets.saturating_sub(t.unsampled.packets);
-                (a_second(metered), 0.0)
-            }
-            Budget::Flows(_) => (a_second(|totals| totals.inserted + totals.single), 0.0),
-            Budget::Cpu { .. } => {
-                let packets = a_second(|totals| totals.seen.packets);
-                let Some(ns) = cost else {
-                    // No run in the window is no cost.
-                    return (packets == 0.0).then_some(Load {
-                        n,
-                        total: 0.0,
-                        fixed: 0.0,
-                    });
-                };
-                self.costs.note(n, ns);
-                let seconds = |ns: f64| ns * packets / 1e9;
-                (seconds(ns), seconds(self.costs.skipped_ns().min(ns)))
-            }
-        };
-        Some(Load { n, total, fixed })
-    }
 }

@@ -55,9 +55,7 @@ pub(crate) struct SamplingSummary {
 }
 
 impl SamplingSummary {
-    pub(crate) fn new(classes: Vec<Class>, shadow: Option<ShadowSummary>) -> Self {
-        let rest = classes.first().and_then(|class| class.rate.parse().ok());
-        let rest: Sampling = rest.unwrap_or(Sampling::All);
+    pub(crate) fn new(rest: Sampling, classes: Vec<Class>, shadow: Option<ShadowSummary>) -> Self {
         Self {
             method: rest.method(),
             n: rest.n(),

@@ -19,7 +19,7 @@ use tokio::sync::{
 
 use crate::{
     sampling::Sampling,
-    table::{ChangeError, Drainer, Sweeper},
+    table::{ChangeError, Changed, Drainer, Sweeper},
 };
 
 /// A thread has ended without being told to.
@@ -28,18 +28,32 @@ pub(super) struct Ended(pub(super) &'static str);
 
 /// Drainer and sweeper at work.
 pub(super) struct Threads {
-    stop: Arc<AtomicBool>,
-    drainer: JoinHandle<Drainer>,
-    sweeper: JoinHandle<Sweeper>,
+    drainer: Thread<Drainer>,
+    sweeper: Thread<Sweeper>,
     ended: UnboundedReceiver<Ended>,
     changes: mpsc::Sender<Change>,
 }
 
-/// A class is to be sampled in another way. Answered with the number of the epoch that has begun.
+/// A class is to be sampled in another way.
 struct Change {
     class: u8,
     sampling: Sampling,
-    answer: oneshot::Sender<Result<u32, ChangeError>>,
+    answer: oneshot::Sender<Result<Changed, ChangeError>>,
+}
+
+/// A thread that goes on until it is told to stop.
+struct Thread<T> {
+    stop: Arc<AtomicBool>,
+    handle: JoinHandle<T>,
+}
+
+impl<T> Thread<T> {
+    /// Stops it; nothing comes back if it has panicked.
+    fn stop(self) -> Option<T> {
+        self.stop.store(true, Ordering::Release);
+        self.handle.thread().unpark();
+        self.handle.join().ok()
+    }
 }
 
 /// Sends word when its thread ends, also by a panic.
@@ -61,17 +75,13 @@ impl Threads {
         sweeper: Sweeper,
         sweep_interval: Duration,
     ) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
         let (to, ended) = unbounded_channel();
         let (changes, asked) = mpsc::channel();
-        let drainer = spawn("drainer", &to, Arc::clone(&stop), move |stop| {
-            drain(drainer, stop)
-        })?;
-        let sweeper = spawn("sweeper", &to, Arc::clone(&stop), move |stop| {
+        let drainer = spawn("drainer", &to, move |stop| drain(drainer, stop))?;
+        let sweeper = spawn("sweeper", &to, move |stop| {
             sweep(sweeper, sweep_interval, &asked, stop)
         })?;
         Ok(Self {
-            stop,
             drainer,
             sweeper,
             ended,
@@ -94,7 +104,7 @@ impl Threads {
         &self,
         class: u8,
         sampling: Sampling,
-    ) -> oneshot::Receiver<Result<u32, ChangeError>> {
+    ) -> oneshot::Receiver<Result<Changed, ChangeError>> {
         let (answer, answered) = oneshot::channel();
         let change = Change {
             class,
@@ -103,33 +113,33 @@ impl Threads {
         };
         // Where nobody receives any more, nobody answers either.
         drop(self.changes.send(change));
-        self.sweeper.thread().unpark();
+        self.sweeper.handle.thread().unpark();
         answered
     }
 
-    /// Stops both; one that has panicked is missing.
+    /// Stops both; one that has panicked is missing. The sweeper first: it may wait for the drainer.
     pub(super) fn stop(self) -> (Option<Drainer>, Option<Sweeper>) {
-        self.stop.store(true, Ordering::Release);
-        self.drainer.thread().unpark();
-        self.sweeper.thread().unpark();
-        (self.drainer.join().ok(), self.sweeper.join().ok())
+        let sweeper = self.sweeper.stop();
+        (self.drainer.stop(), sweeper)
     }
 }
 
 fn spawn<T: Send + 'static>(
     name: &'static str,
     to: &UnboundedSender<Ended>,
-    stop: Arc<AtomicBool>,
     work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
-) -> io::Result<JoinHandle<T>> {
+) -> io::Result<Thread<T>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&stop);
     let notice = Notice {
         name,
         to: to.clone(),
     };
-    thread::Builder::new().name(name.into()).spawn(move || {
+    let handle = thread::Builder::new().name(name.into()).spawn(move || {
         let _notice = notice;
-        work(&stop)
-    })
+        work(&told)
+    })?;
+    Ok(Thread { stop, handle })
 }
 
 /// How long the drainer sleeps after it found something.
@@ -165,14 +175,12 @@ fn sweep(
     let mut next = 0;
     let mut refused = false;
     while !stop.load(Ordering::Acquire) {
-        for Change {
-            class,
-            sampling,
-            answer,
-        } in asked.try_iter()
-        {
+        // One at a time, since each takes a while.
+        if let Ok(change) = asked.try_recv() {
+            let changed = sweeper.change(change.class, change.sampling);
             // Who asked may have gone.
-            drop(answer.send(sweeper.change(class, sampling)));
+            drop(change.answer.send(changed));
+            continue;
         }
         let passed = start.elapsed().as_nanos() * u128::from(steps) / interval.as_nanos().max(1);
         let due = u32::try_from(passed).map_or(steps, |passed| passed.min(steps));

@@ -8,6 +8,8 @@ use std::{
     str::FromStr,
 };
 
+use flowprobe_ebpf::class::has_port_numbers;
+
 /// Conditions on a packet, all of which have to hold. At least one is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
@@ -87,9 +89,6 @@ const PROTOCOLS: [(&str, u8); 12] = [
     ("udplite", 136),
 ];
 
-/// Protocols with ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
-const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
-
 /// An interface's name is shorter (linux/if.h: IFNAMSIZ, with the zero behind it).
 const MAX_NAME: usize = 15;
 
@@ -159,7 +158,7 @@ impl FromStr for Filter {
         }
         match filter.protocol {
             _ if conditions == 0 => Err(FilterError::Empty),
-            Some(protocol) if filter.port.is_some() && !WITH_PORTS.contains(&protocol) => {
+            Some(protocol) if filter.port.is_some() && !has_port_numbers(protocol) => {
                 Err(FilterError::NoPorts(Named(protocol).to_string()))
             }
             _ => Ok(filter),
@@ -230,7 +229,7 @@ impl Filter {
         let interface = |name: &String| name == packet.interface;
         let protocol = |number: u8| number == packet.protocol;
         let port = |ports: PortMatch| {
-            WITH_PORTS.contains(&packet.protocol)
+            has_port_numbers(packet.protocol)
                 && ports
                     .side
                     .any(packet.source_port, packet.destination_port, |port| {

@@ -53,12 +53,6 @@ impl Rates {
         Self::new(&[sampling], None)
     }
 
-    /// How many classes there are.
-    #[must_use]
-    pub fn classes(&self) -> usize {
-        self.epochs.len()
-    }
-
     /// The sampling of an epoch of a class; `None` if there was no such one.
     #[must_use]
     pub fn sampling(&self, sampled: Sampled) -> Option<Sampling> {

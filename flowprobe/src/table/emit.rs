@@ -241,6 +241,12 @@ impl Emitter {
         &self.rates
     }
 
+    /// Records that this emitter and all others of its kind have emitted.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.exported.records.load(Ordering::Relaxed)
+    }
+
     /// Begins an epoch of a class: its records are held back until [`Emitter::conclude`].
     /// `None` if there is no such class.
     pub fn begin(&mut self, class: u8, sampling: Sampling) -> Option<u32> {

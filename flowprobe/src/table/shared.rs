@@ -461,8 +461,6 @@ impl Shared {
 
     /// The same of one partition: observed and skipped.
     fn selected_by(&self, partition: u32, class: u8, epoch: u32) -> (u64, u64) {
-        let tag = |epoch: u32| u64::from(epoch) + 1;
-        let half = |epoch: u32| (epoch & 1) as usize;
         let mut sampler = self.sampler_now(partition, class);
         loop {
             let (mut observed, mut skipped) = (sampler.observed, sampler.skipped);
@@ -470,21 +468,27 @@ impl Shared {
                 let cpu = self.cpu(partition);
                 (observed, skipped) = (cpu.seen.packets, cpu.unsampled.packets);
             }
+            // While an epoch begins neither is to be trusted.
             let again = self.sampler_now(partition, class);
-            if again.current != sampler.current {
-                // An epoch began in between.
+            if (again.current, again.starts) != (sampler.current, sampler.starts) {
                 sampler = again;
                 continue;
             }
-            let start = sampler.starts[half(epoch)];
-            if start.epoch != tag(epoch) {
+            let start = |epoch: u32| {
+                let start = sampler.starts[(epoch & 1) as usize];
+                (start.epoch == u64::from(epoch) + 1).then_some(start)
+            };
+            let Some(first) = start(epoch) else {
                 return (0, 0);
-            }
-            let next = sampler.starts[half(epoch + 1)];
-            if next.epoch == tag(epoch + 1) {
+            };
+            if let Some(next) = start(epoch + 1) {
                 (observed, skipped) = (next.observed, next.skipped);
             }
-            return (observed - start.observed, skipped - start.skipped);
+            // One after the other is read while the program counts.
+            return (
+                observed.saturating_sub(first.observed),
+                skipped.saturating_sub(first.skipped),
+            );
         }
     }
 

@@ -7,7 +7,7 @@
 mod change;
 mod flush;
 
-pub use change::ChangeError;
+pub use change::{ChangeError, Changed};
 
 use std::{io, ops::Range, sync::Arc};
 

@@ -179,7 +179,7 @@ impl Meter {
     /// Samples a class in another way.
     pub(crate) fn change(&mut self, class: u8, sampling: Sampling) -> u32 {
         self.drain();
-        self.sweeper.change(class, sampling).expect("a class")
+        self.sweeper.change(class, sampling).expect("a class").epoch
     }
 
     /// The changes so far.

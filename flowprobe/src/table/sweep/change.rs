@@ -11,6 +11,9 @@ use std::{
 use super::Sweeper;
 use crate::{clock::monotonic_ns, sampling::Sampling};
 
+/// Parts of a pass that share a grace period: of a table that is full of old flows, few ways are
+/// taken out of the program's hands at a time.
+const PARTS: u32 = 16;
 /// How long the drainer may take for what the rings hold.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// Between looks at the rings.
@@ -19,9 +22,15 @@ const DRAIN_WAIT: Duration = Duration::from_millis(1);
 /// Why a class is not sampled in another way.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
-    /// There is no such class.
-    #[error("there is no class {0} of packets")]
+    /// There is no such class, or it has had all epochs that there are numbers for.
+    #[error("class {0} of packets is not there, or its rate has changed 16 million times")]
     Class(u8),
+    /// The rings are not read.
+    #[error(
+        "the rate is changed, but flows of the old one are still to come: the rings were not emptied \
+         within {DRAIN_LIMIT:?}"
+    )]
+    Rings,
     /// The old epoch's flows leave the tables later, each still with its own rate.
     #[error(
         "the rate is changed, but flows of the old one are still to come: no grace period: {0}"
@@ -29,43 +38,73 @@ pub enum ChangeError {
     Grace(#[from] io::Error),
 }
 
+/// A class is sampled in another way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// The epoch that has begun.
+    pub epoch: u32,
+    /// When it began, nanoseconds of CLOCK_MONOTONIC.
+    pub since_ns: u64,
+    /// Flows that the old epoch had in the tables. Those that go on come into them anew.
+    pub flows: u64,
+}
+
 impl Sweeper {
-    /// Samples a class in another way. Returns the number of the epoch that begins.
+    /// Samples a class in another way.
     ///
     /// # Errors
-    /// There is no such class; or the kernel refused a grace period, but the rate has changed.
-    pub fn change(&mut self, class: u8, sampling: Sampling) -> Result<u32, ChangeError> {
+    /// There is no such class. Any other error comes after the rate has changed.
+    pub fn change(&mut self, class: u8, sampling: Sampling) -> Result<Changed, ChangeError> {
         let begun = self.emitter.begin(class, sampling);
         let epoch = begun.ok_or(ChangeError::Class(class))?;
         self.changed_ns = monotonic_ns();
+        let before = self.emitter.records();
         self.shared.change(class, epoch, sampling);
-        let taken_out = self.take_out_old();
-        let ended = epoch - 1;
-        let selection = self.shared.selection(class, ended);
-        self.emitter.rates().end(class, ended, selection);
+        let taken_out = self.take_out_old(class, epoch - 1);
         self.emitter.conclude(sampling);
         taken_out?;
-        Ok(epoch)
+        Ok(Changed {
+            epoch,
+            since_ns: self.changed_ns,
+            flows: self.emitter.records() - before,
+        })
     }
 
-    /// Takes out all flows of epochs that have ended.
-    fn take_out_old(&mut self) -> io::Result<()> {
+    /// Takes out all flows of epochs that have ended, of which `ended` of `class` is the last.
+    fn take_out_old(&mut self, class: u8, ended: u32) -> Result<(), ChangeError> {
         // From here on no program goes by the old word, and nothing of its epoch enters a table.
         self.grace.wait()?;
-        self.sweep(0..self.steps())?;
-        // What the program had moved to the rings before that is now in userspace's table, once the
-        // rings have been read as far as they were written.
-        self.wait_for_drainer();
-        self.sweep(0..self.steps())
+        let selection = self.shared.selection(class, ended);
+        self.emitter.rates().end(class, ended, selection);
+        self.pass()?;
+        // A flow that a program is moving from the table to the ring is in neither.
+        self.grace.wait()?;
+        // What is in the rings now is in userspace's table once they are read so far.
+        self.wait_for_drainer()?;
+        self.pass()
     }
 
-    fn wait_for_drainer(&self) {
+    /// Looks at every flow.
+    fn pass(&mut self) -> Result<(), ChangeError> {
+        let steps = self.steps();
+        let part = steps.div_ceil(PARTS);
+        for first in (0..steps).step_by(part as usize) {
+            self.sweep(first..steps.min(first + part))?;
+        }
+        Ok(())
+    }
+
+    fn wait_for_drainer(&self) -> Result<(), ChangeError> {
         let cpus = 0..self.shared.geometry().partitions;
         let heads: Vec<(u32, u64)> = cpus.map(|cpu| (cpu, self.shared.ring_head(cpu))).collect();
         let start = Instant::now();
         let behind = |(cpu, head): &(u32, u64)| self.shared.ring_tail(*cpu) < *head;
-        while heads.iter().any(behind) && start.elapsed() < DRAIN_LIMIT {
+        while heads.iter().any(behind) {
+            if start.elapsed() > DRAIN_LIMIT {
+                return Err(ChangeError::Rings);
+            }
             thread::sleep(DRAIN_WAIT);
         }
+        Ok(())
     }
 }
