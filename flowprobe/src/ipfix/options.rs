@@ -229,12 +229,12 @@ options! {
         name: selectorName 335 Text<24>,
     }
 
-    /// Name of an observation domain.
+    /// Name of an observation domain, with room for the longest filter.
     DomainName 528, 1 scope {
         /// Observation domain.
         observation_domain: observationDomainId 149 u32,
         /// Name.
-        name: observationDomainName 300 Text<32>,
+        name: observationDomainName 300 Text<112>,
     }
 
     /// Interface name and description.

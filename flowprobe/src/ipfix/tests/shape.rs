@@ -138,7 +138,7 @@ fn options_templates_have_the_scopes_of_their_rfcs() {
                 (335, 24),
             ],
         ),
-        (528, 1, vec![(149, 4), (300, 32)]),
+        (528, 1, vec![(149, 4), (300, 112)]),
     ];
     assert_eq!(shapes, expected);
 }

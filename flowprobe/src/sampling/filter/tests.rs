@@ -142,3 +142,12 @@ fn a_prefix_of_ipv6_is_compared_bit_by_bit() {
     assert!(filter("net ::/0").matches(&packet));
     assert!(!filter("net 0.0.0.0/0").matches(&packet));
 }
+
+/// The name of a domain is its filter, in 112 octets (template 528).
+#[test]
+fn the_longest_filter_fits_a_domains_name() {
+    let words = "interface 123456789012345 udplite dst port 10000-65535 \
+                 src net 2001:1111:2222:3333:4444:5555:6666:7777/128";
+    let filter: Filter = words.parse().expect("a filter");
+    assert!(filter.to_string().len() <= 112, "{filter}");
+}
