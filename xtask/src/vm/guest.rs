@@ -20,6 +20,8 @@ use crate::interrupt;
 
 /// No command takes so long on a machine that works, nor does booting.
 const PATIENCE: Duration = Duration::from_secs(240);
+/// How often a guest is booted until one does.
+const BOOTS: u32 = 3;
 /// How often a wait looks for Ctrl-C.
 const GLANCE: Duration = Duration::from_millis(100);
 /// Lines of the console, or of what a command printed, that are shown when something fails.
@@ -153,8 +155,29 @@ impl Guest {
     /// full is lost without a word.
     pub(crate) const QUEUE_LENGTH: usize = 4096;
 
-    /// Boots one and waits until it takes commands.
+    /// Boots one and waits until it takes commands. Now and then a kernel crashes under emulation as it
+    /// patches its own code on one CPU while another runs it (int3), before anything of ours is there:
+    /// then it is tried again.
     pub(crate) fn boot(
+        machine: Machine,
+        kernel: &kernel::Files,
+        initramfs: &Path,
+        console: &Path,
+    ) -> Result<Self> {
+        let mut tries = 1;
+        loop {
+            match Self::boot_once(machine, kernel, initramfs, console) {
+                Err(error) if tries < BOOTS => {
+                    interrupt::check()?;
+                    tries += 1;
+                    eprintln!("{error:#}; try {tries} of {BOOTS}");
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn boot_once(
         machine: Machine,
         kernel: &kernel::Files,
         initramfs: &Path,
