@@ -430,10 +430,7 @@ fn the_control_socket_is_one_runs_own() -> Result {
     let collector = Collector::start(&pair.sensor, "127.0.0.1:4739", false)?;
     let path = socket(&pair.sensor);
     let error = ctl(&pair.sensor, &["status"]).expect_err("nobody is there");
-    assert!(
-        error.to_string().contains("is it running?"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("is it running?"), "{error}");
     let probe = started(&pair, &collector, &[])?;
     let file = std::fs::symlink_metadata(&path)?;
     assert!(file.file_type().is_socket());
