@@ -4,9 +4,11 @@
 pub mod dissection;
 mod pmacct;
 mod reading;
+mod replay;
 
 pub use pmacct::{Nfacctd, Sum};
 pub use reading::Reading;
+pub use replay::{replay, without_intervals};
 
 use std::{
     env, fs,
@@ -120,6 +122,33 @@ fn wait_for_port(namespace: &Netns, port: u16, failure: &str) -> Result<()> {
         }
         ensure!(Instant::now() < deadline, "{failure}");
         thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until what listens at a UDP port has read all that came.
+///
+/// # Errors
+/// Where it does not within 20 seconds, or nothing listens there.
+pub fn wait_until_read(namespace: &Netns, port: u16) -> Result<()> {
+    let address = format!(":{port:04X}");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let sockets = namespace.run(|| fs::read_to_string("/proc/thread-self/net/udp"))??;
+        let line = sockets.lines().map(|line| line.split_whitespace());
+        // Number, own address, peer, state, queues as `tx:rx`.
+        let mut queues = line.filter_map(|mut fields| {
+            let own = fields.nth(1)?;
+            own.ends_with(&address).then(|| fields.nth(2))?
+        });
+        let queues = queues.next().context("nothing listens")?;
+        if queues.ends_with(":00000000") {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "port {port} is not read: {queues}"
+        );
+        thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -83,6 +83,10 @@ impl Encoder {
         let set = if template.scopes == 0 {
             TEMPLATE_SET
         } else {
+            // In a set to itself: nfacctd 1.7.7 reads the first one of a set, calls the others
+            // malformed, and skips the rest of the message, sampling rate and all.
+            self.close_set();
+            self.set = None;
             OPTIONS_TEMPLATE_SET
         };
         match self.room(set, template.encoded_length()) {

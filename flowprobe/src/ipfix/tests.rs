@@ -309,6 +309,26 @@ fn every_template_and_options_record_fits_the_smallest_message() {
 }
 
 /// RFC 7011 §3.1: Data Records, options included, templates not; modulo 2³².
+/// nfacctd 1.7.7 reads one options template of a set and skips what is behind it.
+#[test]
+fn each_options_template_has_a_set_to_itself() {
+    let mut encoder = Encoder::new(1, 1400).unwrap();
+    let mut lengths =
+        vec![SET_HEADER + element::IPV4.encoded_length() + element::IPV6.encoded_length()];
+    assert!(encoder.template(&element::IPV4) && encoder.template(&element::IPV6));
+    for template in OPTIONS {
+        assert!(encoder.template(template));
+        lengths.push(SET_HEADER + template.encoded_length());
+    }
+    let message = encoder.message(0);
+    let found: Vec<_> = sets(message)
+        .iter()
+        .map(|(id, set)| (*id, SET_HEADER + set.len()))
+        .collect();
+    let ids = [2].into_iter().chain([3; OPTIONS.len()]);
+    assert_eq!(found, ids.zip(lengths).collect::<Vec<_>>());
+}
+
 #[test]
 fn sequence_counts_data_records_of_committed_messages() {
     let mut encoder = Encoder::new(7, 1352).expect("large enough");

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{Directory, wait_for_port};
 use crate::{
-    flow::{Counts, Flow},
+    flow::{Counts, Flow, Key},
     netns::Netns,
     probe::end_with_parent,
 };
@@ -49,7 +49,12 @@ impl Sum {
     /// The sum that a flow belongs to.
     #[must_use]
     pub fn of(flow: &Flow) -> Self {
-        let key = &flow.key;
+        Self::of_key(&flow.key)
+    }
+
+    /// The sum that a flow of this key belongs to.
+    #[must_use]
+    pub fn of_key(key: &Key) -> Self {
         Self {
             source: key.source,
             destination: key.destination,
@@ -112,13 +117,25 @@ impl Nfacctd {
     /// # Errors
     /// Where it is not installed or does not start.
     pub fn start(namespace: &Netns, port: u16) -> Result<Self> {
+        Self::start_with(namespace, port, "")
+    }
+
+    /// The same, but it multiplies counters by the sampling rate that it was told.
+    ///
+    /// # Errors
+    /// Where it is not installed or does not start.
+    pub fn renormalising(namespace: &Netns, port: u16) -> Result<Self> {
+        Self::start_with(namespace, port, "nfacctd_renormalize: true\n")
+    }
+
+    fn start_with(namespace: &Netns, port: u16, more: &str) -> Result<Self> {
         let directory = Directory::new(&format!("{}-nfacctd-{port}", namespace.name()))?;
         let settings = directory.path().join("nfacctd.conf");
         let output = directory.path().join("flows.json");
         let text = format!(
             "nfacctd_ip: 127.0.0.1\nnfacctd_port: {port}\nplugins: print\nprint_output: json\n\
              print_output_file: {}\nprint_refresh_time: 3600\n\
-             aggregate: src_host, dst_host, src_port, dst_port, proto, tos, vlan, mpls_label_top\n",
+             aggregate: src_host, dst_host, src_port, dst_port, proto, tos, vlan, mpls_label_top\n{more}",
             output.display()
         );
         fs::write(&settings, text)?;
