@@ -3,6 +3,7 @@
 mod ctl;
 mod experiment;
 mod parsing;
+mod settings;
 
 use std::{num::NonZeroU32, path::PathBuf, str::FromStr as _, time::Duration};
 
@@ -19,6 +20,7 @@ use crate::{
 pub use ctl::{Ctl, CtlCommand, ctl};
 pub use experiment::{ErrorOf, Experiment};
 pub use parsing::Parsing;
+pub use settings::{SettingsError, pcap_settings, run_settings};
 
 /// A flow exporter for Linux: counts every packet in the kernel, exports flows as IPFIX.
 #[derive(Debug, Parser)]
