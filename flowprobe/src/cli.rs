@@ -1,5 +1,6 @@
 //! The command line.
 
+mod config;
 mod ctl;
 mod experiment;
 mod parsing;
@@ -17,9 +18,10 @@ use crate::{
     table,
 };
 
+pub use config::{Config, ConfigCommand};
 pub use ctl::{Ctl, CtlCommand, ctl};
 pub use experiment::{ErrorOf, Experiment};
-pub use parsing::Parsing;
+pub use parsing::{Parsing, Ports};
 pub use settings::{SettingsError, pcap_settings, run_settings};
 
 /// A flow exporter for Linux: counts every packet in the kernel, exports flows as IPFIX.
@@ -55,6 +57,11 @@ pub enum Command {
     Experiment(Box<Experiment>),
     /// Ask a running flowprobe how it is going, or change its sampling rate
     Ctl(Ctl),
+    /// Check a configuration file, or show all settings
+    ///
+    /// A file for --config of `run` and `pcap` is in TOML. A key is the name of an
+    /// option without its dashes: idle-timeout = 15.
+    Config(Config),
 }
 
 /// Options of `flowprobe run`.
@@ -152,6 +159,10 @@ pub struct Run {
     /// Load this BPF object instead of the built-in one (for development)
     #[arg(long, value_name = "FILE")]
     pub object: Option<PathBuf>,
+
+    /// Options in a file.
+    #[command(flatten)]
+    pub file: ConfigFile,
 }
 
 /// Options of `flowprobe pcap`.
@@ -182,6 +193,19 @@ pub struct Pcap {
     /// What is said.
     #[command(flatten)]
     pub report: Report,
+
+    /// Options in a file.
+    #[command(flatten)]
+    pub file: ConfigFile,
+}
+
+/// The option that names a file with others.
+#[derive(Debug, Args)]
+pub struct ConfigFile {
+    /// Take options from this TOML file; those of the command line win over it (see
+    /// `flowprobe config`)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Options for where flows go, and how.

@@ -3,9 +3,10 @@
 use std::{io::IsTerminal as _, process::ExitCode};
 
 use anyhow::Context as _;
-use clap::{Parser as _, error::ErrorKind};
+use clap::error::ErrorKind;
 use flowprobe::{
-    cli::{self, Cli, Command, SettingsError, pcap_settings, run_settings},
+    cli::{self, Command, ConfigCommand, pcap_settings, run_settings},
+    config::{self, CommandLine, CommandLineError, Origin},
     experiment::{self, ExperimentError},
     pcap::{self, PcapError},
     run::{self, RunError},
@@ -17,29 +18,30 @@ const BAD_INPUT: u8 = 2;
 const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        // Without any argument: all of the help, but no success.
-        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            error.exit()
-        }
-        Err(error) if error.use_stderr() => {
-            eprintln!("flowprobe: {}", one_line(&error));
-            return ExitCode::from(BAD_INPUT);
-        }
-        // --help and --version.
-        Err(error) => error.exit(),
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let done = match config::command_line(&arguments) {
+        Ok(CommandLine { cli, origin }) => meter(cli.command, &origin),
+        Err(error) => Err(error.into()),
     };
-    match meter(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("flowprobe: {error:#}");
-            ExitCode::from(match bad_input(&error) {
-                true => BAD_INPUT,
-                false => FAILED,
-            })
-        }
+    let Err(error) = done else {
+        return ExitCode::SUCCESS;
+    };
+    match error.downcast_ref() {
+        // --help and --version. Without any argument: all of the help, but no success.
+        Some(CommandLineError::Options(error)) if asks_for_help(error) => error.exit(),
+        Some(CommandLineError::Options(error)) => eprintln!("flowprobe: {}", one_line(error)),
+        // They begin with file, line and column, as editors read them.
+        Some(CommandLineError::File(errors)) => eprintln!("{errors}"),
+        _ => eprintln!("flowprobe: {error:#}"),
     }
+    ExitCode::from(match bad_input(&error) {
+        true => BAD_INPUT,
+        false => FAILED,
+    })
+}
+
+fn asks_for_help(error: &clap::Error) -> bool {
+    !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
 /// Whether nothing had been metered yet.
@@ -47,7 +49,7 @@ fn bad_input(error: &anyhow::Error) -> bool {
     let run = error.downcast_ref().map(RunError::before_start);
     let pcap = error.downcast_ref().map(PcapError::before_start);
     let experiment = error.downcast_ref().map(ExperimentError::before_start);
-    let settings = error.downcast_ref::<SettingsError>().map(|_| true);
+    let settings = error.downcast_ref::<CommandLineError>().map(|_| true);
     run.or(pcap).or(experiment).or(settings).unwrap_or(false)
 }
 
@@ -62,13 +64,13 @@ fn one_line(error: &clap::Error) -> String {
     let line = words.join(" ");
     let problem = line.strip_prefix("error: ").unwrap_or(&line);
     // Clap does not say which command it was about.
-    let named = |name: &String| ["pcap", "experiment", "ctl"].contains(&name.as_str());
+    let named = |name: &String| ["pcap", "experiment", "ctl", "config"].contains(&name.as_str());
     let command = std::env::args().nth(1).filter(named);
     let command = command.as_deref().unwrap_or("run");
     format!("{problem}; see `flowprobe {command} --help`")
 }
 
-fn meter(command: Command) -> anyhow::Result<()> {
+fn meter(command: Command, origin: &Origin) -> anyhow::Result<()> {
     start_log(match &command {
         Command::Run(options) => options.report.log.into(),
         Command::Pcap(options) => options.report.log.into(),
@@ -77,20 +79,41 @@ fn meter(command: Command) -> anyhow::Result<()> {
             print!("{}", cli::ctl(options)?);
             return Ok(());
         }
+        Command::Config(options) => {
+            print!("{}", configure(&options.command)?);
+            return Ok(());
+        }
     })?;
+    if let Some(idle) = origin.idle() {
+        tracing::warn!("{idle}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start")?;
     match command {
-        Command::Run(options) => drop(runtime.block_on(run::run(run_settings(*options)?))?),
+        Command::Run(options) => {
+            let settings = run_settings(*options).map_err(|refusal| origin.blame(refusal))?;
+            drop(runtime.block_on(run::run(settings))?);
+        }
         Command::Pcap(options) => drop(runtime.block_on(pcap::pcap(pcap_settings(*options)))?),
         Command::Experiment(options) => {
             drop(runtime.block_on(experiment::experiment((*options).into()))?);
         }
-        Command::Ctl(_) => {}
+        Command::Ctl(_) | Command::Config(_) => {}
     }
     Ok(())
+}
+
+/// Answers what is asked of settings.
+fn configure(command: &ConfigCommand) -> Result<String, CommandLineError> {
+    match command {
+        ConfigCommand::Check { file } => {
+            config::check(file).map(|()| format!("{} is right\n", file.display()))
+        }
+        ConfigCommand::Default => Ok(config::default()),
+        ConfigCommand::Show { options } => config::show(options),
+    }
 }
 
 fn start_log(level: tracing::Level) -> anyhow::Result<()> {

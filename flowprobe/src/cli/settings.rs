@@ -6,7 +6,7 @@ use super::{Export, Pcap, Run, VlanElements};
 use crate::{
     export::{self, Domain, Output},
     pcap,
-    run::{self, ControlSocket},
+    run::{self, ControlSocket, RunError},
     sampling::{self, ClassSpec, ClassesError, Profile, Rate, Sampling},
 };
 
@@ -22,6 +22,9 @@ pub enum SettingsError {
          with --sample-key"
     )]
     NoKey,
+    /// What `run` would find out when it has looked at the machine.
+    #[error(transparent)]
+    Run(#[from] RunError),
 }
 
 impl SettingsError {
@@ -29,7 +32,10 @@ impl SettingsError {
     #[must_use]
     pub fn option(&self) -> &'static str {
         match self {
-            Self::Classes(_) | Self::NoKey => "sample",
+            Self::Run(RunError::Twice(_)) => "interface",
+            Self::Run(RunError::Domains(_)) => "observation-domain",
+            Self::Run(RunError::ShadowOfSample) => "shadow",
+            Self::Classes(_) | Self::NoKey | Self::Run(_) => "sample",
         }
     }
 }
@@ -44,6 +50,7 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
     if options.sample_key.is_none() && classes.iter().any(by_content) {
         return Err(SettingsError::NoKey);
     }
+    refuse(&options, &classes)?;
     Ok(run::Settings {
         interfaces: options.interfaces,
         xdp_mode: options.xdp_mode,
@@ -72,6 +79,32 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
         duration: options.duration,
         object: options.object,
     })
+}
+
+/// Refuses what can be seen to be wrong without a look at the machine, which `run` refuses too.
+fn refuse(options: &Run, classes: &[ClassSpec]) -> Result<(), RunError> {
+    let interfaces = &options.interfaces;
+    for (i, name) in interfaces.iter().enumerate() {
+        if interfaces[..i].contains(name) {
+            return Err(RunError::Twice(name.clone()));
+        }
+    }
+    let filters = classes.iter().filter_map(|class| class.filter.as_ref());
+    for name in filters.filter_map(|filter| filter.interface.as_ref()) {
+        // A file alone may leave the interfaces to the command line.
+        if !interfaces.is_empty() && !interfaces.contains(name) {
+            return Err(RunError::ClassInterface(name.clone()));
+        }
+    }
+    let first = options.export.observation_domain;
+    if first.checked_add(classes.len() as u32 - 1).is_none() {
+        return Err(RunError::Domains(first));
+    }
+    let sampled = |class: &ClassSpec| class.rate != Rate::Fixed(Sampling::All);
+    if options.shadow.is_some() && (classes.len() > 1 || classes.iter().any(sampled)) {
+        return Err(RunError::ShadowOfSample);
+    }
+    Ok(())
 }
 
 /// What these options of `flowprobe pcap` mean.
