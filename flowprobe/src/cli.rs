@@ -8,7 +8,7 @@ mod settings;
 
 use std::{num::NonZeroU32, path::PathBuf, str::FromStr as _, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     attach::XdpMode,
@@ -145,7 +145,10 @@ pub struct Run {
     pub xdp_mode: XdpMode,
 
     /// Receive frames for other hosts too, as on a tap or SPAN port
-    #[arg(long)]
+    #[arg(long, value_name = "false",
+          default_value_t = false, default_missing_value = "true", num_args = 0..=1,
+          require_equals = true, hide_default_value = true, hide_possible_values = true,
+          action = ArgAction::Set)]
     pub promisc: bool,
 
     /// Stop after this long, in seconds

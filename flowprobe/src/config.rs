@@ -13,6 +13,8 @@ mod file;
 mod keys;
 mod merge;
 mod print;
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     check::check,

@@ -1,6 +1,9 @@
 //! The flowprobe command.
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::error::ErrorKind;
@@ -80,8 +83,8 @@ fn meter(command: Command, origin: &Origin) -> anyhow::Result<()> {
             return Ok(());
         }
         Command::Config(options) => {
-            print!("{}", configure(&options.command)?);
-            return Ok(());
+            let text = configure(&options.command)?;
+            return print(&text).context("cannot print the settings");
         }
     })?;
     if let Some(idle) = origin.idle() {
@@ -113,6 +116,15 @@ fn configure(command: &ConfigCommand) -> Result<String, CommandLineError> {
         }
         ConfigCommand::Default => Ok(config::default()),
         ConfigCommand::Show { options } => config::show(options),
+    }
+}
+
+/// Prints all of it, or as much as the reader wants (`| head`).
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
     }
 }
 

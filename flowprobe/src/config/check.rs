@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     CommandLineError, Origin,
-    merge::{merge, relaxed, without_required},
+    merge::{merge, names_only, without_required},
 };
 use crate::cli::{Cli, Command, run_settings};
 
@@ -16,7 +16,7 @@ use crate::cli::{Cli, Command, run_settings};
 pub fn check(path: &Path) -> Result<(), CommandLineError> {
     let arguments = ["flowprobe", "run", "--config"].map(Into::into);
     let arguments = [&arguments[..], &[path.into()]].concat();
-    let given = relaxed().try_get_matches_from(&arguments)?;
+    let given = names_only().try_get_matches_from(&arguments)?;
     let (arguments, origin) = merge(&arguments, &given)?;
     let (_, cli) = without_required(arguments)?;
     go_together(cli, &origin)

@@ -90,8 +90,12 @@ impl File {
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let words: Vec<_> = error.message().split_whitespace().collect();
+            let mut message = words.join(" ");
             let at = error.span().unwrap_or(0..0);
-            reader.problems.push((at, Problem::Toml(words.join(" "))));
+            if message == "duplicate key" {
+                message = format!("{message} \"{}\"", &text[at.clone()]);
+            }
+            reader.problems.push((at, Problem::Toml(message)));
         }
         // What is not TOML would be guessed at.
         let mut found = Vec::new();

@@ -68,20 +68,18 @@ impl Kind {
     pub(super) fn of(option: &Arg) -> Self {
         let kind = option.get_value_parser().type_id();
         let is = |types: &[TypeId]| types.iter().any(|one| kind == *one);
-        match option.get_action() {
-            ArgAction::SetTrue => Self::Switch,
-            _ if is(&[
-                TypeId::of::<u16>(),
-                TypeId::of::<u32>(),
-                TypeId::of::<NonZeroU32>(),
-            ]) =>
-            {
-                Self::Integer
-            }
-            _ if is(&[TypeId::of::<Duration>()]) => Self::Seconds,
-            _ if is(&[TypeId::of::<Ports>()]) => Self::Ports,
-            _ if is(&[TypeId::of::<Sampling>()]) => Self::Rate,
-            _ => Self::Text,
+        let integers = [
+            TypeId::of::<u16>(),
+            TypeId::of::<u32>(),
+            TypeId::of::<NonZeroU32>(),
+        ];
+        match () {
+            () if is(&[TypeId::of::<bool>()]) => Self::Switch,
+            () if is(&integers) => Self::Integer,
+            () if is(&[TypeId::of::<Duration>()]) => Self::Seconds,
+            () if is(&[TypeId::of::<Ports>()]) => Self::Ports,
+            () if is(&[TypeId::of::<Sampling>()]) => Self::Rate,
+            () => Self::Text,
         }
     }
 

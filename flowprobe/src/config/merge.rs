@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{
-    ArgMatches, CommandFactory as _, FromArgMatches as _, Parser as _, parser::ValueSource,
+    Arg, ArgMatches, CommandFactory as _, FromArgMatches as _, Parser as _, parser::ValueSource,
 };
 
 use super::{
@@ -53,7 +53,7 @@ pub enum CommandLineError {
 /// # Errors
 /// Bad options, bad files, and --help.
 pub fn command_line(arguments: &[OsString]) -> Result<CommandLine, CommandLineError> {
-    let given = match relaxed().try_get_matches_from(arguments) {
+    let given = match names_only().try_get_matches_from(arguments) {
         Ok(given) => given,
         // With all that is required, for the usage in --help.
         Err(error) => return Err(Cli::try_parse_from(arguments).err().unwrap_or(error).into()),
@@ -64,14 +64,23 @@ pub fn command_line(arguments: &[OsString]) -> Result<CommandLine, CommandLineEr
 }
 
 /// The command line's definition, without what is required: a file may have it.
-pub(super) fn relaxed() -> clap::Command {
+fn relaxed(each: impl Fn(Arg) -> Arg) -> clap::Command {
     let mut cli = Cli::command();
     for of in Of::ALL {
         cli = cli.mut_subcommand(of.name(), |command| {
-            command.mut_args(|option| option.required(false))
+            command.mut_args(|option| each(option.required(false)))
         });
     }
     cli
+}
+
+/// The same, to see which options are given: their values are not judged yet. A parser may read a
+/// pipe (`--sample-key @/dev/stdin`), which can be done once.
+pub(super) fn names_only() -> clap::Command {
+    relaxed(|option| match option.get_action().takes_values() {
+        true => option.value_parser(clap::value_parser!(OsString)),
+        false => option,
+    })
 }
 
 /// Puts what the file has and the command line has not in front of the command's options.
@@ -81,18 +90,20 @@ pub(super) fn merge(
 ) -> Result<(Vec<OsString>, Origin), Errors> {
     let command = given.subcommand();
     let command = command.and_then(|(name, given)| Some((Of::named(name)?, given)));
-    let path = command.and_then(|(of, given)| Some((of, given, given.get_one::<PathBuf>(CONFIG)?)));
+    let path =
+        command.and_then(|(of, given)| Some((of, given, given.get_one::<OsString>(CONFIG)?)));
     let Some((of, given, path)) = path else {
         return Ok((arguments.to_vec(), Origin::default()));
     };
-    let (keys, file) = (Keys::all(), File::read(path)?);
+    let path = PathBuf::from(path);
+    let (keys, file) = (Keys::all(), File::read(&path)?);
     let by_hand: Vec<&Key> = keys
         .0
         .iter()
         .filter(|key| is_given(key, of, given))
         .collect();
     let mut origin = Origin {
-        file: Some(path.clone()),
+        file: Some(path),
         ..Origin::default()
     };
     let mut options = Vec::new();
@@ -115,8 +126,9 @@ pub(super) fn merge(
         origin.taken.push(setting);
     }
     // No option stands before the command: clap takes --help and --version only, and ends there.
-    let at = arguments.iter().position(|word| word == of.name());
-    let (before, behind) = arguments.split_at(at.map_or(arguments.len(), |at| at + 1));
+    // The first word is the program, whatever its name.
+    let at = arguments.iter().skip(1).position(|word| word == of.name());
+    let (before, behind) = arguments.split_at(at.map_or(arguments.len(), |at| at + 2));
     let options = options.into_iter().map(OsString::from);
     let all = before.iter().cloned().chain(options);
     Ok((all.chain(behind.iter().cloned()).collect(), origin))
@@ -131,7 +143,7 @@ pub(super) fn is_given(key: &Key, of: Of, given: &ArgMatches) -> bool {
 
 /// What these options would be, though what is required may be missing.
 pub(super) fn without_required(arguments: Vec<OsString>) -> Result<(ArgMatches, Cli), clap::Error> {
-    let matches = relaxed().try_get_matches_from(arguments)?;
+    let matches = relaxed(|option| option).try_get_matches_from(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
     Ok((matches, cli))
 }

@@ -8,7 +8,7 @@ use super::{
     CommandLineError, Of,
     check::go_together,
     keys::{Keys, Kind, many, secret},
-    merge::{is_given, merge, relaxed, without_required},
+    merge::{is_given, merge, names_only, without_required},
 };
 
 /// Columns of a comment, its mark included.
@@ -59,7 +59,7 @@ pub fn show(options: &[OsString]) -> Result<String, CommandLineError> {
     let options = &options[usize::from(named.is_some())..];
     let of = named.unwrap_or(Of::Run);
     let arguments = [&["flowprobe".into(), of.name().into()], options].concat();
-    let given = relaxed().try_get_matches_from(&arguments)?;
+    let given = names_only().try_get_matches_from(&arguments)?;
     let (arguments, origin) = merge(&arguments, &given)?;
     let (settings, cli) = without_required(arguments)?;
     go_together(cli, &origin)?;
@@ -80,14 +80,10 @@ pub fn show(options: &[OsString]) -> Result<String, CommandLineError> {
             (false, None) => "default".to_owned(),
         };
         let id = option.get_id().as_str();
-        let values: Vec<String> = match Kind::of(option) {
-            Kind::Switch => vec![settings.get_flag(id).to_string()],
-            _ => {
-                let raw = settings.get_raw(id).into_iter().flatten();
-                raw.map(|value| value.to_string_lossy().into_owned())
-                    .collect()
-            }
-        };
+        let raw = settings.get_raw(id).into_iter().flatten();
+        let values: Vec<_> = raw
+            .map(|value| value.to_string_lossy().into_owned())
+            .collect();
         let line = match &values[..] {
             [] => format!("# {} is not set", key.name),
             _ if secret(option) => format!("# {} is set, and not shown", key.name),
@@ -113,7 +109,10 @@ fn help(option: &Arg) -> String {
     let help = option.get_long_help().or(option.get_help());
     let mut help = help.map(ToString::to_string).unwrap_or_default();
     let values = option.get_possible_values();
-    let values: Vec<_> = values.iter().map(|value| value.get_name()).collect();
+    let values: Vec<_> = values
+        .iter()
+        .map(clap::builder::PossibleValue::get_name)
+        .collect();
     if !values.is_empty() && Kind::of(option) != Kind::Switch {
         let _ = write!(help, "\n\nOne of: {}", values.join(", "));
     }
@@ -121,15 +120,13 @@ fn help(option: &Arg) -> String {
 }
 
 fn defaults(option: &Arg) -> Vec<String> {
-    match Kind::of(option) {
-        Kind::Switch => vec!["false".to_owned()],
-        _ => {
-            let values = option.get_default_values().iter();
-            values
-                .map(|value| value.to_string_lossy().into_owned())
-                .collect()
-        }
+    if Kind::of(option) == Kind::Switch {
+        return vec!["false".to_owned()];
     }
+    let values = option.get_default_values().iter();
+    values
+        .map(|value| value.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// A line that sets the option to its default, or a comment with what it may be set to.
