@@ -1,12 +1,14 @@
 //! The command line.
 
+mod config;
 mod ctl;
 mod experiment;
 mod parsing;
+mod settings;
 
 use std::{num::NonZeroU32, path::PathBuf, str::FromStr as _, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     attach::XdpMode,
@@ -16,9 +18,11 @@ use crate::{
     table,
 };
 
+pub use config::{Config, ConfigCommand};
 pub use ctl::{Ctl, CtlCommand, ctl};
 pub use experiment::{ErrorOf, Experiment};
-pub use parsing::Parsing;
+pub use parsing::{Parsing, Ports};
+pub use settings::{SettingsError, pcap_settings, run_settings};
 
 /// A flow exporter for Linux: counts every packet in the kernel, exports flows as IPFIX.
 #[derive(Debug, Parser)]
@@ -53,6 +57,11 @@ pub enum Command {
     Experiment(Box<Experiment>),
     /// Ask a running flowprobe how it is going, or change its sampling rate
     Ctl(Ctl),
+    /// Check a configuration file, or show all settings
+    ///
+    /// A file for --config of `run` and `pcap` is in TOML. A key is the name of an
+    /// option without its dashes: idle-timeout = 15.
+    Config(Config),
 }
 
 /// Options of `flowprobe run`.
@@ -136,7 +145,10 @@ pub struct Run {
     pub xdp_mode: XdpMode,
 
     /// Receive frames for other hosts too, as on a tap or SPAN port
-    #[arg(long)]
+    #[arg(long, value_name = "false",
+          default_value_t = false, default_missing_value = "true", num_args = 0..=1,
+          require_equals = true, hide_default_value = true, hide_possible_values = true,
+          action = ArgAction::Set)]
     pub promisc: bool,
 
     /// Stop after this long, in seconds
@@ -150,6 +162,10 @@ pub struct Run {
     /// Load this BPF object instead of the built-in one (for development)
     #[arg(long, value_name = "FILE")]
     pub object: Option<PathBuf>,
+
+    /// Options in a file.
+    #[command(flatten)]
+    pub file: ConfigFile,
 }
 
 /// Options of `flowprobe pcap`.
@@ -180,6 +196,19 @@ pub struct Pcap {
     /// What is said.
     #[command(flatten)]
     pub report: Report,
+
+    /// Options in a file.
+    #[command(flatten)]
+    pub file: ConfigFile,
+}
+
+/// The option that names a file with others.
+#[derive(Debug, Args)]
+pub struct ConfigFile {
+    /// Take options from this TOML file; those of the command line win over it (see
+    /// `flowprobe config`)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Options for where flows go, and how.

@@ -11,6 +11,7 @@ pub mod attach;
 mod bpf;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod control;
 pub mod experiment;
 pub mod export;

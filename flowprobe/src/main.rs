@@ -1,19 +1,18 @@
 //! The flowprobe command.
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
 };
 
 use anyhow::Context as _;
-use clap::{Parser as _, error::ErrorKind};
+use clap::error::ErrorKind;
 use flowprobe::{
-    cli::{self, Cli, Command, Export, Pcap, Run, VlanElements},
+    cli::{self, Command, ConfigCommand, pcap_settings, run_settings},
+    config::{self, CommandLine, CommandLineError, Origin},
     experiment::{self, ExperimentError},
-    export::{self, Domain, Output},
     pcap::{self, PcapError},
-    run::{self, ControlSocket, RunError},
-    sampling::{self, ClassSpec, ClassesError, Profile, Rate, Sampling},
+    run::{self, RunError},
 };
 
 /// Exit code for bad input and for machines that cannot do it: nothing was attached.
@@ -22,29 +21,30 @@ const BAD_INPUT: u8 = 2;
 const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        // Without any argument: all of the help, but no success.
-        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            error.exit()
-        }
-        Err(error) if error.use_stderr() => {
-            eprintln!("flowprobe: {}", one_line(&error));
-            return ExitCode::from(BAD_INPUT);
-        }
-        // --help and --version.
-        Err(error) => error.exit(),
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let done = match config::command_line(&arguments) {
+        Ok(CommandLine { cli, origin }) => meter(cli.command, &origin),
+        Err(error) => Err(error.into()),
     };
-    match meter(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("flowprobe: {error:#}");
-            ExitCode::from(match bad_input(&error) {
-                true => BAD_INPUT,
-                false => FAILED,
-            })
-        }
+    let Err(error) = done else {
+        return ExitCode::SUCCESS;
+    };
+    match error.downcast_ref() {
+        // --help and --version. Without any argument: all of the help, but no success.
+        Some(CommandLineError::Options(error)) if asks_for_help(error) => error.exit(),
+        Some(CommandLineError::Options(error)) => eprintln!("flowprobe: {}", one_line(error)),
+        // They begin with file, line and column, as editors read them.
+        Some(CommandLineError::File(errors)) => eprintln!("{errors}"),
+        _ => eprintln!("flowprobe: {error:#}"),
     }
+    ExitCode::from(match bad_input(&error) {
+        true => BAD_INPUT,
+        false => FAILED,
+    })
+}
+
+fn asks_for_help(error: &clap::Error) -> bool {
+    !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
 /// Whether nothing had been metered yet.
@@ -52,7 +52,7 @@ fn bad_input(error: &anyhow::Error) -> bool {
     let run = error.downcast_ref().map(RunError::before_start);
     let pcap = error.downcast_ref().map(PcapError::before_start);
     let experiment = error.downcast_ref().map(ExperimentError::before_start);
-    let settings = error.downcast_ref::<SettingsError>().map(|_| true);
+    let settings = error.downcast_ref::<CommandLineError>().map(|_| true);
     run.or(pcap).or(experiment).or(settings).unwrap_or(false)
 }
 
@@ -67,36 +67,64 @@ fn one_line(error: &clap::Error) -> String {
     let line = words.join(" ");
     let problem = line.strip_prefix("error: ").unwrap_or(&line);
     // Clap does not say which command it was about.
-    let named = |name: &String| ["pcap", "experiment", "ctl"].contains(&name.as_str());
+    let named = |name: &String| ["pcap", "experiment", "ctl", "config"].contains(&name.as_str());
     let command = std::env::args().nth(1).filter(named);
     let command = command.as_deref().unwrap_or("run");
     format!("{problem}; see `flowprobe {command} --help`")
 }
 
-fn meter(command: Command) -> anyhow::Result<()> {
+fn meter(command: Command, origin: &Origin) -> anyhow::Result<()> {
     start_log(match &command {
         Command::Run(options) => options.report.log.into(),
         Command::Pcap(options) => options.report.log.into(),
         Command::Experiment(options) => options.log.into(),
         Command::Ctl(options) => {
-            let text = cli::ctl(options)?;
-            let written = std::io::stdout().write_all(text.as_bytes());
-            return written.context("cannot write to standard output");
+            return print(&cli::ctl(options)?).context("cannot print the answer");
+        }
+        Command::Config(options) => {
+            let text = configure(&options.command)?;
+            return print(&text).context("cannot print the settings");
         }
     })?;
+    if let Some(idle) = origin.idle() {
+        tracing::warn!("{idle}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start")?;
     match command {
-        Command::Run(options) => drop(runtime.block_on(run::run(run_settings(*options)?))?),
+        Command::Run(options) => {
+            let settings = run_settings(*options).map_err(|refusal| origin.blame(refusal))?;
+            drop(runtime.block_on(run::run(settings))?);
+        }
         Command::Pcap(options) => drop(runtime.block_on(pcap::pcap(pcap_settings(*options)))?),
         Command::Experiment(options) => {
             drop(runtime.block_on(experiment::experiment((*options).into()))?);
         }
-        Command::Ctl(_) => {}
+        Command::Ctl(_) | Command::Config(_) => {}
     }
     Ok(())
+}
+
+/// Answers what is asked of settings.
+fn configure(command: &ConfigCommand) -> Result<String, CommandLineError> {
+    match command {
+        ConfigCommand::Check { file } => {
+            config::check(file).map(|()| format!("{} is right\n", file.display()))
+        }
+        ConfigCommand::Default => Ok(config::default()),
+        ConfigCommand::Show { options } => config::show(options),
+    }
+}
+
+/// Prints all of it, or as much as the reader wants (`| head`).
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
 }
 
 fn start_log(level: tracing::Level) -> anyhow::Result<()> {
@@ -113,88 +141,4 @@ fn start_log(level: tracing::Level) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .finish();
     tracing::subscriber::set_global_default(subscriber).context("cannot start the log")
-}
-
-fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
-    let classes = sampling::classes(&options.sample)?;
-    let by_content = |class: &ClassSpec| matches!(class.rate, Rate::Fixed(Sampling::Hash(_)));
-    if options.sample_key.is_none() && classes.iter().any(by_content) {
-        return Err(SettingsError::NoKey);
-    }
-    Ok(run::Settings {
-        interfaces: options.interfaces,
-        xdp_mode: options.xdp_mode,
-        promisc: options.promisc,
-        classes,
-        sample_key: options.sample_key,
-        shadow: options.shadow,
-        control: match (options.control, options.no_control) {
-            (_, true) => ControlSocket::None,
-            (Some(path), _) => ControlSocket::At(path),
-            (None, _) => ControlSocket::Default,
-        },
-        tunnels: (&options.parsing).into(),
-        max_flows: options.max_flows,
-        max_overflow_flows: options
-            .max_overflow_flows
-            .unwrap_or(options.max_flows.saturating_mul(8)) as usize,
-        timeouts: options.timeouts.into(),
-        sweep_interval: options.sweep_interval,
-        export: export_settings(
-            options.export,
-            options.export_queue.get() as usize,
-            options.sampling_profile.into(),
-        ),
-        summary: options.report.summary,
-        duration: options.duration,
-        object: options.object,
-    })
-}
-
-/// Options that do not go together.
-#[derive(Debug, thiserror::Error)]
-enum SettingsError {
-    #[error(transparent)]
-    Classes(#[from] ClassesError),
-    #[error(
-        "--sample hash: selects the same packets on all sensors that have the same key: give one \
-         with --sample-key"
-    )]
-    NoKey,
-}
-
-fn pcap_settings(options: Pcap) -> pcap::Settings {
-    pcap::Settings {
-        files: options.files,
-        tunnels: (&options.parsing).into(),
-        max_flows: options.max_flows,
-        timeouts: options.timeouts.into(),
-        export: export_settings(options.export, pcap::QUEUE, Profile::Default),
-        summary: options.report.summary,
-    }
-}
-
-fn export_settings(options: Export, queue: usize, sampling_profile: Profile) -> export::Settings {
-    let output = match (options.output, std::io::stdout().is_terminal()) {
-        (Some(format), _) => Some(format.into()),
-        (None, _) if !options.collectors.is_empty() => None,
-        (None, true) => Some(Output::Table),
-        (None, false) => Some(Output::Json),
-    };
-    export::Settings {
-        collectors: options.collectors,
-        mtu: options.mtu,
-        template_refresh: options.template_refresh,
-        export_rate: options.export_rate,
-        queue,
-        domains: vec![Domain {
-            id: options.observation_domain,
-            name: String::new(),
-            sampling: Sampling::All,
-        }],
-        sampling_profile,
-        interfaces: Vec::new(),
-        dot1q: options.vlan_elements == VlanElements::Dot1q,
-        output,
-    }
 }

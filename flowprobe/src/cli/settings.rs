@@ -1,0 +1,146 @@
+//! Where options become settings, and those that do not go together are refused.
+
+use std::io::IsTerminal as _;
+
+use super::{Export, Pcap, Run, VlanElements};
+use crate::{
+    export::{self, Domain, Output},
+    pcap,
+    run::{self, ControlSocket, RunError},
+    sampling::{self, ClassSpec, ClassesError, Profile, Rate, Sampling},
+};
+
+/// Options that do not go together.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Rates.
+    #[error(transparent)]
+    Classes(#[from] ClassesError),
+    /// Selection by hash, without its key.
+    #[error(
+        "--sample hash: selects the same packets on all sensors that have the same key: give one \
+         with --sample-key"
+    )]
+    NoKey,
+    /// What `run` would find out when it has looked at the machine.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+impl SettingsError {
+    /// The option to change.
+    #[must_use]
+    pub fn option(&self) -> &'static str {
+        match self {
+            Self::Run(RunError::Twice(_)) => "interface",
+            Self::Run(RunError::Domains(_)) => "observation-domain",
+            Self::Run(RunError::ShadowOfSample) => "shadow",
+            Self::Classes(_) | Self::NoKey | Self::Run(_) => "sample",
+        }
+    }
+}
+
+/// What these options of `flowprobe run` mean.
+///
+/// # Errors
+/// Some of them do not go together.
+pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
+    let classes = sampling::classes(&options.sample)?;
+    let by_content = |class: &ClassSpec| matches!(class.rate, Rate::Fixed(Sampling::Hash(_)));
+    if options.sample_key.is_none() && classes.iter().any(by_content) {
+        return Err(SettingsError::NoKey);
+    }
+    refuse(&options, &classes)?;
+    Ok(run::Settings {
+        interfaces: options.interfaces,
+        xdp_mode: options.xdp_mode,
+        promisc: options.promisc,
+        classes,
+        sample_key: options.sample_key,
+        shadow: options.shadow,
+        control: match (options.control, options.no_control) {
+            (_, true) => ControlSocket::None,
+            (Some(path), _) => ControlSocket::At(path),
+            (None, _) => ControlSocket::Default,
+        },
+        tunnels: (&options.parsing).into(),
+        max_flows: options.max_flows,
+        max_overflow_flows: options
+            .max_overflow_flows
+            .unwrap_or(options.max_flows.saturating_mul(8)) as usize,
+        timeouts: options.timeouts.into(),
+        sweep_interval: options.sweep_interval,
+        export: export_settings(
+            options.export,
+            options.export_queue.get() as usize,
+            options.sampling_profile.into(),
+        ),
+        summary: options.report.summary,
+        duration: options.duration,
+        object: options.object,
+    })
+}
+
+/// Refuses what can be seen to be wrong without a look at the machine, which `run` refuses too.
+fn refuse(options: &Run, classes: &[ClassSpec]) -> Result<(), RunError> {
+    let interfaces = &options.interfaces;
+    for (i, name) in interfaces.iter().enumerate() {
+        if interfaces[..i].contains(name) {
+            return Err(RunError::Twice(name.clone()));
+        }
+    }
+    let filters = classes.iter().filter_map(|class| class.filter.as_ref());
+    for name in filters.filter_map(|filter| filter.interface.as_ref()) {
+        // A file alone may leave the interfaces to the command line.
+        if !interfaces.is_empty() && !interfaces.contains(name) {
+            return Err(RunError::ClassInterface(name.clone()));
+        }
+    }
+    let first = options.export.observation_domain;
+    if first.checked_add(classes.len() as u32 - 1).is_none() {
+        return Err(RunError::Domains(first));
+    }
+    let sampled = |class: &ClassSpec| class.rate != Rate::Fixed(Sampling::All);
+    if options.shadow.is_some() && (classes.len() > 1 || classes.iter().any(sampled)) {
+        return Err(RunError::ShadowOfSample);
+    }
+    Ok(())
+}
+
+/// What these options of `flowprobe pcap` mean.
+#[must_use]
+pub fn pcap_settings(options: Pcap) -> pcap::Settings {
+    pcap::Settings {
+        files: options.files,
+        tunnels: (&options.parsing).into(),
+        max_flows: options.max_flows,
+        timeouts: options.timeouts.into(),
+        export: export_settings(options.export, pcap::QUEUE, Profile::Default),
+        summary: options.report.summary,
+    }
+}
+
+fn export_settings(options: Export, queue: usize, sampling_profile: Profile) -> export::Settings {
+    let output = match (options.output, std::io::stdout().is_terminal()) {
+        (Some(format), _) => Some(format.into()),
+        (None, _) if !options.collectors.is_empty() => None,
+        (None, true) => Some(Output::Table),
+        (None, false) => Some(Output::Json),
+    };
+    export::Settings {
+        collectors: options.collectors,
+        mtu: options.mtu,
+        template_refresh: options.template_refresh,
+        export_rate: options.export_rate,
+        queue,
+        domains: vec![Domain {
+            id: options.observation_domain,
+            name: String::new(),
+            sampling: Sampling::All,
+        }],
+        sampling_profile,
+        interfaces: Vec::new(),
+        dot1q: options.vlan_elements == VlanElements::Dot1q,
+        output,
+    }
+}
