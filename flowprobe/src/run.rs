@@ -44,7 +44,7 @@ use crate::{
     host,
     load::{Kernel, LoadError, OBJECT, Options, RING_PARTS, random_words},
     record::FlowRecord,
-    sampling::{ClassSpec, Rates, SampleKey, Sampling},
+    sampling::{Rated, Rates, SampleKey, Sampling},
     shadow::Shadow,
     table::{
         Drainer, Emitter, Overflow, Shared, Sweeper, Timeouts,
@@ -64,7 +64,7 @@ pub struct Settings {
     /// Receive frames for other hosts too.
     pub promisc: bool,
     /// Which packets to meter, of each class; the first is the rest, without a filter.
-    pub classes: Vec<ClassSpec>,
+    pub classes: Vec<Rated>,
     /// Key of the hashes that select packets and flows; else one that no other sensor has.
     pub sample_key: Option<SampleKey>,
     /// What to sample beside the metering of everything.

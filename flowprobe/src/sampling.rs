@@ -15,7 +15,7 @@ use flowprobe_ebpf::sampling::{
 pub use self::{
     filter::{Filter, FilterError, NetMatch, Observed, PortMatch, Side},
     key::{SampleKey, SampleKeyError},
-    rated::{ClassSpec, ClassesError, MAX_FILTERS, Rate, Rated, RatedError, classes},
+    rated::{ClassesError, MAX_FILTERS, Rate, Rated, RatedError, classes},
     rates::Rates,
 };
 

@@ -7,7 +7,7 @@ use crate::{
     export::{self, Domain, Output},
     pcap,
     run::{self, ControlSocket, RunError},
-    sampling::{self, ClassSpec, ClassesError, Profile, Rate, Sampling},
+    sampling::{self, ClassesError, Profile, Rate, Rated, Sampling},
 };
 
 /// Options that do not go together.
@@ -46,7 +46,7 @@ impl SettingsError {
 /// Some of them do not go together.
 pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
     let classes = sampling::classes(&options.sample)?;
-    let by_content = |class: &ClassSpec| matches!(class.rate, Rate::Fixed(Sampling::Hash(_)));
+    let by_content = |class: &Rated| matches!(class.rate, Rate::Fixed(Sampling::Hash(_)));
     if options.sample_key.is_none() && classes.iter().any(by_content) {
         return Err(SettingsError::NoKey);
     }
@@ -82,7 +82,7 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
 }
 
 /// Refuses what can be seen to be wrong without a look at the machine, which `run` refuses too.
-fn refuse(options: &Run, classes: &[ClassSpec]) -> Result<(), RunError> {
+fn refuse(options: &Run, classes: &[Rated]) -> Result<(), RunError> {
     let interfaces = &options.interfaces;
     for (i, name) in interfaces.iter().enumerate() {
         if interfaces[..i].contains(name) {
@@ -100,7 +100,7 @@ fn refuse(options: &Run, classes: &[ClassSpec]) -> Result<(), RunError> {
     if first.checked_add(classes.len() as u32 - 1).is_none() {
         return Err(RunError::Domains(first));
     }
-    let sampled = |class: &ClassSpec| class.rate != Rate::Fixed(Sampling::All);
+    let sampled = |class: &Rated| class.rate != Rate::Fixed(Sampling::All);
     if options.shadow.is_some() && (classes.len() > 1 || classes.iter().any(sampled)) {
         return Err(RunError::ShadowOfSample);
     }

@@ -10,23 +10,23 @@ use crate::{
     attach::Interface,
     export::Domain,
     load,
-    sampling::{ClassSpec, Filter, Rate, Sampling, Side},
+    sampling::{Filter, Rate, Rated, Sampling, Side},
 };
 
 /// The classes of a run; class 0 is the rest.
 #[derive(Clone, Debug)]
 pub(super) struct Classes {
-    specs: Vec<ClassSpec>,
+    specs: Vec<Rated>,
 }
 
 impl Classes {
-    pub(super) fn new(specs: Vec<ClassSpec>) -> Self {
+    pub(super) fn new(specs: Vec<Rated>) -> Self {
         Self { specs }
     }
 
     /// How each class is sampled at first.
     pub(super) fn samplings(&self) -> Vec<Sampling> {
-        let first = |spec: &ClassSpec| match spec.rate {
+        let first = |spec: &Rated| match spec.rate {
             Rate::Fixed(sampling) => sampling,
             Rate::Auto(_) => Sampling::All,
         };

@@ -26,15 +26,6 @@ pub struct Rated {
     pub rate: Rate,
 }
 
-/// A class of packets.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ClassSpec {
-    /// Which packets; the rest has none.
-    pub filter: Option<Filter>,
-    /// How they are sampled.
-    pub rate: Rate,
-}
-
 /// Why a `--sample` does not parse.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RatedError {
@@ -69,17 +60,7 @@ pub enum ClassesError {
     TooMany(usize),
     /// A budget is for everything.
     #[error("--sample {0} is for all packets: a budget cannot have a filter, or stand beside one")]
-    AutoBesides(Budgeted),
-}
-
-/// A budget as it was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Budgeted(String);
-
-impl fmt::Display for Budgeted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+    AutoBesides(String),
 }
 
 impl Rate {
@@ -146,13 +127,13 @@ impl fmt::Display for Rated {
 ///
 /// # Errors
 /// What does not go together.
-pub fn classes(rated: &[Rated]) -> Result<Vec<ClassSpec>, ClassesError> {
+pub fn classes(rated: &[Rated]) -> Result<Vec<Rated>, ClassesError> {
     let mut rest: Option<&Rated> = None;
-    let mut filters: Vec<ClassSpec> = Vec::new();
+    let mut filters: Vec<Rated> = Vec::new();
     for one in rated {
         let budget = matches!(one.rate, Rate::Auto(_));
         if budget && (one.filter.is_some() || rated.len() > 1) {
-            return Err(ClassesError::AutoBesides(Budgeted(one.to_string())));
+            return Err(ClassesError::AutoBesides(one.to_string()));
         }
         match (&one.filter, rest) {
             (None, None) => rest = Some(one),
@@ -163,17 +144,14 @@ pub fn classes(rated: &[Rated]) -> Result<Vec<ClassSpec>, ClassesError> {
                 if filters.iter().any(|class| class.filter == one.filter) {
                     return Err(ClassesError::Twice(filter.to_string()));
                 }
-                filters.push(ClassSpec {
-                    filter: one.filter.clone(),
-                    rate: one.rate,
-                });
+                filters.push(one.clone());
             }
         }
     }
     if filters.len() > MAX_FILTERS {
         return Err(ClassesError::TooMany(filters.len()));
     }
-    let rest = ClassSpec {
+    let rest = Rated {
         filter: None,
         rate: rest.map_or(Rate::Fixed(Sampling::All), |rest| rest.rate),
     };
@@ -245,7 +223,7 @@ mod tests {
 
     #[test]
     fn nothing_asked_is_everything_metered() {
-        let rest = ClassSpec {
+        let rest = Rated {
             filter: None,
             rate: Rate::Fixed(Sampling::All),
         };
