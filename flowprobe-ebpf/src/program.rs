@@ -36,17 +36,38 @@ use self::{
 pub(crate) fn observe<const FRAGS: bool, T: OuterTag>(ctx: &XdpContext) {
     // SAFETY: a helper without arguments.
     let id = unsafe { bpf_get_smp_processor_id() };
-    let shadow = maps::shadow();
-    let cpu = match maps::cpu(id) {
-        // Beyond the partitions of CPUs there are others.
-        Some(cpu) if shadow == 0 || id < shadow => cpu,
-        _ => return stray(frame::octets::<FRAGS>(ctx)),
+    let Some(cpu) = maps::cpu(id) else {
+        return stray(frame::octets::<FRAGS>(ctx));
     };
-    // SAFETY: `cpu` and `shadow` point to map elements that only this CPU writes, and softirqs do
-    // not nest. Userspace writes `ring_tail` and the sampler's word, which are read volatile where
-    // used.
+    // SAFETY: `cpu` points to a map element that only this CPU writes, and softirqs do not nest.
+    // Userspace writes `ring_tail` and the sampler's word, which are read volatile where used.
     unsafe {
-        meter::<FRAGS, T, true>(ctx, cpu);
+        // One question for all that is not usual: to ask for a setting is to load it.
+        if maps::several_samplers() != 0 {
+            return meter_by_several::<FRAGS, T>(ctx.ctx, id, cpu);
+        }
+        meter::<FRAGS, T, false>(ctx, cpu);
+    }
+}
+
+/// Meters one packet where there are several classes, or a sample beside the metering of everything.
+///
+/// # Safety
+/// As [`meter`]; `cpu` is the element with the number `id` of this CPU.
+#[inline(never)]
+unsafe fn meter_by_several<const FRAGS: bool, T: OuterTag>(
+    ctx: *mut xdp_md,
+    id: u32,
+    cpu: *mut Cpu,
+) {
+    let (ctx, shadow) = (XdpContext::new(ctx), maps::shadow());
+    // Beyond the partitions of CPUs there are others.
+    if shadow != 0 && id >= shadow {
+        return stray(frame::octets::<FRAGS>(&ctx));
+    }
+    // SAFETY: the caller's, of both elements.
+    unsafe {
+        meter::<FRAGS, T, true>(&ctx, cpu);
         if shadow != 0
             && let Some(shadow) = maps::cpu(id + shadow)
         {

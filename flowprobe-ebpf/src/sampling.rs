@@ -101,8 +101,8 @@ pub struct Sampler {
     pub current: u64,
     /// Packets that are skipped before the next one is selected.
     pub skip_left: u32,
-    /// What selected packets are of. Userspace sets it.
-    pub class: u32,
+    /// What selected packets are sampled as: class and epoch. Userspace sets the class.
+    pub sampled: Sampled,
     /// State of the random number generator. Userspace seeds it.
     pub random: u64,
     /// Where the method is: a [`Window`], or the tick until which packets are certainly not
@@ -153,6 +153,7 @@ impl Sampler {
     #[inline(always)]
     pub fn turn(&mut self, word: Word, parameter: u64, observed: u64, skipped: u64) {
         self.current = word.0;
+        self.sampled = Sampled::new(self.sampled.class(), word.epoch());
         self.starts[Self::half(word)] = Start {
             epoch: u64::from(word.epoch()) + 1,
             observed,

@@ -205,6 +205,7 @@ impl Kernel {
             .override_global("STORES_IN_ORDER", &u32::from(STORES_IN_ORDER), true)
             .override_global("TICK_NS", &tick_ns(), true)
             .override_global("PHASE_NS", &phase_ns, true)
+            .override_global("SEVERAL_SAMPLERS", &(classes | shadow), true)
             .override_global("CLASSES", &classes, true)
             .override_global("PARSE_FIRST", &u32::from(parse_first), true)
             .override_global("SAMPLE_KEY", &options.sample_key, true)

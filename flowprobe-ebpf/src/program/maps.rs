@@ -104,6 +104,8 @@ settings! {
     GTPU_PORTS: u64, gtpu_ports;
     /// Parts of one ring, less one.
     RING_MASK: u32, ring_mask;
+    /// Not 0 where one of the next two is not, or `SHADOW`.
+    SEVERAL_SAMPLERS: u32, several_samplers;
     /// Classes of packets with a sampler of their own, class 0 among them; 0 where all packets are of
     /// one.
     CLASSES: u32, classes;

@@ -117,7 +117,7 @@ unsafe fn select_of_packet(ctx: *mut xdp_md, cpu: *mut Cpu) -> u64 {
             (*sampler).skipped = skipped + 1;
             return UNSELECTED;
         }
-        u64::from(sampled(sampler, word).0)
+        u64::from((*sampler).sampled.0)
     }
 }
 
@@ -203,16 +203,6 @@ unsafe fn parameter(sampler: *mut Sampler, word: Word) -> u64 {
     unsafe { (&raw const (*sampler).parameters[Sampler::half(word)]).read_volatile() }
 }
 
-/// What a packet is that was selected.
-///
-/// # Safety
-/// As [`turn`].
-#[inline(always)]
-unsafe fn sampled(sampler: *mut Sampler, word: Word) -> Sampled {
-    // SAFETY: the caller's.
-    unsafe { Sampled((*sampler).class << 24 | word.epoch()) }
-}
-
 /// Selects the packet or does not, by count, chance or time.
 ///
 /// # Safety
@@ -234,7 +224,7 @@ unsafe fn pick(sampler: *mut Sampler, word: Word) -> Option<Sampled> {
             METHOD_N_OF_N | METHOD_TIME if !chosen(sampler, word.0) => return None,
             _ => {}
         }
-        Some(sampled(sampler, word))
+        Some((*sampler).sampled)
     }
 }
 

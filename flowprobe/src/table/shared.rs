@@ -21,7 +21,7 @@ use flowprobe_ebpf::{
     hash::SECRET_WORDS,
     macs::{MAC_PAIRS, MacPair},
     ring::Part,
-    sampling::{MAX_CLASSES, SHADOW_CLASS, Sampler},
+    sampling::{MAX_CLASSES, SHADOW_CLASS, Sampled, Sampler},
     table::{
         Asides, Bucket, BucketV4, BucketV6, BucketWide, Control, State, WAYS, WIDE_SHIFT, Way,
         WayV4, WayV6, WayWide,
@@ -410,7 +410,7 @@ impl Shared {
             sampler.write_volatile(Sampler {
                 sampling: sampling.word(0).0,
                 current: Sampler::NO_WORD,
-                class: class.into(),
+                sampled: Sampled::new(class, 0),
                 random,
                 parameters: [sampling.parameter(), 0],
                 ..Sampler::default()
