@@ -54,7 +54,7 @@ pub(crate) fn observe<const FRAGS: bool, T: OuterTag>(ctx: &XdpContext) {
 ///
 /// # Safety
 /// As [`meter`]; `cpu` is the element with the number `id` of this CPU.
-#[inline(never)]
+#[inline(always)]
 unsafe fn meter_by_several<const FRAGS: bool, T: OuterTag>(
     ctx: *mut xdp_md,
     id: u32,
@@ -76,14 +76,38 @@ unsafe fn meter_by_several<const FRAGS: bool, T: OuterTag>(
     }
 }
 
-/// Meters one packet into the partition that samples beside the metering of everything.
+/// Meters one packet into the partition that samples beside the metering of everything. Few packets
+/// are selected there, so none has a short way of its own, which would take more stack.
 ///
 /// # Safety
 /// As [`meter`].
 #[inline(never)]
 unsafe fn meter_shadow<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cpu) {
+    let ctx = XdpContext::new(ctx);
     // SAFETY: the caller's.
-    unsafe { meter::<FRAGS, T, false>(&XdpContext::new(ctx), cpu) };
+    unsafe {
+        (*cpu).seen.count(frame::readable(&ctx));
+        let Some(sampled) = sample::select(cpu) else {
+            return skip::<FRAGS>(&ctx, cpu);
+        };
+        clock::set(cpu);
+        T::ask(&ctx, scratch(cpu));
+        dissect_and_count::<FRAGS, T>(&ctx, cpu, Some(sampled));
+    }
+}
+
+/// Counts a packet that sampling skips.
+///
+/// # Safety
+/// As [`meter`].
+#[inline(always)]
+unsafe fn skip<const FRAGS: bool>(ctx: &XdpContext, cpu: *mut Cpu) {
+    let octets = frame::octets::<FRAGS>(ctx);
+    // SAFETY: the caller's.
+    unsafe {
+        see_rest::<FRAGS>(ctx, cpu, octets);
+        (*cpu).unsampled.count(octets);
+    }
 }
 
 /// Meters one packet into the partition of `cpu`. `CLASSES` says whether its packets may be of
@@ -110,9 +134,7 @@ unsafe fn meter<const FRAGS: bool, T: OuterTag, const CLASSES: bool>(
             sample::select(cpu)
         };
         let Some(sampled) = sampled else {
-            let octets = frame::octets::<FRAGS>(ctx);
-            see_rest::<FRAGS>(ctx, cpu, octets);
-            return (*cpu).unsampled.count(octets);
+            return skip::<FRAGS>(ctx, cpu);
         };
         // Helpers before the frame is read: what a register holds does not outlive a call.
         clock::set(cpu);
