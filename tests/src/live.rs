@@ -151,6 +151,24 @@ pub fn pin_to_cpu(cpu: usize) -> Result<()> {
     Ok(())
 }
 
+/// Does the work on CPU 0 and on no other, in a thread of its own, so that nothing else stays there:
+/// samplers are each CPU's own, and only what one of them sees is selected to the packet.
+///
+/// # Errors
+/// Those of the work.
+///
+/// # Panics
+/// If the work does.
+pub fn on_one_cpu<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            pin_to_cpu(0)?;
+            work()
+        });
+        thread.join().expect("no panic")
+    })
+}
+
 /// `number = first + (counter++ & mask)`; store it, in network order, where the ports are;
 /// redirect to `index`.
 fn numbering(counter: i32, ports: i32, first: u32, mask: u32, index: u32) -> Vec<Instruction> {

@@ -12,7 +12,7 @@ use anyhow::{Context as _, ensure};
 use flowprobe_tests::{
     collector::{Collector, Received},
     ipfix::Record,
-    live::Live,
+    live::{Live, on_one_cpu},
     netns::Netns,
     packets::Ip,
     probe::{self, Finished, Probe},
@@ -219,9 +219,7 @@ fn each_class_is_an_observation_domain() -> Result {
         Ip::new("fd00::1", "2001:db8::2").udp(53, 7, 30).frame,
     ];
     let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
-    for _ in 0..ROUNDS {
-        sender.send(&frames)?;
-    }
+    on_one_cpu(|| (0..ROUNDS).try_for_each(|_| sender.send(&frames)))?;
     let said = ctl(&pair.sensor, &["sample"])?;
     for line in ["udp port 53", "net 2001:db8::/32", "rest"] {
         ensure!(said.contains(line), "{said}");
@@ -305,7 +303,7 @@ fn one_class_changes_by_itself() -> Result {
             .frame,
     ];
     let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
-    let send = || (0..1000).try_for_each(|_| sender.send(&frames));
+    let send = || on_one_cpu(|| (0..1000).try_for_each(|_| sender.send(&frames)));
     send()?;
     let filter = here.strip_suffix(" = 1/5").context("the filter")?;
     ctl(&pair.sensor, &["sample", "1/2", "--class", filter])?;

@@ -19,7 +19,7 @@ use flowprobe_tests::{
         Judgement, Nfacctd, Nfcapd, Reading, Sum, complaints, find_all, replay, tshark,
         wait_until_read, without_intervals,
     },
-    live::{Live, pin_to_cpu},
+    live::{Live, on_one_cpu},
     packets::{Ip, Packet},
     probe::{self, Finished, Probe},
     sender::Sender,
@@ -192,7 +192,6 @@ fn send(pair: &Pair, packets: &[Packet], paced: bool) -> Result {
     let frames: Vec<&[u8]> = packets.iter().map(|packet| &packet.frame[..]).collect();
     let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
     let send = || -> Result {
-        pin_to_cpu(0)?;
         if !paced {
             return sender.send(&frames);
         }
@@ -211,8 +210,7 @@ fn send(pair: &Pair, packets: &[Packet], paced: bool) -> Result {
         }
         Ok(())
     };
-    // A thread of its own, so that nothing else stays on that CPU.
-    thread::scope(|scope| scope.spawn(send).join().expect("no panic"))
+    on_one_cpu(send)
 }
 
 /// All together.
