@@ -20,6 +20,7 @@ pub mod host;
 pub mod ipfix;
 pub mod ledger;
 pub mod load;
+mod nearest;
 pub mod pcap;
 pub mod record;
 pub mod run;
