@@ -180,7 +180,7 @@ pub enum ExportError {
     #[error("collector {collector}: the host name does not resolve: {source}")]
     Resolve {
         /// Which.
-        collector: Collector,
+        collector: String,
         /// Why.
         source: io::Error,
     },
@@ -188,7 +188,7 @@ pub enum ExportError {
     #[error("collector {collector}: cannot open a socket: {source}")]
     Socket {
         /// Which.
-        collector: Collector,
+        collector: String,
         /// Why.
         source: io::Error,
     },
@@ -469,13 +469,13 @@ impl Exporter {
             Transport::Udp => {
                 let address = resolve(collector)?;
                 let socket = Socket::open(address).map_err(|source| ExportError::Socket {
-                    collector: collector.clone(),
+                    collector: collector.to_string(),
                     source,
                 })?;
                 self.run_sender(socket, collector, plan)
             }
             _ => Err(ExportError::Socket {
-                collector: collector.clone(),
+                collector: collector.to_string(),
                 source: io::ErrorKind::Unsupported.into(),
             }),
         }
@@ -579,7 +579,7 @@ fn encoders(collector: &Collector, settings: &Settings) -> Result<Vec<Encoder>, 
 
 fn resolve(collector: &Collector) -> Result<SocketAddr, ExportError> {
     let failed = |source| ExportError::Resolve {
-        collector: collector.clone(),
+        collector: collector.to_string(),
         source,
     };
     let mut addresses = (collector.host(), collector.port())

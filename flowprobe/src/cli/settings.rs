@@ -34,7 +34,7 @@ pub enum SettingsError {
     #[error("collector {collector}: {why}")]
     Collector {
         /// Which.
-        collector: Collector,
+        collector: String,
         /// Why.
         why: CollectorError,
     },
@@ -143,7 +143,7 @@ pub fn pcap_settings(options: Pcap) -> Result<pcap::Settings, SettingsError> {
 /// With what is said for all of them, the first that does not go together with it refused.
 fn completed(collectors: Vec<Collector>, format: Format) -> Result<Vec<Collector>, SettingsError> {
     let complete = |collector: Collector| {
-        let written = collector.clone();
+        let written = collector.to_string();
         collector
             .or_format(format)
             .map_err(|why| SettingsError::Collector {
