@@ -1,4 +1,35 @@
-//! NetFlow v5.
+//! NetFlow v5: a header and up to 30 records of a fixed form, from Cisco's documentation ("NetFlow
+//! Export Datagram Format", tables of the version 5 header and flow record).
+//!
+//! It has places for the flows of IPv4 alone, and in those for the key without the VLAN, tunnel or
+//! labels, the counters, the times, and the TCP flags.
+//!
+//! | | here |
+//! |---|---|
+//! | IPv6 | never sent, and counted by that reason; what is inside a tunnel decides |
+//! | ICMP | type · 256 + code in the destination port, where collectors look for it |
+//! | counters of more than 32 bits | several records, whose sums are exact |
+//! | interface with an index above 65535 | 0, as one that is unknown |
+//! | next hop, way out, autonomous systems, prefix lengths | 0: XDP runs before routing |
+//! | engine | the identifier is the low octet of the observation domain; the type is 0, and another for each other sampling rate |
+//! | sampling, one packet in n | mode (1 deterministic, 2 random) and n |
+//! | n above 16383 | never sent, and counted by that reason: totals would be wrong |
+//! | no sampling | mode 0 and n = 1, which multiplies right in a collector that has no case for 0 |
+//!
+//! The first two bits of the sampling field are its mode and the other 14 the interval, in Cisco's
+//! words; the modes are named in Wireshark (1 "Packet Interval", 2 "Random"). nfdump, nfacctd, tshark
+//! and goflow2 take n from the 14 bits whatever the mode. Akvorado takes all 16 bits for n, and so
+//! is wrong about every exporter that samples: use IPFIX with it.
+//!
+//! What collectors make of it, tried with the messages of this encoder:
+//!
+//! | | nfdump 1.7.1 | nfacctd 1.7.7 | tshark 4.0.17 |
+//! |---|---|---|---|
+//! | every field | all but a next hop and a way out of 0 | all | all |
+//! | times | to the millisecond | to the second, as for every v5 | by uptime |
+//! | rate | scales | scales | shown with its mode |
+//! | a rate that changes | by engine | from the new header on | shown |
+//! | records that are missing | counts it | | |
 
 use std::net::IpAddr;
 
@@ -46,6 +77,8 @@ pub struct Encoder {
     progress: u64,
     /// Of all flows in the message.
     interval: u16,
+    /// Mode and interval of each engine so far.
+    engines: Vec<u16>,
     /// See [`Self::select_by`].
     mode: u8,
     span: Span,
@@ -75,6 +108,7 @@ impl Encoder {
             committed: 0,
             progress: 0,
             interval: 0,
+            engines: Vec::new(),
             mode: Sampling::All.mode(),
             span: Span::default(),
             times: [(0, 0); MAX_RECORDS as usize],
@@ -213,6 +247,7 @@ impl Encoder {
         let length = self.length();
         let times = self.span.header(now);
         let sampling = self.sampling();
+        let engine_type = self.engine_type(sampling);
         let records = self.buffer[HEADER..].chunks_exact_mut(RECORD);
         for (to, (start_ms, end_ms)) in records.zip(&self.times[..usize::from(self.count)]) {
             to[24..28].copy_from_slice(&times.uptime_at(*start_ms).to_be_bytes());
@@ -226,7 +261,7 @@ impl Encoder {
         header[8..12].copy_from_slice(&times.unix_s().to_be_bytes());
         // 12..16: nanoseconds, of which a whole second has none.
         header[16..20].copy_from_slice(&self.sequence.to_be_bytes());
-        // 20: the type of engine.
+        header[20] = engine_type;
         header[21] = self.engine_id;
         header[22..].copy_from_slice(&sampling.to_be_bytes());
         &self.buffer[..length]
@@ -239,6 +274,24 @@ impl Encoder {
             return 1;
         }
         u16::from(self.mode) << 14 | self.interval
+    }
+
+    /// The type of engine: 0 where the sampling never changes, and then one for each that there was.
+    ///
+    /// nfdump reads the rate of an engine from its first message, and never again: were all rates
+    /// of one engine, it would multiply all flows by the first. To have an old rate again is its
+    /// old engine. The sequence number counts the records of all engines, so that nfdump counts one
+    /// false gap then. Rates after the 255th share the last engine.
+    fn engine_type(&mut self, sampling: u16) -> u8 {
+        let known = self.engines.iter().position(|known| *known == sampling);
+        let engine = known.unwrap_or_else(|| {
+            let next = self.engines.len();
+            if next < usize::from(u8::MAX) {
+                self.engines.push(sampling);
+            }
+            next
+        });
+        engine as u8
     }
 
     /// The message is sent, or lost for good: its records have their numbers, so that a collector

@@ -94,6 +94,23 @@ fn uptime_wraps_between_messages_and_not_within_one() {
     assert_eq!(u64::from(last.uptime_ms), WRAP - 1000 - 789);
 }
 
+/// To the millisecond: the earliest flow is at an uptime of 1 then, and the header's is 2³² − 1.
+#[test]
+fn reach_is_all_of_32_bits() {
+    let whole = NOW.unix_ms / 1000 * 1000;
+    let first = whole - (WRAP - 2);
+    let now = Stamp {
+        boot_unix_ms: whole - WRAP,
+        ..NOW
+    };
+    assert_eq!(check(&[lasting(first, whole)], now).uptime_ms, u32::MAX);
+    let longer = lasting(first - 1, whole);
+    assert_eq!(Span::default().with(&longer), Err(Misfit::Ever));
+    // What ended before is in reach at its own time, and not at that of sending.
+    let clock = check(&[lasting(first - 1, whole - 1000)], now);
+    assert_eq!(u64::from(clock.unix_s), whole / 1000 - 1);
+}
+
 #[test]
 fn what_is_older_than_the_wrap_is_of_its_own_time() {
     let year = 365 * 86_400_000;
@@ -123,14 +140,14 @@ fn a_message_has_flows_of_49_days_at_most() {
 #[test]
 fn time_ends_in_2106() {
     let last_ms = u64::from(u32::MAX) * 1000;
-    let late = Stamp {
-        unix_ms: last_ms + 999,
-        ..NOW
-    };
-    assert_eq!(
-        check(&[lasting(last_ms - 5, last_ms)], late).unix_s,
-        u32::MAX
-    );
+    for sent_ms in [last_ms + 999, last_ms + 5000] {
+        let late = Stamp {
+            unix_ms: sent_ms,
+            ..NOW
+        };
+        let clock = check(&[lasting(last_ms - 5, last_ms)], late);
+        assert_eq!(clock.unix_s, u32::MAX);
+    }
     let after = lasting(last_ms, last_ms + 1);
     assert_eq!(Span::default().with(&after), Err(Misfit::Ever));
 }

@@ -1,6 +1,9 @@
 //! NetFlow v5.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use netflow_parser::{
     NetflowPacket, NetflowParser,
@@ -179,12 +182,15 @@ proptest! {
         let fit = flows.iter().filter(|flow| !never(flow)).count();
         prop_assert!(sent.len() == fit, "{} of {fit}", sent.len());
         let mut records = Vec::new();
+        let mut engines = HashMap::new();
         for message in &messages {
             prop_assert!(message.len() <= usize::from(octets));
             let v5 = read(message);
             prop_assert_eq!(v5.header.flow_sequence as usize, records.len());
-            prop_assert_eq!((v5.header.engine_type, v5.header.engine_id), (0, 7));
+            prop_assert_eq!(v5.header.engine_id, 7);
             let (clock, rate) = (clock(&v5), v5.header.sampling_interval);
+            let first = *engines.entry(v5.header.engine_type).or_insert(rate);
+            prop_assert_eq!(first, rate, "an engine has one rate");
             records.extend(v5.flowsets.into_iter().map(|record| (record, clock, rate)));
         }
         let mut rest = &records[..];
@@ -317,6 +323,33 @@ fn a_message_has_one_sampling_rate() {
         assert_eq!(rate(&mut encoder), mode << 14 | 100, "{method}");
     }
     assert_eq!(encoder.flow(&with(101)), Fit::Full);
+}
+
+/// nfdump keeps the rate that the first message of an engine had.
+#[test]
+fn each_sampling_rate_has_an_engine() {
+    let mut encoder = encoder();
+    let mut engine = |sampling_n| {
+        let record = FlowRecord {
+            sampling_n,
+            ..nth(0)
+        };
+        assert_eq!(encoder.flow(&record), Fit::In);
+        let header = read(encoder.message(NOW)).header;
+        encoder.commit();
+        (header.engine_type, header.engine_id)
+    };
+    let engines = [1, 1, 10, 100, 10, 1].map(&mut engine);
+    assert_eq!(engines, [0, 0, 1, 2, 1, 0].map(|engine| (engine, 7)));
+    for n in 101..=352 {
+        assert_eq!(engine(n).0, (n - 98) as u8);
+    }
+    let more = [353, 354, 352, 10].map(|n| engine(n).0);
+    assert_eq!(
+        more,
+        [255, 255, 254, 1],
+        "those that are too many share one"
+    );
 }
 
 #[test]
