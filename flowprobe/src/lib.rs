@@ -21,6 +21,7 @@ pub mod ipfix;
 pub mod ledger;
 pub mod load;
 mod nearest;
+pub mod netflow;
 pub mod pcap;
 pub mod record;
 pub mod run;
