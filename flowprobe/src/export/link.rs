@@ -1,6 +1,15 @@
 //! The ways to a collector.
 
+mod connection;
+mod dial;
+mod error;
+mod stream;
+mod sys;
+pub(super) mod tcp;
+#[cfg(test)]
+mod tests;
 pub(super) mod udp;
+pub(super) mod unix;
 
 use std::{io, time::Instant};
 
