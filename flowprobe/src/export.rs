@@ -33,6 +33,7 @@ use std::{
 pub use account::DestinationReport;
 pub use collector::{Collector, CollectorError, Format, Identity, Transport};
 pub use group::{Group, GroupError, Mode};
+pub use link::TlsError;
 
 use self::{
     account::Outlet,

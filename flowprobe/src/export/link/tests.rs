@@ -1,6 +1,9 @@
 //! Links against real peers, on loopback.
 
+mod dtls;
+mod pki;
 mod tcp;
+mod tls;
 mod unix;
 
 use std::{
