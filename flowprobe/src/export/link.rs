@@ -5,6 +5,7 @@ mod connection;
 mod dial;
 pub(super) mod dtls;
 mod error;
+pub(super) mod sctp;
 mod stream;
 mod sys;
 pub(super) mod tcp;

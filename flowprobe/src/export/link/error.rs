@@ -55,6 +55,9 @@ pub(super) enum Broken {
         /// Where it is.
         path: PathBuf,
     },
+    /// Its module is not there, or not loaded.
+    #[error("this kernel has no SCTP: load its module (modprobe sctp), or use TCP")]
+    NoSctp,
     /// The peer has ended the session.
     #[error("the collector closed the connection")]
     Closed,
@@ -68,6 +71,7 @@ impl From<Broken> for io::Error {
         let kind = match &broken {
             Broken::Resolve { .. } => ErrorKind::NotFound,
             Broken::Connect { source, .. } | Broken::Path { source, .. } => source.kind(),
+            Broken::NoSctp => ErrorKind::Unsupported,
             Broken::NotDatagram { .. } => ErrorKind::InvalidInput,
             Broken::Slow { .. } | Broken::Silent { .. } => ErrorKind::TimedOut,
             Broken::Closed => ErrorKind::ConnectionAborted,

@@ -2,6 +2,7 @@
 
 mod dtls;
 mod pki;
+mod sctp;
 mod tcp;
 mod tls;
 mod unix;
