@@ -191,6 +191,7 @@ fn nobody_there_is_told_in_the_handshake_and_later() {
     // Gone without a word.
     drop(stream);
     link.send(&message(1, 100)).expect("a session");
+    assert_eq!(link.acknowledged(), 1);
     let error = ended(&mut link);
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
     // What came back does not count as arrived.
