@@ -17,6 +17,7 @@ pub mod experiment;
 pub mod export;
 pub mod host;
 pub mod ipfix;
+pub mod ipfix_file;
 pub mod ledger;
 pub mod load;
 pub mod pcap;
