@@ -8,6 +8,12 @@ pub fn monotonic_ns() -> u64 {
     read(libc::CLOCK_MONOTONIC) as u64
 }
 
+/// Milliseconds since the machine booted, those that it slept through too.
+#[must_use]
+pub fn uptime_ms() -> u64 {
+    read(libc::CLOCK_BOOTTIME) as u64 / 1_000_000
+}
+
 fn read(clock: libc::clockid_t) -> i64 {
     let mut time = libc::timespec {
         tv_sec: 0,

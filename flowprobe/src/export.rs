@@ -7,11 +7,14 @@
 pub mod account;
 mod announce;
 pub mod collector;
+mod encoder;
+mod failover;
+mod link;
 mod pace;
 mod print;
+mod sender;
 #[cfg(test)]
 mod tests;
-mod udp;
 
 use std::{
     io,
@@ -30,12 +33,16 @@ pub use collector::{Collector, CollectorError};
 use self::{
     account::Outlet,
     announce::Facts,
+    encoder::Encoder,
+    link::{Link, udp::Socket},
     print::Printer,
-    udp::{Sender, socket::Socket},
+    sender::Sender,
 };
 use crate::{
+    clock::uptime_ms,
+    encode::Stamp,
     ipfix::{
-        Encoder,
+        self,
         message::{MIN_OCTETS, PACKET_OVERHEAD, TooSmall},
     },
     record::FlowRecord,
@@ -183,6 +190,8 @@ struct Now {
     at: Instant,
     /// Milliseconds since 1970-01-01 UTC.
     unix_ms: u64,
+    /// Milliseconds since the machine booted.
+    uptime_ms: u64,
 }
 
 impl Now {
@@ -191,12 +200,16 @@ impl Now {
         Self {
             at: Instant::now(),
             unix_ms: unix.as_millis() as u64,
+            uptime_ms: uptime_ms(),
         }
     }
 
-    /// RFC 7011 §3.1: the export time is 32 bits of seconds.
-    fn unix_s(self) -> u32 {
-        (self.unix_ms / 1000) as u32
+    /// Where the clock was set, the machine has booted at another time of day: sysUptime goes on.
+    fn stamp(self) -> Stamp {
+        Stamp {
+            unix_ms: self.unix_ms,
+            boot_unix_ms: self.unix_ms.saturating_sub(self.uptime_ms),
+        }
     }
 }
 
@@ -286,13 +299,9 @@ impl Exporter {
             classes: settings.domains.len(),
             complained: AtomicBool::new(false),
         };
-        let senders = exporter.senders(settings, telemetry)?;
-        if !senders.is_empty() {
-            let bell = Arc::clone(&exporter.bell);
-            exporter.spawn("export", move || drive(senders, &bell))?;
-        }
+        exporter.start_senders(settings, telemetry)?;
         if let Some(output) = settings.output {
-            let outlet = exporter.outlet("stdout".to_owned(), settings.queue);
+            let outlet = exporter.outlet("stdout".to_owned(), settings);
             let bell = Arc::clone(&exporter.bell);
             let printer = Printer::stdout(output, outlet, &settings.domains);
             exporter.spawn("print", move || printer.run(&bell))?;
@@ -384,15 +393,14 @@ impl Exporter {
         self.reports()
     }
 
-    fn senders(
+    fn start_senders(
         &mut self,
         settings: &Settings,
         telemetry: Arc<dyn Telemetry>,
-    ) -> Result<Vec<Sender<Socket>>, ExportError> {
+    ) -> Result<(), ExportError> {
         let mtu = settings.mtu;
         let octets = mtu.saturating_sub(PACKET_OVERHEAD);
         let facts = Arc::new(Facts::new(settings, telemetry));
-        let mut senders = Vec::new();
         for collector in &settings.collectors {
             let address = resolve(collector)?;
             let socket = Socket::open(address).map_err(|source| ExportError::Socket {
@@ -400,30 +408,27 @@ impl Exporter {
                 source,
             })?;
             let encoder = |domain: &Domain| {
-                let mut encoder = Encoder::new(domain.id, octets)?;
+                let mut encoder = ipfix::Encoder::new(domain.id, octets)?;
                 encoder.use_dot1q(settings.dot1q);
-                Ok(encoder)
+                Ok(Encoder::Ipfix(encoder))
             };
             let encoders = settings.domains.iter().map(encoder);
             let encoders = encoders
                 .collect::<Result<_, TooSmall>>()
                 .map_err(|_| ExportError::Mtu { mtu })?;
-            let outlet = self.outlet(collector.to_string(), settings.queue);
+            let outlet = self.outlet(collector.to_string(), settings);
             let facts = Arc::clone(&facts);
-            senders.push(Sender::new(
-                socket,
-                encoders,
-                outlet,
-                facts,
-                settings,
-                Now::read(),
-            ));
+            let now = Now::read();
+            let sender = Sender::new(socket, encoders, outlet, facts, settings, now);
+            let bell = Arc::clone(&self.bell);
+            self.spawn("export", move || drive(sender, &bell))?;
         }
-        Ok(senders)
+        Ok(())
     }
 
-    fn outlet(&mut self, destination: String, queue: usize) -> Arc<Outlet> {
-        let outlet = Arc::new(Outlet::new(destination, queue, self.classes));
+    fn outlet(&mut self, destination: String, settings: &Settings) -> Arc<Outlet> {
+        let rates: Vec<_> = settings.domains.iter().map(|d| d.sampling).collect();
+        let outlet = Arc::new(Outlet::new(destination, settings.queue, &rates));
         self.outlets.push(Arc::clone(&outlet));
         outlet
     }
@@ -468,21 +473,10 @@ fn resolve(collector: &Collector) -> Result<SocketAddr, ExportError> {
     first.ok_or_else(|| failed(io::Error::other("no address")))
 }
 
-/// The export thread: one step of each sender in turn, until all are done.
-fn drive(mut senders: Vec<Sender<Socket>>, bell: &Bell) {
+/// The thread of a collector: one step after the other, until all are done.
+fn drive<L: Link>(mut sender: Sender<L>, bell: &Bell) {
     let mut heard = 0;
-    while !senders.is_empty() {
-        let finish_by = bell.finish_by();
-        let mut wake: Option<Instant> = None;
-        senders.retain_mut(|sender| match sender.step(Now::read(), finish_by) {
-            Some(next) => {
-                wake = Some(wake.map_or(next, |wake| wake.min(next)));
-                true
-            }
-            None => false,
-        });
-        if let Some(wake) = wake {
-            heard = bell.wait(heard, wake);
-        }
+    while let Some(next) = sender.step(Now::read(), bell.finish_by()) {
+        heard = bell.wait(heard, next);
     }
 }

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod encode;
 pub mod experiment;
 pub mod export;
 pub mod host;

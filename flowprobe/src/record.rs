@@ -225,13 +225,19 @@ impl Volume {
     pub fn of(records: &[FlowRecord]) -> Self {
         let mut sum = Self::default();
         for record in records {
-            sum += Self {
-                records: 1,
-                packets: record.packets,
-                octets: record.octets,
-            };
+            sum += Self::from(record);
         }
         sum
+    }
+}
+
+impl From<&FlowRecord> for Volume {
+    fn from(record: &FlowRecord) -> Self {
+        Self {
+            records: 1,
+            packets: record.packets,
+            octets: record.octets,
+        }
     }
 }
 

@@ -1,13 +1,18 @@
 //! The queue of a destination, and the account of every record that was put into it.
 
+mod lane;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
 };
 
 use serde::{Serialize, Serializer};
 
+use self::lane::{Batch, Lane};
+pub(super) use self::lane::{Cargo, Front, Run};
 use super::Now;
 use crate::{
     record::{FlowRecord, Volume},
@@ -20,12 +25,13 @@ pub struct DestinationReport {
     /// The collector's URL, or `stdout`.
     #[serde(rename = "collector")]
     pub destination: String,
-    /// Handed to the socket, and no error reported since. UDP promises no more.
+    /// Acknowledged by the other side's transport. UDP has no such thing: handed to the socket, and
+    /// no error reported since.
     pub sent: Volume,
     /// Not sent, or reported undelivered, by reason.
     #[serde(serialize_with = "by_reason")]
     pub dropped: Vec<(&'static str, Volume)>,
-    /// Waiting; nothing after [`super::Exporter::finish`].
+    /// Waiting, or on its way; nothing after [`super::Exporter::finish`].
     pub queued: Volume,
     /// Messages handed to the socket, those with templates and options too; chunks of text for
     /// `stdout`.
@@ -60,92 +66,6 @@ fn by_reason<S: Serializer>(
     serializer.collect_map(dropped.iter().copied())
 }
 
-/// Records of one class that came together; all destinations share them.
-#[derive(Debug)]
-struct Batch {
-    records: Arc<Vec<FlowRecord>>,
-    /// The part that waits.
-    next: usize,
-    end: usize,
-    since: Instant,
-}
-
-/// What waits in a lane.
-#[derive(Debug)]
-enum Item {
-    Records(Batch),
-    /// What is behind was metered so. Takes no room, and is never dropped.
-    Change(Sampling),
-}
-
-/// The queue of one class, and what was handed over of it.
-#[derive(Debug, Default)]
-struct Lane {
-    items: VecDeque<Item>,
-    sent_records: u64,
-    messages: u64,
-    wire_octets: u64,
-}
-
-impl Lane {
-    /// The records before the next change of the rate, oldest first.
-    fn batches(&self) -> impl Iterator<Item = &Batch> {
-        self.items.iter().map_while(|item| match item {
-            Item::Records(batch) => Some(batch),
-            Item::Change(_) => None,
-        })
-    }
-
-    /// The oldest of them and how many there are, counted up to `enough`.
-    fn run(&self, class: usize, enough: usize) -> Option<Run> {
-        let since = self.batches().next()?.since;
-        let (mut records, mut batches) = (0, 0);
-        for batch in self.batches() {
-            records += batch.end - batch.next;
-            batches += 1;
-            if records >= enough {
-                break;
-            }
-        }
-        Some(Run {
-            class,
-            records: records.min(enough),
-            since,
-            complete: matches!(self.items.get(batches), Some(Item::Change(_))),
-        })
-    }
-
-    /// Takes the `count` oldest records, or as many as there are before the next change of the
-    /// rate, out of the queue.
-    fn take(&mut self, mut count: usize) -> Volume {
-        let mut taken = Volume::default();
-        while count > 0
-            && let Some(Item::Records(batch)) = self.items.front_mut()
-        {
-            let end = batch.end.min(batch.next.saturating_add(count));
-            taken += Volume::of(&batch.records[batch.next..end]);
-            count -= end - batch.next;
-            batch.next = end;
-            if batch.next == batch.end {
-                self.items.pop_front();
-            }
-        }
-        taken
-    }
-}
-
-/// Records of one class and one rate that wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Run {
-    pub(super) class: usize,
-    /// How many, as far as was asked.
-    pub(super) records: usize,
-    /// Since when the oldest waits.
-    pub(super) since: Instant,
-    /// No more will come: a change of the rate is behind them.
-    pub(super) complete: bool,
-}
-
 /// Queue and counts of one destination.
 #[derive(Debug)]
 pub(super) struct Account {
@@ -167,9 +87,9 @@ pub(super) struct Account {
 }
 
 impl Account {
-    fn new(capacity: usize, classes: usize) -> Self {
+    fn new(capacity: usize, rates: &[Sampling]) -> Self {
         Self {
-            lanes: (0..classes).map(|_| Lane::default()).collect(),
+            lanes: rates.iter().copied().map(Lane::new).collect(),
             capacity,
             closed: None,
             queued: Volume::default(),
@@ -202,12 +122,12 @@ impl Account {
             };
             let (taken, left) = run.split_at(share(end) - share(start));
             if !taken.is_empty() {
-                lane.items.push_back(Item::Records(Batch {
+                lane.push(Batch {
                     records: Arc::clone(records),
                     next: start,
                     end: start + taken.len(),
                     since: now.at,
-                }));
+                });
                 self.queued += Volume::of(taken);
             }
             self.drop(full, Volume::of(left), now);
@@ -217,7 +137,7 @@ impl Account {
     /// What is queued from now on of `class` was metered with `sampling`.
     pub(super) fn push_change(&mut self, class: usize, sampling: Sampling) {
         if let (Some(lane), None) = (self.lanes.get_mut(class), self.closed) {
-            lane.items.push_back(Item::Change(sampling));
+            lane.push_change(sampling);
         }
     }
 
@@ -229,20 +149,22 @@ impl Account {
         }
     }
 
-    /// A change of the rate that nothing is before any more, and whose it is.
+    /// A change of the rate that nothing is before any more, and whose it is. What is on its way
+    /// is before it: if it has to be sent again, it will be under its own rate.
     pub(super) fn change(&self) -> Option<(usize, Sampling)> {
-        let fronts = self.lanes.iter().map(|lane| lane.items.front());
-        fronts.enumerate().find_map(|(class, front)| match front {
-            Some(Item::Change(sampling)) => Some((class, *sampling)),
-            _ => None,
-        })
+        let changes = self.lanes.iter().map(Lane::change);
+        let mut classed = changes.enumerate();
+        classed.find_map(|(class, change)| Some((class, change?)))
     }
 
     /// The change at the front of `class` is made.
     pub(super) fn settle_change(&mut self, class: usize) {
-        let lane = &mut self.lanes[class];
-        let change = lane.items.pop_front();
-        debug_assert!(matches!(change, Some(Item::Change(_))));
+        self.lanes[class].settle_change();
+    }
+
+    /// What the records at the front of `class` were metered with.
+    pub(super) fn front(&self, class: usize) -> Front {
+        self.lanes[class].front
     }
 
     /// What waits at the front of each class, counted up to `enough`.
@@ -257,31 +179,59 @@ impl Account {
         batches.flat_map(|batch| &batch.records[batch.next..batch.end])
     }
 
-    /// What waits.
+    /// What waits, or is on its way.
     pub(super) fn queued(&self) -> Volume {
         self.queued
     }
 
-    /// The `count` oldest records of `class` are sent.
-    pub(super) fn settle_sent(&mut self, class: usize, count: usize) -> Volume {
-        let volume = self.lanes[class].take(count);
-        self.lanes[class].sent_records += volume.records;
-        self.queued -= volume;
-        self.sent += volume;
-        volume
+    /// The oldest records that wait are sent, and nobody will say whether they arrived.
+    pub(super) fn settle_sent(&mut self, cargo: &Cargo, now: Now) {
+        let lane = &mut self.lanes[cargo.class];
+        lane.take(cargo.records);
+        lane.sent_records += cargo.sent.records;
+        self.queued -= cargo.volume();
+        self.sent += cargo.sent;
+        self.drop_unfit(cargo, now);
     }
 
-    /// The `count` oldest records of `class` will never be sent.
-    pub(super) fn settle_dropped(
-        &mut self,
-        class: usize,
-        count: usize,
-        reason: &'static str,
-        now: Now,
-    ) {
-        let volume = self.lanes[class].take(count);
-        self.queued -= volume;
-        self.drop(reason, volume, now);
+    /// The oldest records that wait are on their way. They stay queued until they are
+    /// acknowledged.
+    pub(super) fn send_off(&mut self, cargo: &Cargo) {
+        let lane = &mut self.lanes[cargo.class];
+        lane.send_off(cargo.records);
+        lane.sent_records += cargo.sent.records;
+    }
+
+    /// The oldest records that are on their way have arrived.
+    pub(super) fn settle_acknowledged(&mut self, cargo: &Cargo, now: Now) {
+        self.lanes[cargo.class].acknowledge(cargo.records);
+        self.queued -= cargo.volume();
+        self.sent += cargo.sent;
+        self.drop_unfit(cargo, now);
+    }
+
+    /// What is on its way, that of these messages, may not have arrived: it waits again, in front.
+    pub(super) fn take_back(&mut self, messages: &VecDeque<Cargo>) {
+        for cargo in messages {
+            self.lanes[cargo.class].sent_records -= cargo.sent.records;
+        }
+        for lane in &mut self.lanes {
+            lane.take_back();
+        }
+    }
+
+    /// The oldest records that wait will never be sent.
+    pub(super) fn settle_dropped(&mut self, cargo: &Cargo, reason: &'static str, now: Now) {
+        self.lanes[cargo.class].take(cargo.records);
+        self.queued -= cargo.volume();
+        self.drop(reason, cargo.sent, now);
+        self.drop_unfit(cargo, now);
+    }
+
+    fn drop_unfit(&mut self, cargo: &Cargo, now: Now) {
+        for (reason, volume) in &cargo.unfit {
+            self.drop(reason, *volume, now);
+        }
     }
 
     /// Records of `class` that counted as sent were not delivered.
@@ -300,7 +250,7 @@ impl Account {
     /// Drops what waits, and takes no more: what still comes is dropped for the same reason.
     pub(super) fn close(&mut self, reason: &'static str, now: Now) {
         for lane in &mut self.lanes {
-            lane.items.clear();
+            lane.clear();
         }
         let volume = std::mem::take(&mut self.queued);
         self.drop(reason, volume, now);
@@ -316,8 +266,8 @@ impl Account {
     }
 
     /// Data Records got their sequence numbers.
-    pub(super) fn count_encoded(&mut self, data_records: u32) {
-        self.encoded += u64::from(data_records);
+    pub(super) fn count_encoded(&mut self, units: u32) {
+        self.encoded += u64::from(units);
     }
 
     pub(super) fn count_outage(&mut self) {
@@ -360,11 +310,11 @@ pub(super) struct Outlet {
 }
 
 impl Outlet {
-    /// A destination for the records of so many classes.
-    pub(super) fn new(destination: String, capacity: usize, classes: usize) -> Self {
+    /// A destination for the records of so many classes, each with its first rate.
+    pub(super) fn new(destination: String, capacity: usize, rates: &[Sampling]) -> Self {
         Self {
             destination,
-            account: Mutex::new(Account::new(capacity, classes)),
+            account: Mutex::new(Account::new(capacity, rates)),
         }
     }
 
@@ -389,130 +339,5 @@ impl Outlet {
             encoded: account.encoded,
             outages: account.outages,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ipfix::tests::sample::{many, of_class};
-
-    fn assert_balanced(report: &DestinationReport, exported: Volume) {
-        let mut sum = report.sent;
-        sum += report.queued;
-        for (_, volume) in &report.dropped {
-            sum += *volume;
-        }
-        assert_eq!(sum, exported);
-    }
-
-    #[test]
-    fn a_full_queue_drops_the_newest_and_counts_them() {
-        let outlet = Outlet::new("x".to_owned(), 10, 1);
-        let first = Arc::new(many(8));
-        let second = Arc::new(many(6));
-        outlet.account().push(&first, Now::read());
-        outlet.account().push(&second, Now::read());
-        let waiting: Vec<_> = outlet.account().waiting(0).copied().collect();
-        assert_eq!(waiting, [&first[..], &second[..2]].concat());
-        let report = outlet.report();
-        assert_eq!(report.dropped, [("queue_full", Volume::of(&second[2..]))]);
-        let mut exported = Volume::of(&first);
-        exported += Volume::of(&second);
-        assert_balanced(&report, exported);
-
-        // What was taken makes room again, also in the middle of a batch.
-        outlet.account().settle_sent(0, 9);
-        outlet.account().push(&first, Now::read());
-        assert_eq!(outlet.report().queued.records, 9);
-        assert_eq!(outlet.report().dropped[0].1.records, 4);
-    }
-
-    #[test]
-    fn every_record_is_in_one_term() {
-        let outlet = Outlet::new("x".to_owned(), 100, 1);
-        let records = Arc::new(many(40));
-        let now = Now::read();
-        let mut account = outlet.account();
-        account.push(&records, now);
-        let volume = account.settle_sent(0, 20);
-        account.undelivered(0, volume, "refused", now);
-        account.settle_sent(0, 5);
-        account.settle_dropped(0, 5, "socket_full", now);
-        account.close("shutdown", now);
-        account.push(&records, now);
-        drop(account);
-        let report = outlet.report();
-        assert_eq!(report.sent, Volume::of(&records[20..25]));
-        let reasons: Vec<_> = report
-            .dropped
-            .iter()
-            .map(|(r, v)| (*r, v.records))
-            .collect();
-        assert_eq!(
-            reasons,
-            [("refused", 20), ("socket_full", 5), ("shutdown", 50)]
-        );
-        let mut exported = Volume::of(&records);
-        exported += exported;
-        assert_balanced(&report, exported);
-    }
-
-    /// When there is room for half, each class keeps half: its oldest.
-    #[test]
-    fn classes_share_the_room_and_unknown_ones_are_named() {
-        let outlet = Outlet::new("x".to_owned(), 50, 2);
-        let classes = [(0, 60), (1, 30), (9, 10)];
-        let records = classes.map(|(class, count)| of_class(class, many(count)));
-        let records = Arc::new(records.concat());
-        outlet.account().push(&records, Now::read());
-        let waiting = |class| -> Vec<_> { outlet.account().waiting(class).copied().collect() };
-        assert_eq!(waiting(0), records[..30]);
-        assert_eq!(waiting(1), records[60..75]);
-        let report = outlet.report();
-        let dropped = report.dropped.iter().map(|(r, v)| (*r, v.records));
-        assert!(dropped.eq([("queue_full", 45), ("unknown_class", 10)]));
-        assert_balanced(&report, Volume::of(&records));
-    }
-
-    /// A change is seen when all before it is gone, and only then is what is behind it.
-    #[test]
-    fn changes_keep_their_place_and_take_no_room() {
-        let outlet = Outlet::new("x".to_owned(), 3, 2);
-        let mut account = outlet.account();
-        let now = Now::read();
-        account.push(&Arc::new(many(2)), now);
-        account.push_change(0, Sampling::All);
-        account.push_change(0, "1/5".parse().expect("a rate"));
-        account.push_change(1, "1/7".parse().expect("a rate"));
-        assert_eq!(account.room(), Some(1));
-        account.push(&Arc::new(many(2)), now);
-        let run = |account: &Account| account.runs(10).next();
-        assert_eq!(account.change().map(|(class, _)| class), Some(1));
-        account.settle_change(1);
-        assert_eq!(account.change(), None);
-        let first = run(&account).expect("records");
-        assert_eq!((first.records, first.complete), (2, true));
-        account.settle_sent(0, 5);
-        assert_eq!(account.change(), Some((0, Sampling::All)));
-        account.settle_change(0);
-        assert_eq!((run(&account), account.waiting(0).count()), (None, 0));
-        account.settle_change(0);
-        let second = run(&account).expect("records");
-        assert_eq!((second.records, second.complete), (1, false));
-        account.push_change(0, Sampling::All);
-        account.close("shutdown", now);
-        assert_eq!((account.change(), account.queued().records), (None, 0));
-    }
-
-    #[test]
-    fn reports_are_json_with_drops_by_reason() {
-        let outlet = Outlet::new("udp://[::1]:4739".to_owned(), 1, 1);
-        outlet.account().push(&Arc::new(many(2)), Now::read());
-        let shown = serde_json::to_value(outlet.report()).expect("JSON");
-        let volume = |records, packets, octets| serde_json::json!({"records": records, "packets": packets, "octets": octets});
-        assert_eq!(shown["collector"], "udp://[::1]:4739");
-        assert_eq!(shown["queued"], volume(1, 1, 100));
-        assert_eq!(shown["dropped"]["queue_full"], volume(1, 2, 200));
     }
 }

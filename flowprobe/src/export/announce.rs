@@ -2,16 +2,21 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{Domain, Interface, Settings, Telemetry, account::Account};
+use super::{
+    Domain, Interface, Settings, Telemetry,
+    account::{Account, Front},
+    encoder::Encoder,
+};
 use crate::{
     ipfix::{
-        Encoder, Template, element,
+        Template, element,
         message::{HEADER, MIN_OCTETS, SET_HEADER},
         options::{
             AlgorithmRate, CountSelector, DomainName, ExportingReliability, FlowKeys, FlowSelector,
             HashSelector, InterfaceName, MeteringReliability, MeteringStatistics, NOfNSelector,
             OptionsRecord, ProbabilitySelector, SELECTOR, SamplerRate, SamplingRate,
-            SelectionSequence, SelectionStatistics, Selector, Text, TimeSelector,
+            SelectionSequence, SelectionStatistics, Selector, TakesOptions as _, Text,
+            TimeSelector,
         },
     },
     sampling::{Profile, Sampling},
@@ -50,16 +55,15 @@ pub(super) struct Facts {
     telemetry: Arc<dyn Telemetry>,
 }
 
-/// What a collector knows of a domain: it may be behind what is metered now.
+/// A domain, and what is still to be said of it.
 #[derive(Debug)]
 pub(super) struct Told {
     pub(super) class: usize,
     observation_domain: u32,
     /// Empty where it has none.
     name: String,
-    sampling: Sampling,
-    /// How many rates came before.
-    epoch: u32,
+    /// Templates that this session knows.
+    pub(super) templates: bool,
     /// When to tell all of it again.
     pub(super) again_at: Instant,
 }
@@ -71,26 +75,21 @@ impl Told {
             class,
             observation_domain: domain.id,
             name: domain.name.clone(),
-            sampling: domain.sampling,
-            epoch: 0,
+            templates: false,
             again_at: now,
         };
         domains.iter().enumerate().map(told).collect()
     }
 
-    /// A new rate has been told.
-    pub(super) fn changed(&mut self, sampling: Sampling) {
-        self.sampling = sampling;
-        self.epoch += 1;
-    }
-
-    /// Each rate has a selection sequence (IE 301) of its own, so that its statistics are never
-    /// of two rates.
-    fn sequence(&self) -> u64 {
-        sequence(self.epoch)
+    /// Who listens knows nothing, or may have forgotten it.
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.templates = false;
+        self.again_at = now;
     }
 }
 
+/// Each rate has a selection sequence (IE 301) of its own, so that its statistics are never of two
+/// rates.
 /// The selection sequence of an epoch: unique in the domain (RFC 5477, IE 301), counted from 1 as
 /// selectors are.
 fn sequence(epoch: u32) -> u64 {
@@ -107,6 +106,9 @@ pub(super) struct Delivery {
 pub(super) trait Stream {
     /// Why nothing more can be sent now.
     type Stop;
+
+    /// Whether templates are said once in a session, and can be withdrawn.
+    fn has_sessions(&self) -> bool;
 
     /// Sends the message at hand if `add` finds no room in it, and then adds to the next one.
     fn put(&mut self, add: impl Fn(&mut Encoder) -> bool) -> Result<(), Self::Stop>;
@@ -151,34 +153,53 @@ impl Facts {
     pub(super) fn announce<S: Stream>(
         &self,
         told: &Told,
+        front: Front,
         delivery: &Delivery,
         stream: &mut S,
     ) -> Result<(), S::Stop> {
-        self.templates(told, stream)?;
-        self.options(told, stream)?;
-        self.statistics(told, delivery, stream)
+        if !told.templates {
+            self.templates(told, front, stream)?;
+        }
+        self.options(told, front, stream)?;
+        self.statistics(told, front, delivery, stream)
     }
 
     /// What a collector needs between the last flow of one rate and the first flow of the next:
     /// the last statistics of the old selection sequence, then the new one.
     ///
-    /// A new method's report has another template, which comes first (RFC 7011 §8.2); that of the
-    /// old method is not sent any more, and its number has no other meaning later (§8.4).
+    /// A new method's report has another template, which comes first (RFC 7011 §8.2). That of the
+    /// old method is withdrawn where there are sessions (§8.1); else it is not sent any more, and
+    /// its number has no other meaning later (§8.4).
     pub(super) fn change<S: Stream>(
         &self,
         told: &Told,
+        front: Front,
         sampling: Sampling,
         stream: &mut S,
     ) -> Result<(), S::Stop> {
-        self.selection(told, stream)?;
-        for template in self.rate_templates(sampling) {
-            stream.put(|encoder| encoder.template(template))?;
+        self.selection(told, front, stream)?;
+        let old = self.rate_templates(front.sampling);
+        let new = self.rate_templates(sampling);
+        if stream.has_sessions() {
+            for template in old.iter().filter(|template| !new.contains(template)) {
+                stream.put(|encoder| encoder.withdraw(template))?;
+            }
+        }
+        for template in &new {
+            if !stream.has_sessions() || !old.contains(template) {
+                stream.put(|encoder| encoder.template(template))?;
+            }
         }
         self.rate(told, sampling, stream)?;
-        self.selection_sequence(told, sequence(told.epoch + 1), stream)
+        self.selection_sequence(told, sequence(front.epoch + 1), stream)
     }
 
-    fn templates<S: Stream>(&self, told: &Told, stream: &mut S) -> Result<(), S::Stop> {
+    fn templates<S: Stream>(
+        &self,
+        told: &Told,
+        front: Front,
+        stream: &mut S,
+    ) -> Result<(), S::Stop> {
         for template in &element::ALL {
             stream.put(|encoder| encoder.template(template))?;
         }
@@ -190,7 +211,7 @@ impl Facts {
             &MeteringReliability::TEMPLATE,
             &FlowKeys::TEMPLATE,
         ];
-        let rate = self.rate_templates(told.sampling);
+        let rate = self.rate_templates(front.sampling);
         let name = (!told.name.is_empty()).then_some(&DomainName::TEMPLATE);
         let exporting = is_first(told).then_some(&ExportingReliability::TEMPLATE);
         let templates = rate.into_iter().chain(others).chain(exporting).chain(name);
@@ -211,9 +232,9 @@ impl Facts {
         }
     }
 
-    fn options<S: Stream>(&self, told: &Told, stream: &mut S) -> Result<(), S::Stop> {
-        self.rate(told, told.sampling, stream)?;
-        self.selection_sequence(told, told.sequence(), stream)?;
+    fn options<S: Stream>(&self, told: &Told, front: Front, stream: &mut S) -> Result<(), S::Stop> {
+        self.rate(told, front.sampling, stream)?;
+        self.selection_sequence(told, sequence(front.epoch), stream)?;
         if !told.name.is_empty() {
             let record = DomainName {
                 observation_domain: told.observation_domain,
@@ -304,6 +325,7 @@ impl Facts {
     pub(super) fn statistics<S: Stream>(
         &self,
         told: &Told,
+        front: Front,
         delivery: &Delivery,
         stream: &mut S,
     ) -> Result<(), S::Stop> {
@@ -317,7 +339,7 @@ impl Facts {
             first_ms,
             last_ms,
         };
-        self.selection(told, stream)?;
+        self.selection(told, front, stream)?;
         stream.put(|encoder| encoder.options(&delivery.metering))?;
         stream.put(|encoder| encoder.options(&reliability))?;
         if is_first(told) {
@@ -328,12 +350,17 @@ impl Facts {
 
     /// The statistics of the selection sequence that the collector knows, which may have ended
     /// meanwhile (RFC 5476 §6.5.3). Nothing is said of a sequence that nobody remembers.
-    fn selection<S: Stream>(&self, told: &Told, stream: &mut S) -> Result<(), S::Stop> {
-        let Some(selection) = self.telemetry.selection(told.class, told.epoch) else {
+    fn selection<S: Stream>(
+        &self,
+        told: &Told,
+        front: Front,
+        stream: &mut S,
+    ) -> Result<(), S::Stop> {
+        let Some(selection) = self.telemetry.selection(told.class, front.epoch) else {
             return Ok(());
         };
         let statistics = SelectionStatistics {
-            sequence: told.sequence(),
+            sequence: sequence(front.epoch),
             observed: selection.observed,
             selected: selection.selected,
         };

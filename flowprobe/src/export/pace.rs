@@ -36,6 +36,17 @@ impl Pacer {
         self.full_at.checked_sub(slack).unwrap_or(self.full_at)
     }
 
+    /// How many records may go now.
+    pub(super) fn affords(&self, now: Instant) -> usize {
+        let left = self
+            .burst
+            .saturating_sub(self.full_at.saturating_duration_since(now));
+        match u128::from(self.rate) {
+            0 => usize::MAX,
+            rate => (left.as_nanos() * rate / 1_000_000_000) as usize,
+        }
+    }
+
     /// Takes the tokens of `records`.
     pub(super) fn spend(&mut self, records: usize, now: Instant) {
         self.full_at = self.full_at.max(now) + self.cost(records);

@@ -9,7 +9,10 @@ use std::{
 };
 
 use self::table::Table;
-use super::{Bell, Domain, Now, Output, account::Outlet};
+use super::{
+    Bell, Domain, Now, Output,
+    account::{Cargo, Outlet},
+};
 use crate::{ipfix::element, record::FlowRecord};
 
 /// Records formatted and written at once.
@@ -80,8 +83,10 @@ impl<W: Write> Printer<W> {
         }
         self.to.write_all(&text)?;
         self.to.flush()?;
+        let mut cargo = Cargo::of(class);
+        records.iter().for_each(|record| cargo.add(record));
         let mut account = self.outlet.account();
-        account.settle_sent(class, records.len());
+        account.settle_sent(&cargo, Now::read());
         account.count_message(class, text.len());
         Ok(records.len())
     }
@@ -143,7 +148,11 @@ mod tests {
 
     /// Prints `count` records into a pipe for `left` octets, to the end.
     fn printed(count: u32, left: usize) -> (String, Arc<Outlet>) {
-        let outlet = Arc::new(Outlet::new("stdout".to_owned(), usize::MAX, 1));
+        let outlet = Arc::new(Outlet::new(
+            "stdout".to_owned(),
+            usize::MAX,
+            &[crate::sampling::Sampling::All],
+        ));
         let read = Arc::<Mutex<Vec<u8>>>::default();
         outlet.account().push(&Arc::new(many(count)), Now::read());
         let bell = Bell::default();

@@ -4,10 +4,13 @@ use flowprobe_ebpf::{KeyV4, KeyV6, KeyWide};
 
 use super::{
     element::{self, FlowElements, IPV4, IPV6},
-    options::OptionsRecord,
+    options::{OptionsRecord, TakesOptions},
     template::Template,
 };
-use crate::record::{FlowKey, FlowRecord};
+use crate::{
+    encode::{Fit, Mark, Stamp},
+    record::{FlowKey, FlowRecord},
+};
 
 /// Octets of the message header (RFC 7011 §3.1).
 pub const HEADER: usize = 16;
@@ -96,10 +99,40 @@ impl Encoder {
         true
     }
 
-    /// Adds a flow record; false if the message is full.
+    /// Withdraws a template (RFC 7011 §8.1): its number with no fields; false if the message is
+    /// full.
     #[must_use]
+    pub fn withdraw(&mut self, template: &Template) -> bool {
+        const WITHDRAWAL: usize = 4;
+        let set = if template.scopes == 0 {
+            TEMPLATE_SET
+        } else {
+            self.close_set();
+            self.set = None;
+            OPTIONS_TEMPLATE_SET
+        };
+        let Some(to) = self.room(set, WITHDRAWAL) else {
+            return false;
+        };
+        to[..2].copy_from_slice(&template.id.to_be_bytes());
+        to[2..].fill(0);
+        // §8.1: withdrawals and templates are not in one set.
+        self.close_set();
+        self.set = None;
+        true
+    }
+
+    /// Adds a flow record.
     #[inline]
-    pub fn flow(&mut self, record: &FlowRecord) -> bool {
+    pub fn flow(&mut self, record: &FlowRecord) -> Fit {
+        match self.add_flow(record) {
+            true => Fit::In,
+            false => Fit::Full,
+        }
+    }
+
+    #[inline]
+    fn add_flow(&mut self, record: &FlowRecord) -> bool {
         if self.dot1q && record.key.vlan() != 0 {
             return self.wide(&record.key.widened(), record);
         }
@@ -132,17 +165,6 @@ impl Encoder {
         self.dot1q = dot1q;
     }
 
-    /// Adds an options record; false if the message is full.
-    #[must_use]
-    pub fn options<R: OptionsRecord>(&mut self, record: &R) -> bool {
-        match self.room(R::TEMPLATE.id, R::TEMPLATE.record_length()) {
-            Some(to) => record.encode(to),
-            None => return false,
-        }
-        self.data_records += 1;
-        true
-    }
-
     /// Octets that are left for records and their set headers.
     #[must_use]
     pub fn remaining(&self) -> usize {
@@ -155,27 +177,38 @@ impl Encoder {
         self.length == HEADER
     }
 
-    /// Data Records in all messages committed: the sequence number of the next message.
+    /// How far it has come: the sequence number of the next message is the number of Data Records
+    /// in all messages committed.
     #[must_use]
-    pub fn sequence(&self) -> u32 {
-        self.sequence
+    pub fn mark(&self) -> Mark {
+        Mark {
+            sequence: self.sequence,
+            parts: 0,
+        }
+    }
+
+    /// Goes to where it was, or would have been. The message at hand is gone.
+    pub fn go_to(&mut self, mark: Mark) {
+        self.sequence = mark.sequence;
+        self.discard();
     }
 
     /// Data Records, flows and options, in the message at hand.
     #[must_use]
-    pub fn data_records(&self) -> u32 {
+    pub fn units(&self) -> u32 {
         self.data_records
     }
 
-    /// The message as it goes out at `export_time_s`, seconds since 1970-01-01 UTC.
+    /// The message as it goes out now.
     ///
     /// Records may still be added to it afterwards.
-    pub fn message(&mut self, export_time_s: u32) -> &[u8] {
+    pub fn message(&mut self, now: Stamp) -> &[u8] {
         self.close_set();
         let header = &mut self.buffer[..HEADER];
         header[..2].copy_from_slice(&VERSION.to_be_bytes());
         header[2..4].copy_from_slice(&(self.length as u16).to_be_bytes());
-        header[4..8].copy_from_slice(&export_time_s.to_be_bytes());
+        // RFC 7011 §3.1: when the message leaves, in seconds.
+        header[4..8].copy_from_slice(&now.unix_s().to_be_bytes());
         // RFC 7011 §3.1: Data Records sent before this message; templates do not count.
         header[8..12].copy_from_slice(&self.sequence.to_be_bytes());
         header[12..].copy_from_slice(&self.observation_domain.to_be_bytes());
@@ -236,5 +269,16 @@ impl Encoder {
             let octets = (self.length - start) as u16;
             self.buffer[start + 2..start + 4].copy_from_slice(&octets.to_be_bytes());
         }
+    }
+}
+
+impl TakesOptions for Encoder {
+    fn options<R: OptionsRecord>(&mut self, record: &R) -> bool {
+        match self.room(R::TEMPLATE.id, R::TEMPLATE.record_length()) {
+            Some(to) => record.encode(to),
+            None => return false,
+        }
+        self.data_records += 1;
+        true
     }
 }

@@ -5,7 +5,6 @@
 use flowprobe_ebpf::content;
 
 use super::{
-    Encoder,
     element::Value,
     template::{Field, Template},
 };
@@ -18,6 +17,12 @@ pub trait OptionsRecord {
 
     /// Writes the record into `to`, which is as long as the template says.
     fn encode(&self, to: &mut [u8]);
+}
+
+/// What options records are added to.
+pub trait TakesOptions {
+    /// Adds one; false if the message is full.
+    fn options<R: OptionsRecord>(&mut self, record: &R) -> bool;
 }
 
 /// Text in a field of fixed length, filled with zeros: a field of variable length in an
@@ -471,7 +476,7 @@ impl Selector {
     }
 
     /// Adds it to a message; false if there is no room.
-    pub fn put(&self, encoder: &mut Encoder) -> bool {
+    pub fn put<T: TakesOptions>(&self, encoder: &mut T) -> bool {
         match self {
             Self::Count(report) => encoder.options(report),
             Self::Probability(report) => encoder.options(report),

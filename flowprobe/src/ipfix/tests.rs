@@ -21,10 +21,13 @@ use super::{
         AlgorithmRate, CountSelector, DomainName, ExportingReliability, FlowKeys, FlowSelector,
         HashSelector, InterfaceName, MeteringReliability, MeteringStatistics, NOfNSelector,
         OptionsRecord, ProbabilitySelector, SamplerRate, SamplingRate, SelectionSequence,
-        SelectionStatistics, Selector, Text, TimeSelector,
+        SelectionStatistics, Selector, TakesOptions as _, Text, TimeSelector,
     },
 };
-use crate::record::{FlowKey, FlowRecord};
+use crate::{
+    encode::{Fit, Stamp},
+    record::{FlowKey, FlowRecord},
+};
 
 const OPTIONS: [&Template; 17] = [
     &SamplingRate::TEMPLATE,
@@ -87,13 +90,21 @@ fn assert_flow(template: u16, fields: &Fields, record: &FlowRecord) {
     }
 }
 
+/// A message leaves at this second.
+fn at(unix_s: u64) -> Stamp {
+    Stamp {
+        unix_ms: 1000 * unix_s,
+        boot_unix_ms: 0,
+    }
+}
+
 /// Encodes templates and `records` in messages of at most `octets`.
 fn encode(records: &[FlowRecord], octets: u16, dot1q: bool) -> Vec<Vec<u8>> {
     let mut encoder = Encoder::new(7, octets).expect("large enough");
     encoder.use_dot1q(dot1q);
     let mut messages = Vec::new();
     let mut flush = |encoder: &mut Encoder| {
-        messages.push(encoder.message(1_700_000_000).to_vec());
+        messages.push(encoder.message(at(1_700_000_000)).to_vec());
         encoder.commit();
     };
     for template in &element::ALL {
@@ -103,9 +114,9 @@ fn encode(records: &[FlowRecord], octets: u16, dot1q: bool) -> Vec<Vec<u8>> {
         }
     }
     for record in records {
-        if !encoder.flow(record) {
+        if encoder.flow(record) == Fit::Full {
             flush(&mut encoder);
-            assert!(encoder.flow(record));
+            assert_eq!(encoder.flow(record), Fit::In);
         }
     }
     flush(&mut encoder);
@@ -320,7 +331,7 @@ fn each_options_template_has_a_set_to_itself() {
         assert!(encoder.template(template));
         lengths.push(SET_HEADER + template.encoded_length());
     }
-    let message = encoder.message(0);
+    let message = encoder.message(at(0));
     let found: Vec<_> = sets(message)
         .iter()
         .map(|(id, set)| (*id, SET_HEADER + set.len()))
@@ -333,28 +344,32 @@ fn each_options_template_has_a_set_to_itself() {
 fn sequence_counts_data_records_of_committed_messages() {
     let mut encoder = Encoder::new(7, 1352).expect("large enough");
     let sequence = |encoder: &mut Encoder| {
-        let message = encoder.message(0);
+        let message = encoder.message(at(0));
         u32::from_be_bytes(message[8..12].try_into().expect("4 octets"))
     };
     assert!(encoder.template(&element::IPV4));
     assert_eq!(sequence(&mut encoder), 0);
     encoder.commit();
-    assert!(encoder.flow(&nth(0)) && encoder.flow(&nth(4)));
+    assert!([nth(0), nth(4)].iter().all(|r| encoder.flow(r) == Fit::In));
     assert!(encoder.options(&SamplingRate {
         observation_domain: 7,
         interval: 1,
     }));
     assert_eq!(sequence(&mut encoder), 0);
     encoder.commit();
-    assert_eq!(encoder.sequence(), 3);
-    assert!(encoder.flow(&nth(0)));
+    assert_eq!(encoder.mark().sequence, 3);
+    assert_eq!(encoder.flow(&nth(0)), Fit::In);
     assert_eq!(sequence(&mut encoder), 3);
     encoder.discard();
-    assert_eq!(encoder.sequence(), 3, "a message never sent has no numbers");
+    assert_eq!(
+        encoder.mark().sequence,
+        3,
+        "a message never sent has no numbers"
+    );
     encoder.sequence = u32::MAX;
-    assert!(encoder.flow(&nth(0)) && encoder.flow(&nth(1)));
+    assert!([nth(0), nth(1)].iter().all(|r| encoder.flow(r) == Fit::In));
     encoder.commit();
-    assert_eq!(encoder.sequence(), 1);
+    assert_eq!(encoder.mark().sequence, 1);
 }
 
 #[test]
@@ -368,7 +383,7 @@ fn selectors_say_what_the_sampling_does() {
         assert!(encoder.template(&CountSelector::TEMPLATE) && encoder.options(&report));
     }
     let mut collected = Collected::default();
-    collected.message(encoder.message(0));
+    collected.message(encoder.message(at(0)));
     let shown: Vec<_> = collected
         .of(513)
         .iter()
@@ -382,7 +397,7 @@ fn selectors_say_what_the_sampling_does() {
     encoder.discard();
     assert!(encoder.template(&ProbabilitySelector::TEMPLATE) && encoder.options(&report));
     let mut collected = Collected::default();
-    collected.message(encoder.message(0));
+    collected.message(encoder.message(at(0)));
     let report = collected.of(519)[0];
     assert_eq!(number(report, 304), 4);
     assert_eq!(f64::from_bits(number(report, 311)).to_string(), "0.125");
@@ -400,7 +415,7 @@ fn hash_based_selectors_tell_their_ranges_and_no_secret() {
         assert!(encoder.template(selector.template()) && selector.put(&mut encoder));
     }
     let mut collected = Collected::default();
-    collected.message(encoder.message(0));
+    collected.message(encoder.message(at(0)));
     let ranges = [(329, 0), (330, 0xffff_ffff), (331, 100), (332, 200)];
     // A boolean of RFC 7011 §6.1.5 that is false.
     let own = [(302, 1), (304, 6), (327, 4), (328, 16), (333, 2)];

@@ -4,12 +4,17 @@ mod domains;
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
-use super::{wire::Undelivered, *};
+use super::*;
 use crate::{
-    export::{DestinationReport, Domain, Interface, Metering, Selection, Telemetry},
-    ipfix::tests::{
-        decode::{Collected, number},
-        sample::many,
+    export::{
+        DestinationReport, Domain, Interface, Metering, Selection, Telemetry, link::Undelivered,
+    },
+    ipfix::{
+        self,
+        tests::{
+            decode::{Collected, number},
+            sample::many,
+        },
     },
     record::{FlowRecord, Volume},
 };
@@ -125,18 +130,20 @@ impl Bench {
             quoted: 64,
             ..Network::default()
         }));
-        let classes = settings.domains.len();
-        let outlet = Outlet::new("udp://x:1".to_owned(), settings.queue, classes);
+        let rates: Vec<_> = settings.domains.iter().map(|d| d.sampling).collect();
+        let outlet = Outlet::new("udp://x:1".to_owned(), settings.queue, &rates);
         let outlet = Arc::new(outlet);
         let octets = settings.mtu - crate::ipfix::message::PACKET_OVERHEAD;
         let now = Now {
             at: Instant::now(),
             unix_ms: 1_700_000_000_000,
+            uptime_ms: 1000,
         };
         let encoders = settings
             .domains
             .iter()
-            .map(|domain| Encoder::new(domain.id, octets).expect("large enough"));
+            .map(|domain| ipfix::Encoder::new(domain.id, octets).expect("large enough"))
+            .map(Encoder::Ipfix);
         let sender = Sender::new(
             Rc::clone(&network),
             encoders.collect(),

@@ -7,7 +7,7 @@ use std::{
     ptr,
 };
 
-use super::wire::{Link, Undelivered};
+use super::{Link, Undelivered};
 
 /// Octets of a quoted datagram that are looked at.
 const QUOTE: usize = 64;

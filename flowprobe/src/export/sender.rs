@@ -1,0 +1,601 @@
+//! One collector: announces, paces, sends, and notices when nobody is there.
+//!
+//! Each class of sampling is an observation domain: its messages, their sequence numbers and its
+//! templates are its own. A change of its rate is told between the last record of the old rate and
+//! the first one of the new.
+//!
+//! **Without sessions** (UDP, RFC 7011 §10.3) a collector that cannot be reached is asked once a
+//! second with a template; meanwhile the flows wait in the queue. Messages that an ICMP error
+//! reports as undelivered have kept their sequence numbers, so that the collector sees the gap, and
+//! count as dropped.
+//!
+//! **With sessions** (TCP, §10.4) records stay queued until the other side's transport has
+//! acknowledged them. After a break all that has not been acknowledged is sent again in the next
+//! session: a collector that had read it, and whose acknowledgement was lost, gets it twice.
+
+mod batch;
+mod history;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use self::wire::{Cause, Stop, Wire};
+use super::{
+    Now, Settings,
+    account::{Outlet, Run},
+    announce::{Facts, Told},
+    encoder::Encoder,
+    failover::{Seat, Turn},
+    link::Link,
+    pace::Pacer,
+};
+use crate::ipfix::{element, message::SET_HEADER};
+
+/// A message that is not full waits no longer than this for more records.
+const FLUSH_AFTER: Duration = Duration::from_secs(1);
+/// How often a collector that does not answer is asked, and how long an ICMP error may take.
+/// Kernels answer with at most one a second.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How long a full socket is tried before its message is dropped.
+const BUSY_LIMIT: Duration = Duration::from_secs(1);
+/// Between tries of a full socket.
+const BUSY_WAIT: Duration = Duration::from_millis(1);
+/// After the last message: time for its ICMP error to come back.
+const LINGER: Duration = Duration::from_millis(100);
+/// How often errors are looked for while nothing else is to do.
+const LISTEN_EVERY: Duration = Duration::from_secs(1);
+/// Batches before the network's errors are looked at.
+const TURN: usize = 16;
+/// How often a session that is being set up is looked at, and what it has not acknowledged.
+const SESSION_EVERY: Duration = Duration::from_millis(10);
+/// How often a collector that stands by looks whether it is its turn.
+const STAND_BY_EVERY: Duration = Duration::from_millis(100);
+
+/// What is known of the collector.
+#[derive(Clone, Copy, Debug)]
+enum Path {
+    /// Nothing bad.
+    Up,
+    /// It could not be reached, or there is no session yet.
+    Down {
+        cause: Cause,
+        /// When to ask next, or to take silence for an answer.
+        next: Instant,
+        /// Whether a question is out.
+        asked: bool,
+    },
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// Not asked to end.
+    No,
+    /// What is queued goes out, until then.
+    Flushing(Instant),
+    /// All is sent; errors may still come in until then.
+    Lingering(Instant),
+}
+
+/// Exports to one collector, in steps.
+pub(super) struct Sender<L> {
+    wire: Wire<L>,
+    sessions: bool,
+    facts: Arc<Facts>,
+    /// What is still to be said of each class.
+    told: Vec<Told>,
+    pacer: Pacer,
+    template_refresh: Duration,
+    /// Records of a message that is full for sure.
+    full_message: usize,
+    path: Path,
+    /// It was there, or was expected to be, and is away.
+    missed: bool,
+    busy_since: Option<Instant>,
+    ending: Ending,
+    /// Classes whose last statistics are sent.
+    concluded: usize,
+    /// A question asked at the end was answered with an error: nobody will come back.
+    hopeless: bool,
+    /// Its place among collectors that stand in for each other.
+    seat: Option<Seat>,
+}
+
+impl<L: Link> Sender<L> {
+    /// A sender with an encoder for each of the domains in `settings`, of which there is one.
+    pub(super) fn new(
+        link: L,
+        encoders: Vec<Encoder>,
+        outlet: Arc<Outlet>,
+        facts: Arc<Facts>,
+        settings: &Settings,
+        now: Now,
+    ) -> Self {
+        let room = encoders[0].remaining() - SET_HEADER;
+        let full_message = room / element::IPV4.record_length();
+        let sessions = link.has_sessions();
+        let path = if sessions {
+            Path::Down {
+                cause: Cause::Unreachable,
+                next: now.at,
+                asked: true,
+            }
+        } else {
+            Path::Up
+        };
+        Self {
+            wire: Wire::new(link, encoders, outlet, now),
+            sessions,
+            facts,
+            told: Told::of(&settings.domains, now.at),
+            pacer: Pacer::new(settings.export_rate, full_message, now.at),
+            template_refresh: settings.template_refresh,
+            full_message,
+            path,
+            missed: false,
+            busy_since: None,
+            ending: Ending::No,
+            concluded: 0,
+            hopeless: false,
+            seat: None,
+        }
+    }
+
+    /// Gives it a place among those that stand in for each other; they share an outlet.
+    pub(super) fn seated(mut self, seat: Seat) -> Self {
+        self.seat = Some(seat);
+        self
+    }
+
+    /// Does what is due. Returns when to come back, or none when all is done.
+    pub(super) fn step(&mut self, now: Now, finish_by: Option<Instant>) -> Option<Instant> {
+        self.wire.now = now;
+        if let (Ending::No, Some(by)) = (self.ending, finish_by) {
+            self.begin_to_end(by);
+        }
+        self.hear();
+        match self.ending {
+            Ending::Flushing(by) if now.at >= by => return self.abandon("shutdown"),
+            Ending::Lingering(until) => match self.linger(until, finish_by) {
+                Lingering::Ended => return None,
+                Lingering::Until(next) => return Some(next),
+                Lingering::Broken => {}
+            },
+            _ => {}
+        }
+        let away = if self.sessions {
+            self.connect()
+        } else {
+            self.ask()
+        };
+        let turn = self.turn(away.is_none());
+        if let Some(next) = away {
+            return self.give_up_or(next);
+        }
+        if turn == Turn::Anothers {
+            return self.stand_by();
+        }
+        match self.announce().and_then(|()| self.flows()) {
+            Ok(next) => {
+                let mut next = next.min(self.announce_at()).min(now.at + LISTEN_EVERY);
+                if self.wire.acknowledge() > 0 {
+                    next = next.min(now.at + SESSION_EVERY);
+                }
+                Some(next)
+            }
+            Err(stop) => self.stopped(&stop),
+        }
+    }
+
+    fn begin_to_end(&mut self, by: Instant) {
+        self.ending = Ending::Flushing(by);
+        if let Path::Down { next, .. } = &mut self.path {
+            *next = self.wire.now.at; // one last question, now
+        }
+    }
+
+    /// Takes in what the network reports of earlier datagrams.
+    fn hear(&mut self) -> bool {
+        let mut heard = false;
+        while let Some(report) = self.wire.link.undelivered() {
+            heard = true;
+            let cause = Cause::of(&report.error);
+            self.wire.blame(&report.quote, cause);
+            if matches!(cause, Cause::Refused | Cause::Unreachable) {
+                self.down(cause, &report.error);
+            }
+        }
+        heard
+    }
+
+    /// The collector cannot be reached: ask again later.
+    fn down(&mut self, cause: Cause, error: &io::Error) {
+        if !self.missed {
+            self.missed = true;
+            let collector = self.wire.outlet.destination();
+            tracing::warn!(%collector, %error, "collector cannot be reached: flows wait");
+            self.wire.outlet.account().count_outage();
+        }
+        if let Path::Down { asked, .. } = self.path {
+            self.hopeless |= asked && matches!(self.ending, Ending::Flushing(_));
+        }
+        self.path = Path::Down {
+            cause,
+            next: self.wire.now.at + PROBE_EVERY,
+            asked: self.sessions,
+        };
+    }
+
+    /// The collector can be reached.
+    fn up(&mut self) {
+        let collector = self.wire.outlet.destination();
+        if self.missed {
+            tracing::info!(%collector, "collector can be reached again");
+        } else {
+            tracing::debug!(%collector, "collector is connected");
+        }
+        self.missed = false;
+        self.path = Path::Up;
+        // It may have restarted, and forgotten every template.
+        for told in &mut self.told {
+            told.forget(self.wire.now.at);
+        }
+    }
+
+    /// While the collector is away: asks for it, and returns when to come back. A template is
+    /// the question, because it has no sequence number to lose.
+    fn ask(&mut self) -> Option<Instant> {
+        let Path::Down { cause, next, asked } = &mut self.path else {
+            return None;
+        };
+        let now = self.wire.now.at;
+        if now < *next {
+            return Some(*next);
+        }
+        if *asked {
+            self.up();
+            return None;
+        }
+        *asked = true;
+        *next = now + PROBE_EVERY;
+        let (cause, next) = (*cause, *next);
+        self.wire.turn_to(0);
+        if !self.wire.encoder().template(&element::IPV4) {
+            unreachable!("MIN_OCTETS: every message holds a template");
+        }
+        if let Err(stop) = self.wire.flush() {
+            self.wire.discard();
+            self.hear();
+            self.down(cause, &stop.error);
+        }
+        Some(next)
+    }
+
+    /// Sees to it that there is a session. Returns when to come back if there is none.
+    fn connect(&mut self) -> Option<Instant> {
+        let now = self.wire.now.at;
+        if let Path::Up = self.path {
+            if let Err(error) = self.wire.link.flush() {
+                self.broken(&error);
+            } else if self.wire.link.is_due(now) {
+                self.renew();
+            } else {
+                return None;
+            }
+        }
+        let Path::Down { next, .. } = self.path else {
+            return None;
+        };
+        if now < next {
+            return Some(next);
+        }
+        match self.wire.link.open(now) {
+            Ok(true) => {
+                self.up();
+                None
+            }
+            Ok(false) => Some(now + SESSION_EVERY),
+            Err(error) => {
+                self.down(Cause::of(&error), &error);
+                self.path.next()
+            }
+        }
+    }
+
+    /// The session is over before its time: what has not arrived waits for the next one.
+    fn broken(&mut self, error: &io::Error) {
+        self.wire.end_session();
+        self.concluded = 0;
+        self.down(Cause::of(error), error);
+        if let Path::Down { next, asked, .. } = &mut self.path {
+            // The next one is tried at once; whether it fails is another question.
+            *next = self.wire.now.at;
+            *asked = false;
+        }
+    }
+
+    /// A session that has lasted long enough is followed by another.
+    fn renew(&mut self) {
+        let now = self.wire.now.at;
+        if let Err(error) = self.wire.link.close(now + PROBE_EVERY) {
+            return self.broken(&error);
+        }
+        self.wire.end_session();
+        self.path = Path::Down {
+            cause: Cause::Unreachable,
+            next: now,
+            asked: false,
+        };
+    }
+
+    /// Whether the flows are for this collector now.
+    fn turn(&mut self, up: bool) -> Turn {
+        let Some(seat) = &self.seat else {
+            return Turn::Mine;
+        };
+        // What is on its way must have arrived, or wait again, before another goes on.
+        let idle = self.wire.acknowledge() == 0;
+        let turn = seat.turn(up, idle, self.wire.now.at);
+        if turn == Turn::Begins {
+            let collector = self.wire.outlet.destination();
+            tracing::info!(%collector, member = seat.name(), "flows go to this collector now");
+            for told in &mut self.told {
+                told.forget(self.wire.now.at);
+            }
+            return Turn::Mine;
+        }
+        turn
+    }
+
+    /// Another collector gets the flows: this one is told what it needs to take over.
+    fn stand_by(&mut self) -> Option<Instant> {
+        let now = self.wire.now.at;
+        if let Err(stop) = self.announce() {
+            return self.stopped(&stop);
+        }
+        if matches!(self.ending, Ending::Flushing(_))
+            && self.wire.outlet.account().queued().records == 0
+        {
+            return match self.conclude() {
+                Ok(next) => Some(next),
+                Err(stop) => self.stopped(&stop),
+            };
+        }
+        Some((now + STAND_BY_EVERY).min(self.announce_at()))
+    }
+
+    /// At the end, a collector that is away and does not come back is not waited for.
+    fn give_up_or(&mut self, next: Instant) -> Option<Instant> {
+        let Path::Down { cause, .. } = self.path else {
+            return Some(next);
+        };
+        let nothing_waits = self.wire.outlet.account().queued().records == 0;
+        let ending = matches!(self.ending, Ending::Flushing(_));
+        if ending && (nothing_waits || self.hopeless) {
+            return self.abandon(cause.label());
+        }
+        Some(next)
+    }
+
+    /// Drops what waits, unless another collector stands in.
+    fn abandon(&mut self, reason: &'static str) -> Option<Instant> {
+        self.wire.end_session();
+        if self.seat.as_ref().is_none_or(Seat::retire) {
+            self.wire.outlet.account().close(reason, self.wire.now);
+        }
+        None
+    }
+
+    /// When templates and options are next due.
+    fn announce_at(&self) -> Instant {
+        let due = self.told.iter().map(|told| told.again_at);
+        due.min().unwrap_or(self.wire.now.at + LISTEN_EVERY)
+    }
+
+    /// Templates and options of each domain, when they are due (RFC 7011 §8.4). Templates are
+    /// valid in their domain only (§3.4.1). In a session they are said once (§8.1).
+    fn announce(&mut self) -> Result<(), Stop> {
+        let now = self.wire.now.at;
+        for told in self.told.iter_mut().filter(|told| told.again_at <= now) {
+            self.wire.turn_to(told.class);
+            let (front, delivery) = {
+                let account = self.wire.outlet.account();
+                (
+                    account.front(told.class),
+                    self.facts.delivery(told, &account),
+                )
+            };
+            self.facts
+                .announce(told, front, &delivery, &mut self.wire)?;
+            self.wire.flush()?;
+            told.templates = self.sessions;
+            told.again_at = now + self.template_refresh;
+        }
+        Ok(())
+    }
+
+    /// Tells the changes of rates that are next in their queues.
+    fn changes(&mut self) -> Result<(), Stop> {
+        loop {
+            let (class, sampling, front) = {
+                let account = self.wire.outlet.account();
+                let Some((class, sampling)) = account.change() else {
+                    return Ok(());
+                };
+                (class, sampling, account.front(class))
+            };
+            self.wire.turn_to(class);
+            let told = &self.told[class];
+            self.facts.change(told, front, sampling, &mut self.wire)?;
+            self.wire.flush()?;
+            // Only what was handed over counts as told; else all of it is said again.
+            self.wire.outlet.account().settle_change(class);
+        }
+    }
+
+    /// Sends flows; returns when to come back.
+    fn flows(&mut self) -> Result<Instant, Stop> {
+        for _ in 0..TURN {
+            self.changes()?;
+            let loaded = match self.fill() {
+                Ok(loaded) => loaded,
+                Err(Some(until)) => return Ok(until),
+                Err(None) if matches!(self.ending, Ending::Flushing(_)) => {
+                    if self.wire.outlet.account().queued().records == 0 {
+                        return self.conclude();
+                    }
+                    // What is on its way may have to be sent again.
+                    return Ok(self.wire.now.at + SESSION_EVERY);
+                }
+                Err(None) => return Ok(self.announce_at()),
+            };
+            self.wire.flush()?;
+            self.busy_since = None;
+            self.pacer.spend(loaded, self.wire.now.at);
+        }
+        Ok(self.wire.now.at)
+    }
+
+    /// Encodes messages of flows, and returns how many flows. If it is not yet time for one,
+    /// returns when it will be, or none if nothing waits.
+    fn fill(&mut self) -> Result<usize, Option<Instant>> {
+        let now = self.wire.now.at;
+        let first = {
+            let account = self.wire.outlet.account();
+            let runs = account.runs(self.full_message);
+            // Of those that may go, the one that waits for longest, so that none waits for
+            // records that came later.
+            runs.min_by_key(|run| (self.ripe_at(run).max(now), run.since))
+        };
+        let run = first.ok_or(None)?;
+        let go = self.ripe_at(&run).max(self.pacer.ready_at(run.records));
+        if go > now {
+            return Err(Some(go));
+        }
+        let records = self.pacer.affords(now).max(run.records);
+        Ok(self.wire.load(run.class, records))
+    }
+
+    /// Until when a message of `run` waits for more records.
+    fn ripe_at(&self, run: &Run) -> Instant {
+        let more_may_come = run.records < self.full_message && !run.complete;
+        if more_may_come && matches!(self.ending, Ending::No) {
+            run.since + FLUSH_AFTER
+        } else {
+            run.since
+        }
+    }
+
+    /// The last statistics, after the last flow.
+    fn conclude(&mut self) -> Result<Instant, Stop> {
+        while let Some(told) = self.told.get(self.concluded) {
+            self.wire.turn_to(told.class);
+            let (front, delivery) = {
+                let account = self.wire.outlet.account();
+                (
+                    account.front(told.class),
+                    self.facts.delivery(told, &account),
+                )
+            };
+            self.facts
+                .statistics(told, front, &delivery, &mut self.wire)?;
+            self.wire.flush()?;
+            self.concluded += 1;
+        }
+        let until = self.wire.now.at + LINGER;
+        self.ending = Ending::Lingering(until);
+        Ok(until)
+    }
+
+    /// All is sent: waits for errors, or for a session to end in order.
+    fn linger(&mut self, until: Instant, finish_by: Option<Instant>) -> Lingering {
+        let now = self.wire.now.at;
+        if !self.sessions {
+            return if now >= until {
+                Lingering::Ended
+            } else {
+                Lingering::Until(until)
+            };
+        }
+        let by = finish_by.unwrap_or(until);
+        match self.wire.link.close(by.min(now + PROBE_EVERY)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && now < by => {
+                Lingering::Until(now + SESSION_EVERY)
+            }
+            result => {
+                let failed = result.err();
+                let lost = self.wire.acknowledge() > 0;
+                self.wire.end_session();
+                if lost && now < by {
+                    let error = failed.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+                    self.ending = Ending::Flushing(by);
+                    self.broken(&error);
+                    return Lingering::Broken;
+                }
+                if lost {
+                    self.abandon("unacknowledged");
+                }
+                Lingering::Ended
+            }
+        }
+    }
+
+    /// A message was not taken: keeps its records for later, or drops it.
+    fn stopped(&mut self, stop: &Stop) -> Option<Instant> {
+        let now = self.wire.now.at;
+        let has_flows = stop.unsent.cargo.records > 0;
+        self.wire.discard();
+        match stop.cause {
+            Cause::Busy if self.sessions => return Some(now + BUSY_WAIT),
+            Cause::Busy => {
+                let since = *self.busy_since.get_or_insert(now);
+                if has_flows && now >= since + BUSY_LIMIT {
+                    self.busy_since = None;
+                    self.wire.lose(&stop.unsent, stop.cause);
+                }
+                return Some(now + BUSY_WAIT);
+            }
+            Cause::TooBig if has_flows && !self.sessions => {
+                self.wire.lose(&stop.unsent, stop.cause);
+                return Some(now);
+            }
+            _ => {}
+        }
+        if self.sessions {
+            self.broken(&stop.error);
+            return self.give_up_or(now);
+        }
+        // A refusal speaks of an earlier datagram; the report says of which.
+        if !self.hear() && stop.cause == Cause::Refused {
+            self.wire.blame(&[], stop.cause);
+        }
+        if let Path::Up = self.path {
+            self.down(stop.cause, &stop.error);
+        }
+        self.give_up_or(now + PROBE_EVERY)
+    }
+}
+
+/// What comes after the last message.
+enum Lingering {
+    Ended,
+    Until(Instant),
+    /// It has to be sent again.
+    Broken,
+}
+
+impl Path {
+    /// When to come back, where it is down.
+    fn next(self) -> Option<Instant> {
+        match self {
+            Self::Up => None,
+            Self::Down { next, .. } => Some(next),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Messages on their way to the collector, and what is known of those before them.
+
+use std::{
+    collections::VecDeque,
+    io::{self, ErrorKind},
+    mem,
+    sync::Arc,
+};
+
+use super::{
+    batch::{Batch, Unsent},
+    history::History,
+};
+use crate::{
+    encode::{Fit, Mark},
+    export::{
+        Now,
+        account::{Cargo, Outlet},
+        announce::Stream,
+        encoder::Encoder,
+        link::Link,
+    },
+};
+
+/// Why records are dropped or wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Nobody listens on the port.
+    Refused,
+    /// No way to the host.
+    Unreachable,
+    /// More octets than the path takes.
+    TooBig,
+    /// The socket takes nothing now.
+    Busy,
+}
+
+impl Cause {
+    pub(super) fn of(error: &io::Error) -> Self {
+        match (error.kind(), error.raw_os_error()) {
+            (ErrorKind::ConnectionRefused, _) => Self::Refused,
+            (ErrorKind::WouldBlock, _) | (_, Some(libc::ENOBUFS | libc::ENOMEM)) => Self::Busy,
+            (_, Some(libc::EMSGSIZE)) => Self::TooBig,
+            // No route, no neighbour, an interface that is down, a firewall's veto.
+            _ => Self::Unreachable,
+        }
+    }
+
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::TooBig => "too_big",
+            Self::Busy => "socket_full",
+        }
+    }
+}
+
+/// Why a message was not taken.
+pub(super) struct Stop {
+    pub(super) cause: Cause,
+    pub(super) error: io::Error,
+    /// The message. Its records wait still, and its encoder is where it was before it.
+    pub(super) unsent: Unsent,
+}
+
+/// The messages at hand, and the way they go.
+pub(super) struct Wire<L> {
+    pub(super) link: L,
+    /// One for each class: an observation domain has its own sequence number (RFC 7011 §3.1).
+    encoders: Vec<Encoder>,
+    /// Whose messages are at hand.
+    class: usize,
+    pub(super) outlet: Arc<Outlet>,
+    /// What is in the message that is being built.
+    cargo: Cargo,
+    /// Messages that are built.
+    batch: Batch,
+    history: History,
+    /// Messages of this session that are not acknowledged.
+    on_the_way: VecDeque<Cargo>,
+    /// Messages of this session that are.
+    acknowledged: u64,
+    pub(super) now: Now,
+}
+
+impl<L: Link> Wire<L> {
+    pub(super) fn new(link: L, encoders: Vec<Encoder>, outlet: Arc<Outlet>, now: Now) -> Self {
+        Self {
+            link,
+            encoders,
+            class: 0,
+            outlet,
+            cargo: Cargo::default(),
+            batch: Batch::default(),
+            history: History::default(),
+            on_the_way: VecDeque::new(),
+            acknowledged: 0,
+            now,
+        }
+    }
+
+    /// The message that is being built.
+    pub(super) fn encoder(&mut self) -> &mut Encoder {
+        &mut self.encoders[self.class]
+    }
+
+    /// The next messages are of `class`; those before are gone.
+    pub(super) fn turn_to(&mut self, class: usize) {
+        debug_assert!(
+            self.encoder().is_empty() && self.batch.is_empty(),
+            "a message is of one domain"
+        );
+        self.class = class;
+        self.cargo = Cargo::of(class);
+    }
+
+    /// Encodes up to `count` waiting records of `class`, as many as fit into the messages of a
+    /// batch. What does not fill another message is left for the next time. Returns how many
+    /// there are.
+    pub(super) fn load(&mut self, class: usize, count: usize) -> usize {
+        self.turn_to(class);
+        let outlet = Arc::clone(&self.outlet);
+        let account = outlet.account();
+        let mut loaded = 0;
+        for record in account.waiting(class).take(count) {
+            loop {
+                match self.encoders[class].flow(record) {
+                    Fit::In => self.cargo.add(record),
+                    Fit::Never(reason) => self.cargo.pass_over(record, reason),
+                    Fit::Full => {
+                        loaded += self.cargo.records;
+                        self.close();
+                        if self.batch.is_full() {
+                            return loaded;
+                        }
+                        continue;
+                    }
+                }
+                break;
+            }
+        }
+        if self.batch.is_empty() {
+            return self.cargo.records;
+        }
+        self.encoders[class].discard();
+        self.cargo = Cargo::of(class);
+        loaded
+    }
+
+    /// The message that is being built is whole.
+    fn close(&mut self) {
+        let stamp = self.now.stamp();
+        let encoder = &mut self.encoders[self.class];
+        let cargo = mem::replace(&mut self.cargo, Cargo::of(self.class));
+        let (before, units) = (encoder.mark(), encoder.units());
+        if !encoder.is_empty() {
+            self.batch.write(encoder.message(stamp));
+            encoder.commit();
+        } else if cargo.records == 0 {
+            return;
+        }
+        self.batch.close(Unsent {
+            cargo,
+            units,
+            before,
+            after: encoder.mark(),
+        });
+    }
+
+    /// Hands over all messages at hand.
+    pub(super) fn flush(&mut self) -> Result<(), Stop> {
+        self.close();
+        loop {
+            let (taken, result) = self.link.send_all(&mut self.batch.messages());
+            for _ in 0..taken {
+                self.taken();
+            }
+            let Some(next) = self.batch.pop() else {
+                return Ok(());
+            };
+            if let Err(error) = result {
+                self.batch.clear();
+                self.encoder().go_to(next.before);
+                return Err(Stop {
+                    cause: Cause::of(&error),
+                    error,
+                    unsent: next,
+                });
+            }
+            // Nothing in it that its format can say.
+            let mut account = self.outlet.account();
+            account.settle_dropped(&next.cargo, "unfit", self.now);
+        }
+    }
+
+    /// The first message at hand was taken.
+    fn taken(&mut self) {
+        let octets = self.batch.first();
+        let Some((class, sent)) = self.batch.cargo().map(|cargo| (cargo.class, cargo.sent)) else {
+            return;
+        };
+        let mut account = self.outlet.account();
+        account.count_message(class, octets.len());
+        let sessions = self.link.has_sessions();
+        if !sessions {
+            self.history.push(octets, class, sent);
+        }
+        let Some(message) = self.batch.pop() else {
+            return;
+        };
+        account.count_encoded(message.units);
+        if sessions {
+            account.send_off(&message.cargo);
+            self.on_the_way.push_back(message.cargo);
+        } else {
+            account.settle_sent(&message.cargo, self.now);
+        }
+    }
+
+    /// The messages at hand will not go out; their records will, in others.
+    pub(super) fn discard(&mut self) {
+        if let Some(first) = self.batch.pop() {
+            self.batch.clear();
+            self.encoder().go_to(first.before);
+        }
+        self.encoder().discard();
+        self.cargo = Cargo::of(self.class);
+    }
+
+    /// A message will never go out. Its records keep their sequence numbers: the collector
+    /// sees a gap.
+    pub(super) fn lose(&mut self, unsent: &Unsent, cause: Cause) {
+        let mut account = self.outlet.account();
+        account.settle_dropped(&unsent.cargo, cause.label(), self.now);
+        account.count_encoded(unsent.units);
+        self.encoders[unsent.cargo.class].go_to(unsent.after);
+    }
+
+    /// An earlier message was not delivered.
+    pub(super) fn blame(&mut self, quote: &[u8], cause: Cause) {
+        if let Some((class, volume)) = self.history.take(quote) {
+            let mut account = self.outlet.account();
+            account.undelivered(class, volume, cause.label(), self.now);
+        }
+    }
+
+    /// Takes note of what has arrived since; returns how many messages have not.
+    pub(super) fn acknowledge(&mut self) -> usize {
+        let acknowledged = self.link.acknowledged();
+        let mut account = self.outlet.account();
+        while self.acknowledged < acknowledged
+            && let Some(cargo) = self.on_the_way.pop_front()
+        {
+            account.settle_acknowledged(&cargo, self.now);
+            self.acknowledged += 1;
+        }
+        self.on_the_way.len()
+    }
+
+    /// The session is over. What did not arrive waits again, and sequence numbers begin at 0
+    /// (RFC 7011 §3.1: they count what was sent in a transport session).
+    pub(super) fn end_session(&mut self) {
+        self.discard();
+        self.acknowledge();
+        self.outlet.account().take_back(&self.on_the_way);
+        self.on_the_way.clear();
+        self.acknowledged = 0;
+        for encoder in &mut self.encoders {
+            encoder.go_to(Mark::default());
+        }
+    }
+}
+
+impl<L: Link> Stream for Wire<L> {
+    type Stop = Stop;
+
+    fn has_sessions(&self) -> bool {
+        self.link.has_sessions()
+    }
+
+    fn put(&mut self, add: impl Fn(&mut Encoder) -> bool) -> Result<(), Stop> {
+        if !add(self.encoder()) {
+            self.flush()?;
+            if !add(self.encoder()) {
+                unreachable!("MIN_OCTETS: an empty message holds any options record");
+            }
+        }
+        Ok(())
+    }
+}
