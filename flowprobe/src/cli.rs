@@ -4,6 +4,7 @@ mod config;
 mod ctl;
 mod experiment;
 mod parsing;
+mod replay;
 mod settings;
 
 use std::{num::NonZeroU32, path::PathBuf, str::FromStr as _, time::Duration};
@@ -22,6 +23,7 @@ pub use config::{Config, ConfigCommand};
 pub use ctl::{Ctl, CtlCommand, ctl};
 pub use experiment::{ErrorOf, Experiment};
 pub use parsing::{Parsing, Ports};
+pub use replay::Replay;
 pub use settings::{SettingsError, pcap_settings, run_settings};
 
 /// A flow exporter for Linux: counts every packet in the kernel, exports flows as IPFIX.
@@ -55,6 +57,13 @@ pub enum Command {
     /// and rate, with different seeds. Says the highest rate whose error stays within
     /// a bound, then all errors beside theory. It needs no privileges.
     Experiment(Box<Experiment>),
+    /// Send IPFIX files on to collectors
+    ///
+    /// Files as a collector of `run` and `pcap` or another program wrote them (RFC
+    /// 5655). Records, template ids and observation domains stay as they are; messages
+    /// are made anew, for the transport of each collector. A file that is damaged is
+    /// refused before anything is sent.
+    Replay(Replay),
     /// Ask a running flowprobe how it is going, or change its sampling rate
     Ctl(Ctl),
     /// Check a configuration file, or show all settings

@@ -12,6 +12,7 @@ mod failover;
 mod link;
 mod pace;
 mod print;
+pub mod replay;
 mod sender;
 #[cfg(test)]
 mod tests;

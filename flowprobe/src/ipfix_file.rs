@@ -21,7 +21,8 @@ mod template;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use framer::{Fit, Framer};
+pub use framer::Framer;
+pub(crate) use framer::sum;
 pub use message::{Flaw, Header, Located};
 pub use name::{Pattern, PatternError};
 pub use part::Part;

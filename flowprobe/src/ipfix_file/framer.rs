@@ -7,6 +7,7 @@ use super::{
     session::{Item, Kind},
 };
 use crate::{
+    encode::Fit,
     ipfix::message::{HEADER, SET_HEADER},
     record::Volume,
 };
@@ -14,17 +15,8 @@ use crate::{
 /// Version of IPFIX in the message header.
 const VERSION: u16 = 10;
 
-/// What became of an item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Fit {
-    /// It is in the message, or need not be said.
-    In,
-    /// The message has to go first.
-    Full,
-    /// No message has room for it, or none for its template.
-    Never,
-}
+/// No message has room for a record, or for its template.
+const TOO_LARGE: Fit = Fit::Never("a record or its template is longer than a message");
 
 #[derive(Debug)]
 struct Known {
@@ -78,7 +70,7 @@ impl Framer {
         }
     }
 
-    /// Adds an item, whose octets are `octets`.
+    /// Adds an item, whose octets are `octets`; what need not be said again is in, too.
     pub fn add(&mut self, item: &Item, octets: &[u8]) -> Fit {
         let key = (item.domain, item.id);
         match item.kind {
@@ -117,10 +109,25 @@ impl Framer {
         Fit::In
     }
 
+    /// A message with a template that is known already, or with none where none is: a question
+    /// that has no sequence number to lose. The message at hand stays as it is.
+    #[must_use]
+    pub fn probe(&self, export_time_s: u32) -> Vec<u8> {
+        let mut probe = Self::new(u16::MAX, false);
+        let mut known = self.known.iter().filter(|(_, known)| known.fits);
+        if let Some((key, known)) = known.next() {
+            let sequence = self.sequences.get(&key.0).copied();
+            probe.sequences.insert(key.0, sequence.unwrap_or(0));
+            // It is shorter than a message.
+            let _ = probe.put_template(key.0, known.options, &known.record);
+        }
+        probe.message(export_time_s).to_vec()
+    }
+
     fn template(&mut self, key: (u32, u16), options: bool, record: &[u8]) -> Fit {
         if let Some(known) = self.known.get(&key) {
             if known.options == options && *known.record == *record {
-                return if known.fits { Fit::In } else { Fit::Never };
+                return if known.fits { Fit::In } else { TOO_LARGE };
             }
             // RFC 7011 §8.1: an id gets another meaning only after its withdrawal.
             if known.fits && self.withdrawal(key, known.options) == Fit::Full {
@@ -180,12 +187,12 @@ impl Framer {
 
     fn record(&mut self, key: (u32, u16), volume: Volume, octets: &[u8]) -> Fit {
         if !self.known.get(&key).is_some_and(|known| known.fits) {
-            return Fit::Never;
+            return TOO_LARGE;
         }
         let fit = self.put(key.0, key.1, octets);
         if fit == Fit::In {
             self.data_records += 1;
-            self.volume += volume;
+            self.volume = sum(self.volume, volume);
         }
         fit
     }
@@ -208,7 +215,7 @@ impl Framer {
         let header = if opens { SET_HEADER } else { 0 };
         if self.buffer.len() + header + record.len() > self.max_octets {
             return if self.is_empty() {
-                Fit::Never
+                TOO_LARGE
             } else {
                 Fit::Full
             };
@@ -282,5 +289,14 @@ impl Framer {
         self.set = None;
         self.data_records = 0;
         self.volume = Volume::default();
+    }
+}
+
+/// The sum of two volumes; files may count anything, so it does not overflow.
+pub(crate) fn sum(one: Volume, other: Volume) -> Volume {
+    Volume {
+        records: one.records.saturating_add(other.records),
+        packets: one.packets.saturating_add(other.packets),
+        octets: one.octets.saturating_add(other.octets),
     }
 }

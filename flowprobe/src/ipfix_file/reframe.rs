@@ -3,10 +3,11 @@
 use std::{fs::File, io::Read, path::Path};
 
 use super::{
-    framer::{Fit, Framer},
+    framer::Framer,
     reader::{ReadError, Reader},
     session::{Item, Kind, Session},
 };
+use crate::encode::Fit;
 
 /// How far [`Reframe::fill`] has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +96,7 @@ impl<R: Read> Reframe<R> {
                 return Ok(Filled::Full);
             }
             self.data_records += u64::from(is_record);
-            self.unsendable += u64::from(is_record && fit == Fit::Never);
+            self.unsendable += u64::from(is_record && fit != Fit::In);
         }
     }
 

@@ -164,8 +164,8 @@ impl Template {
             };
             rest = after;
             match value.counts {
-                Some(Counted::Octets) => volume.octets += unsigned(octets),
-                Some(Counted::Packets) => volume.packets += unsigned(octets),
+                Some(Counted::Octets) => volume.octets = unsigned(octets),
+                Some(Counted::Packets) => volume.packets = unsigned(octets),
                 None => {}
             }
         }

@@ -13,8 +13,15 @@ use std::{
 };
 
 use crate::{
+    encode::{Fit, Stamp},
     ipfix::{Encoder, element},
     record::FlowRecord,
+};
+
+/// When messages are sent.
+const NOW: Stamp = Stamp {
+    unix_ms: 1_700_000_000_000,
+    boot_unix_ms: 0,
 };
 
 /// A directory that goes away with its guard.
@@ -57,7 +64,7 @@ pub(crate) fn session(domain: u32, records: &[FlowRecord], octets: u16) -> Vec<V
     let mut encoder = Encoder::new(domain, octets).expect("large enough");
     let mut messages = Vec::new();
     let mut flush = |encoder: &mut Encoder| {
-        messages.push(encoder.message(1_700_000_000).to_vec());
+        messages.push(encoder.message(NOW).to_vec());
         encoder.commit();
     };
     for template in &element::ALL {
@@ -67,9 +74,9 @@ pub(crate) fn session(domain: u32, records: &[FlowRecord], octets: u16) -> Vec<V
         }
     }
     for record in records {
-        if !encoder.flow(record) {
+        if encoder.flow(record) != Fit::In {
             flush(&mut encoder);
-            assert!(encoder.flow(record), "an empty message has room");
+            assert_eq!(encoder.flow(record), Fit::In, "an empty message has room");
         }
     }
     flush(&mut encoder);
