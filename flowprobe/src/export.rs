@@ -14,6 +14,8 @@ mod pace;
 mod print;
 pub mod replay;
 mod sender;
+#[cfg_attr(not(test), expect(dead_code, reason = "no sender has one yet"))]
+mod spool;
 #[cfg(test)]
 mod tests;
 

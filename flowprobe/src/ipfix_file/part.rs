@@ -107,8 +107,11 @@ impl Part {
     /// removes it if there is no message in it, and returns `None` then.
     ///
     /// # Errors
-    /// The operating system refuses. The file stays as it is, to be taken over.
-    pub fn finish(self, mut names: impl Iterator<Item = PathBuf>) -> io::Result<Option<PathBuf>> {
+    /// The operating system refuses. The file stays as it is, to be tried again or taken over.
+    pub fn finish(
+        &mut self,
+        mut names: impl Iterator<Item = PathBuf>,
+    ) -> io::Result<Option<PathBuf>> {
         if self.messages == 0 {
             fs::remove_file(&self.path)?;
             return Ok(None);

@@ -147,7 +147,7 @@ impl Series {
             if path.try_exists().map_err(at)? {
                 continue;
             }
-            let part = match Part::create(part.clone()) {
+            let mut part = match Part::create(part.clone()) {
                 Ok(part) => part,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(at(error)),
@@ -209,7 +209,7 @@ impl Series {
     /// # Errors
     /// The operating system refuses; the file is left over, to be taken over.
     pub fn finish(&mut self) -> Result<Option<PathBuf>, SeriesError> {
-        let Some(open) = self.open.take() else {
+        let Some(mut open) = self.open.take() else {
             return Ok(None);
         };
         let path = open.part.path().to_owned();
@@ -230,7 +230,7 @@ fn part_of(path: &Path) -> PathBuf {
 
 /// Makes a left-over whole and names it; `None` if a process is still writing it.
 fn take_over(path: &Path, name: &str) -> io::Result<Option<TakenOver>> {
-    let Some(Mended { part, cut }) = mend(path)? else {
+    let Some(Mended { mut part, cut }) = mend(path)? else {
         return Ok(None);
     };
     let messages = part.messages();

@@ -1,6 +1,6 @@
 //! Files written, damaged, read, and made into other messages.
 
-mod full_disk;
+pub(crate) mod full_disk;
 mod reading;
 mod reframing;
 mod writing;
