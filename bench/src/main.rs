@@ -2,6 +2,7 @@
 
 mod clock;
 mod dispatcher;
+mod export;
 mod measure;
 mod meter;
 mod object_file;
@@ -25,12 +26,14 @@ struct Cli {
 enum Benchmark {
     Packet(packet::PacketArgs),
     Clock(clock::ClockArgs),
+    Export(export::ExportArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().benchmark {
         Benchmark::Packet(args) => packet::run(args),
         Benchmark::Clock(args) => clock::run(&args),
+        Benchmark::Export(args) => export::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

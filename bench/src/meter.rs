@@ -81,6 +81,11 @@ impl Meter {
         &self.shared
     }
 
+    /// The same, to be kept.
+    pub(crate) fn share(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
     /// The counters now.
     pub(crate) fn counts(&self) -> Counts {
         let totals = self.shared.totals();

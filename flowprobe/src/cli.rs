@@ -13,7 +13,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     attach::XdpMode,
-    export::{Collector, Output},
+    export::{Collector, Format, Group, Output},
     load::MAX_FLOWS,
     sampling::{Profile, Rated, SampleKey, Sampling},
     table,
@@ -223,9 +223,40 @@ pub struct ConfigFile {
 /// Options for where flows go, and how.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// IPFIX collector, udp://HOST[:PORT]; each one given gets every record
+    /// Collector that gets every flow; may be given several times
+    ///
+    /// udp://HOST[:PORT], tcp://, tls://, dtls://, sctp://; unix:///PATH of a datagram
+    /// socket; file:///DIRECTORY of IPFIX files. Behind it ?format=v9 (or v5, ipfix),
+    /// and with tls:// and dtls:// ca=FILE, cert=FILE, key=FILE, name=NAME, joined
+    /// by &. Ports are 4739, 4740 with TLS, 2055 with NetFlow.
     #[arg(short, long = "collector", value_name = "URL")]
     pub collectors: Vec<Collector>,
+
+    /// Collectors that have the flows together; may be given several times
+    ///
+    /// 'all URL URL', as if each were given alone; 'failover URL URL', the first that
+    /// can be reached gets them; 'balance URL URL', each gets a part, both directions
+    /// of a conversation the same. One that comes back has to be there for 30 s, or
+    /// hold-down=SECONDS in front of the URLs, before flows go to it again.
+    #[arg(short, long = "group", value_name = "MODE URL URL...", value_parser = Group::from_str)]
+    pub groups: Vec<Group>,
+
+    /// What collectors get, where the URL does not say: ipfix, v9 or v5 (NetFlow)
+    #[arg(long, value_name = "FORMAT", default_value = "ipfix", value_parser = Format::from_str)]
+    pub format: Format,
+
+    /// Certificates of the authorities that collectors' certificates are signed by, for
+    /// tls:// and dtls:// [default: those of the system]
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// Certificate that this exporter shows, and its chain, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Its private key, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
 
     /// Print flows to standard output; without a collector they are printed in any
     /// case, as a table on a terminal and else as json

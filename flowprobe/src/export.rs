@@ -6,10 +6,12 @@
 
 pub mod account;
 mod announce;
+mod balance;
 pub mod collector;
 mod encoder;
-mod failover;
+pub mod group;
 mod link;
+mod members;
 mod pace;
 mod print;
 pub mod replay;
@@ -31,13 +33,16 @@ use std::{
 };
 
 pub use account::DestinationReport;
-pub use collector::{Collector, CollectorError};
+pub use collector::{Collector, CollectorError, Format, Identity, Transport};
+pub use group::{Group, GroupError, Mode};
 
 use self::{
     account::Outlet,
     announce::Facts,
+    balance::Balance,
     encoder::Encoder,
     link::{Link, udp::Socket},
+    members::{Members, Seat},
     print::Printer,
     sender::Sender,
 };
@@ -55,14 +60,22 @@ use crate::{
 /// Time to send what is queued at [`Exporter::finish`], beyond what pacing needs.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// Octets of a message that no packet has to hold. A whole IPFIX message can have 65,535; smaller
+/// ones are with the collector sooner, and cost little more.
+const STREAM_OCTETS: u16 = 16_384;
+
 /// Smallest `--mtu`.
 pub const MIN_MTU: u16 = MIN_OCTETS as u16 + PACKET_OVERHEAD;
 
 /// What to send, where, and how fast.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// IPFIX collectors; each gets every record.
+    /// Collectors; each gets every record.
     pub collectors: Vec<Collector>,
+    /// Collectors that have the records together.
+    pub groups: Vec<Group>,
+    /// Who is who in secure transports, where a collector does not say.
+    pub identity: Identity,
     /// Octets of the largest packet: message, UDP and IP header.
     pub mtu: u16,
     /// How often templates and options are sent again (RFC 7011 §8.4).
@@ -170,15 +183,15 @@ pub enum ExportError {
     #[error("collector {collector}: the host name does not resolve: {source}")]
     Resolve {
         /// Which.
-        collector: Collector,
+        collector: String,
         /// Why.
         source: io::Error,
     },
     /// No socket.
-    #[error("collector {collector}: cannot open a UDP socket: {source}")]
+    #[error("collector {collector}: cannot open a socket: {source}")]
     Socket {
         /// Which.
-        collector: Collector,
+        collector: String,
         /// Why.
         source: io::Error,
     },
@@ -268,7 +281,12 @@ impl Bell {
 /// The exporter: its queues and its threads.
 #[derive(Debug)]
 pub struct Exporter {
+    /// All destinations.
     outlets: Vec<Arc<Outlet>>,
+    /// Those that get every record.
+    whole: Vec<Arc<Outlet>>,
+    /// Those that share them.
+    balanced: Vec<Balance>,
     bell: Arc<Bell>,
     threads: Vec<JoinHandle<()>>,
     export_rate: u32,
@@ -290,12 +308,15 @@ impl Exporter {
         if settings.template_refresh.is_zero() {
             return Err(ExportError::TemplateRefresh);
         }
-        if settings.collectors.is_empty() && settings.output.is_none() {
+        if settings.collectors.is_empty() && settings.groups.is_empty() && settings.output.is_none()
+        {
             return Err(ExportError::Nowhere);
         }
         check(&settings.domains)?;
         let mut exporter = Self {
             outlets: Vec::new(),
+            whole: Vec::new(),
+            balanced: Vec::new(),
             bell: Arc::default(),
             threads: Vec::new(),
             export_rate: settings.export_rate,
@@ -328,8 +349,11 @@ impl Exporter {
         }
         let records = Arc::new(records);
         let now = Now::read();
-        for outlet in &self.outlets {
+        for outlet in &self.whole {
             outlet.account().push(&records, now);
+        }
+        for balance in &self.balanced {
+            balance.push(&records, now);
         }
         self.bell.ring();
     }
@@ -401,38 +425,86 @@ impl Exporter {
         settings: &Settings,
         telemetry: Arc<dyn Telemetry>,
     ) -> Result<(), ExportError> {
-        let mtu = settings.mtu;
-        let octets = mtu.saturating_sub(PACKET_OVERHEAD);
         let facts = Arc::new(Facts::new(settings, telemetry));
         for collector in &settings.collectors {
-            let address = resolve(collector)?;
-            let socket = Socket::open(address).map_err(|source| ExportError::Socket {
-                collector: collector.clone(),
-                source,
-            })?;
-            let encoder = |domain: &Domain| {
-                let mut encoder = ipfix::Encoder::new(domain.id, octets)?;
-                encoder.use_dot1q(settings.dot1q);
-                Ok(Encoder::Ipfix(encoder))
-            };
-            let encoders = settings.domains.iter().map(encoder);
-            let encoders = encoders
-                .collect::<Result<_, TooSmall>>()
-                .map_err(|_| ExportError::Mtu { mtu })?;
             let outlet = self.outlet(collector.to_string(), settings);
-            let facts = Arc::clone(&facts);
-            let now = Now::read();
-            let sender = Sender::new(socket, encoders, outlet, facts, settings, now);
-            let bell = Arc::clone(&self.bell);
-            self.spawn("export", move || drive(sender, &bell))?;
+            let plan = Plan::new(outlet, &facts, settings);
+            self.start_sender(collector, plan)?;
+        }
+        for group in &settings.groups {
+            let collectors = &group.collectors;
+            let count = collectors.len();
+            let turns = group.mode == Mode::Failover;
+            let members = Members::new(count, turns, group.hold_down);
+            let name = group.to_string();
+            let outlets: Vec<_> = match group.mode {
+                Mode::All => collectors
+                    .iter()
+                    .map(|collector| self.outlet(collector.to_string(), settings))
+                    .collect(),
+                Mode::Failover => vec![self.outlet(name, settings); count],
+                Mode::Balance => collectors
+                    .iter()
+                    .map(|collector| {
+                        let outlet = new_outlet(collector.to_string(), settings);
+                        let outlet = Arc::new(outlet.share_of(name.clone()));
+                        self.outlets.push(Arc::clone(&outlet));
+                        outlet
+                    })
+                    .collect(),
+            };
+            for (i, (collector, outlet)) in collectors.iter().zip(&outlets).enumerate() {
+                let mut plan = Plan::new(Arc::clone(outlet), &facts, settings);
+                if group.mode != Mode::All {
+                    plan.seat = Some((collector.to_string(), members.seat(i)));
+                }
+                self.start_sender(collector, plan)?;
+            }
+            if group.mode == Mode::Balance {
+                self.balanced.push(Balance::new(outlets, members));
+            }
         }
         Ok(())
     }
 
+    fn start_sender(&mut self, collector: &Collector, plan: Plan<'_>) -> Result<(), ExportError> {
+        match collector.transport() {
+            Transport::Udp => {
+                let address = resolve(collector)?;
+                let socket = Socket::open(address).map_err(|source| ExportError::Socket {
+                    collector: collector.to_string(),
+                    source,
+                })?;
+                self.run_sender(socket, collector, plan)
+            }
+            _ => Err(ExportError::Socket {
+                collector: collector.to_string(),
+                source: io::ErrorKind::Unsupported.into(),
+            }),
+        }
+    }
+
+    fn run_sender<L: Link + Send + 'static>(
+        &mut self,
+        link: L,
+        collector: &Collector,
+        plan: Plan<'_>,
+    ) -> Result<(), ExportError> {
+        let encoders = encoders(collector, plan.settings)?;
+        let now = Now::read();
+        let mut sender = Sender::new(link, encoders, plan.outlet, plan.facts, plan.settings, now);
+        if let Some((name, seat)) = plan.seat {
+            sender = sender.seated(name, seat);
+        }
+        let bell = Arc::clone(&self.bell);
+        self.spawn("export", move || drive(sender, &bell))
+    }
+
+    /// A destination of every record.
     fn outlet(&mut self, destination: String, settings: &Settings) -> Arc<Outlet> {
-        let rates: Vec<_> = settings.domains.iter().map(|d| d.sampling).collect();
-        let outlet = Arc::new(Outlet::new(destination, settings.queue, &rates));
+        let outlet = Arc::new(new_outlet(destination, settings));
         self.outlets.push(Arc::clone(&outlet));
+        self.whole.push(Arc::clone(&outlet));
         outlet
     }
 
@@ -464,9 +536,53 @@ fn check(domains: &[Domain]) -> Result<(), ExportError> {
     }
 }
 
+/// What a sender is made of, besides its link.
+struct Plan<'a> {
+    outlet: Arc<Outlet>,
+    facts: Arc<Facts>,
+    settings: &'a Settings,
+    /// Its name and place in a group.
+    seat: Option<(String, Seat)>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(outlet: Arc<Outlet>, facts: &Arc<Facts>, settings: &'a Settings) -> Self {
+        Self {
+            outlet,
+            facts: Arc::clone(facts),
+            settings,
+            seat: None,
+        }
+    }
+}
+
+fn new_outlet(destination: String, settings: &Settings) -> Outlet {
+    let rates: Vec<_> = settings.domains.iter().map(|d| d.sampling).collect();
+    Outlet::new(destination, settings.queue, &rates)
+}
+
+/// An encoder for each domain.
+fn encoders(collector: &Collector, settings: &Settings) -> Result<Vec<Encoder>, ExportError> {
+    let mtu = settings.mtu;
+    let octets = if collector.transport().has_packets() {
+        mtu.saturating_sub(PACKET_OVERHEAD)
+    } else {
+        STREAM_OCTETS
+    };
+    let encoder = |domain: &Domain| {
+        let mut encoder = ipfix::Encoder::new(domain.id, octets)?;
+        encoder.use_dot1q(settings.dot1q);
+        Ok(Encoder::Ipfix(encoder))
+    };
+    let encoders = settings.domains.iter().map(encoder);
+    encoders
+        .collect::<Result<_, TooSmall>>()
+        .map_err(|_| ExportError::Mtu { mtu })
+}
+
 fn resolve(collector: &Collector) -> Result<SocketAddr, ExportError> {
     let failed = |source| ExportError::Resolve {
-        collector: collector.clone(),
+        collector: collector.to_string(),
         source,
     };
     let mut addresses = (collector.host(), collector.port())

@@ -127,10 +127,22 @@ impl Ledger {
         self.seen == terms
             && self.accounted.packets == packets
             && self.accounted_ip_octets == octets
-            && self
-                .collectors
-                .iter()
-                .all(|collector| collector.total() == self.exported)
+            && self.all_delivered_or_known()
+    }
+
+    /// Whether each destination accounts for all records; those of a group that balances together.
+    fn all_delivered_or_known(&self) -> bool {
+        let mut groups: BTreeMap<&str, Volume> = BTreeMap::new();
+        self.collectors
+            .iter()
+            .all(|collector| match &collector.group {
+                None => collector.total() == self.exported,
+                Some(group) => {
+                    *groups.entry(group).or_default() += collector.total();
+                    true
+                }
+            })
+            && groups.values().all(|total| *total == self.exported)
     }
 }
 

@@ -21,6 +21,7 @@ pub mod ipfix;
 pub mod ipfix_file;
 pub mod ledger;
 pub mod load;
+mod nearest;
 pub mod pcap;
 pub mod record;
 pub mod run;

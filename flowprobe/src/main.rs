@@ -103,7 +103,10 @@ fn meter(command: Command, origin: &Origin) -> anyhow::Result<()> {
             let settings = run_settings(*options).map_err(|refusal| origin.blame(refusal))?;
             drop(runtime.block_on(run::run(settings))?);
         }
-        Command::Pcap(options) => drop(runtime.block_on(pcap::pcap(pcap_settings(*options)))?),
+        Command::Pcap(options) => {
+            let settings = pcap_settings(*options).map_err(|refusal| origin.blame(refusal))?;
+            drop(runtime.block_on(pcap::pcap(settings))?);
+        }
         Command::Experiment(options) => {
             drop(runtime.block_on(experiment::experiment((*options).into()))?);
         }

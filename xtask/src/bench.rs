@@ -23,6 +23,9 @@ enum Benchmark {
     /// How far the time that packets are stamped with lags behind the clock (as root)
     #[command(disable_help_flag = true)]
     Clock(Rest),
+    /// What a record costs from the table to a collector (as root)
+    #[command(disable_help_flag = true)]
+    Export(Rest),
 }
 
 #[derive(clap::Args)]
@@ -34,12 +37,10 @@ struct Rest {
 
 /// Builds in release and becomes the benchmark.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let program = || ebpf::build_program("flowprobe-ebpf", "flowprobe-bpf");
     let (name, rest, flowprobe) = match &args.benchmark {
-        Benchmark::Packet(rest) => (
-            "packet",
-            rest,
-            ebpf::build_program("flowprobe-ebpf", "flowprobe-bpf")?,
-        ),
+        Benchmark::Packet(rest) => ("packet", rest, program()?),
+        Benchmark::Export(rest) => ("export", rest, program()?),
         Benchmark::Clock(rest) => ("clock", rest, ebpf::build_variant(Variant::CheckClock)?),
     };
     let programs = ebpf::build_program("flowprobe-bench", "flowprobe-bench-bpf")?;

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use super::{Export, Pcap, Run, VlanElements};
 use crate::{
-    export::{self, Domain, Output},
+    export::{self, Collector, CollectorError, Domain, Format, Identity, Output},
     pcap,
     run::{self, ControlSocket, RunError},
     sampling::{self, ClassesError, Profile, Rate, Rated, Sampling},
@@ -22,6 +22,22 @@ pub enum SettingsError {
          with --sample-key"
     )]
     NoKey,
+    /// A certificate without its key, or a key without its certificate.
+    #[error("{given} alone shows nobody who this is: give {missing} too")]
+    HalfIdentity {
+        /// What is there.
+        given: &'static str,
+        /// What is not.
+        missing: &'static str,
+    },
+    /// What goes to a collector, and how.
+    #[error("collector {collector}: {why}")]
+    Collector {
+        /// Which.
+        collector: String,
+        /// Why.
+        why: CollectorError,
+    },
     /// What `run` would find out when it has looked at the machine.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -35,6 +51,8 @@ impl SettingsError {
             Self::Run(RunError::Twice(_)) => "interface",
             Self::Run(RunError::Domains(_)) => "observation-domain",
             Self::Run(RunError::ShadowOfSample) => "shadow",
+            Self::Collector { .. } => "format",
+            Self::HalfIdentity { given, .. } => given.trim_start_matches('-'),
             Self::Classes(_) | Self::NoKey | Self::Run(_) => "sample",
         }
     }
@@ -74,7 +92,7 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
             options.export,
             options.export_queue.get() as usize,
             options.sampling_profile.into(),
-        ),
+        )?,
         summary: options.report.summary,
         duration: options.duration,
         object: options.object,
@@ -108,27 +126,64 @@ fn refuse(options: &Run, classes: &[Rated]) -> Result<(), RunError> {
 }
 
 /// What these options of `flowprobe pcap` mean.
-#[must_use]
-pub fn pcap_settings(options: Pcap) -> pcap::Settings {
-    pcap::Settings {
+///
+/// # Errors
+/// Some of them do not go together.
+pub fn pcap_settings(options: Pcap) -> Result<pcap::Settings, SettingsError> {
+    Ok(pcap::Settings {
         files: options.files,
         tunnels: (&options.parsing).into(),
         max_flows: options.max_flows,
         timeouts: options.timeouts.into(),
-        export: export_settings(options.export, pcap::QUEUE, Profile::Default),
+        export: export_settings(options.export, pcap::QUEUE, Profile::Default)?,
         summary: options.report.summary,
-    }
+    })
 }
 
-fn export_settings(options: Export, queue: usize, sampling_profile: Profile) -> export::Settings {
+/// With what is said for all of them, the first that does not go together with it refused.
+fn completed(collectors: Vec<Collector>, format: Format) -> Result<Vec<Collector>, SettingsError> {
+    let complete = |collector: Collector| {
+        let written = collector.to_string();
+        collector
+            .or_format(format)
+            .map_err(|why| SettingsError::Collector {
+                collector: written,
+                why,
+            })
+    };
+    collectors.into_iter().map(complete).collect()
+}
+
+fn export_settings(
+    options: Export,
+    queue: usize,
+    sampling_profile: Profile,
+) -> Result<export::Settings, SettingsError> {
+    let half = |given, missing| Err(SettingsError::HalfIdentity { given, missing });
+    match (&options.tls_cert, &options.tls_key) {
+        (Some(_), None) => half("--tls-cert", "--tls-key")?,
+        (None, Some(_)) => half("--tls-key", "--tls-cert")?,
+        _ => {}
+    }
+    let mut groups = options.groups;
+    for group in &mut groups {
+        group.collectors = completed(std::mem::take(&mut group.collectors), options.format)?;
+    }
     let output = match (options.output, std::io::stdout().is_terminal()) {
         (Some(format), _) => Some(format.into()),
-        (None, _) if !options.collectors.is_empty() => None,
+        (None, _) if !options.collectors.is_empty() || !groups.is_empty() => None,
         (None, true) => Some(Output::Table),
         (None, false) => Some(Output::Json),
     };
-    export::Settings {
-        collectors: options.collectors,
+    Ok(export::Settings {
+        collectors: completed(options.collectors, options.format)?,
+        groups,
+        identity: Identity {
+            ca: options.tls_ca,
+            cert: options.tls_cert,
+            key: options.tls_key,
+            name: None,
+        },
         mtu: options.mtu,
         template_refresh: options.template_refresh,
         export_rate: options.export_rate,
@@ -142,5 +197,5 @@ fn export_settings(options: Export, queue: usize, sampling_profile: Profile) -> 
         interfaces: Vec::new(),
         dot1q: options.vlan_elements == VlanElements::Dot1q,
         output,
-    }
+    })
 }

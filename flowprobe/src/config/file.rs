@@ -14,8 +14,9 @@ use toml::{
 use super::{
     Error, Errors, Place, Problem,
     error::Span,
-    keys::{Key, Keys, Kind, many, refusal},
+    keys::{Key, Keys, Kind, Part, PartKind, many, refusal},
 };
+use crate::nearest::nearest;
 
 /// A file of this length has every key, and a thousand collectors. What is longer is none.
 pub(super) const MAX_OCTETS: u64 = 1 << 20;
@@ -182,8 +183,48 @@ impl Reader {
         value: &Spanned<DeValue<'_>>,
         many: bool,
     ) -> Option<String> {
-        let text = self.scalar(key, kind, value, many)?;
+        let text = match (kind, value.get_ref()) {
+            (Kind::Words(parts), DeValue::Table(table)) => self.words(key, parts, table)?,
+            _ => self.scalar(key, kind, value, many)?,
+        };
         self.judge(key, text, value.span())
+    }
+
+    /// The words of a table, in the order in which the option has them.
+    fn words(&mut self, key: &Key, parts: &[Part], table: &DeTable<'_>) -> Option<String> {
+        let before = self.problems.len();
+        for (name, _) in table {
+            if !parts.iter().any(|part| part.name == name.get_ref()) {
+                let known = parts.iter().map(|part| part.name);
+                let nearest = nearest(name.get_ref(), known).map(ToOwned::to_owned);
+                let key = name.get_ref().clone().into_owned();
+                self.problems
+                    .push((name.span(), Problem::Unknown { key, nearest }));
+            }
+        }
+        let mut words = Vec::new();
+        for part in parts {
+            let Some(value) = table.get(part.name) else {
+                continue;
+            };
+            let kind = match part.kind {
+                PartKind::Number => Kind::Seconds,
+                PartKind::Word | PartKind::Words => Kind::Text,
+            };
+            let of_part = Key {
+                name: format!("{}.{}", key.name, part.name),
+                options: key.options.clone(),
+            };
+            let mut take = |value| {
+                let word = self.scalar(&of_part, kind, value, false);
+                words.extend(word.map(|word| format!("{}{word}", part.prefix)));
+            };
+            match (part.kind, value.get_ref()) {
+                (PartKind::Words, DeValue::Array(list)) => list.iter().for_each(take),
+                _ => take(value),
+            }
+        }
+        (self.problems.len() == before).then(|| words.join(" "))
     }
 
     /// One value, in the form of the option, if it is of the right type.
@@ -194,9 +235,11 @@ impl Reader {
         value: &Spanned<DeValue<'_>>,
         many: bool,
     ) -> Option<String> {
-        use Kind::{Integer, Ports, Rate, Seconds, Text};
+        use Kind::{Integer, Ports, Rate, Seconds, Text, Words};
         match (kind, value.get_ref()) {
-            (Text | Ports | Rate, DeValue::String(text)) => Some(text.clone().into_owned()),
+            (Text | Ports | Rate | Words(_), DeValue::String(text)) => {
+                Some(text.clone().into_owned())
+            }
             (Integer | Seconds | Ports | Rate, DeValue::Integer(number)) => {
                 match i64::from_str_radix(number.as_str(), number.radix()) {
                     Ok(number) => Some(number.to_string()),

@@ -10,6 +10,8 @@ use clap::{
 
 use crate::{
     cli::{Cli, Ports},
+    export::Group,
+    nearest::nearest,
     sampling::{SampleKey, Sampling},
 };
 
@@ -61,8 +63,47 @@ pub(super) enum Kind {
     Ports,
     /// A rate, or just its N.
     Rate,
+    /// Text, or a table of its words.
+    Words(&'static [Part]),
     Text,
 }
+
+/// A key of a table that stands for a value of several words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) name: &'static str,
+    /// What its words begin with in the option's value.
+    pub(super) prefix: &'static str,
+    pub(super) kind: PartKind,
+}
+
+/// What is written behind such a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PartKind {
+    Word,
+    Number,
+    /// A list.
+    Words,
+}
+
+/// A group of collectors, in the order of its words.
+const GROUP: &[Part] = &[
+    Part {
+        name: "mode",
+        prefix: "",
+        kind: PartKind::Word,
+    },
+    Part {
+        name: "hold-down",
+        prefix: "hold-down=",
+        kind: PartKind::Number,
+    },
+    Part {
+        name: "collectors",
+        prefix: "",
+        kind: PartKind::Words,
+    },
+];
 
 impl Kind {
     pub(super) fn of(option: &Arg) -> Self {
@@ -79,6 +120,7 @@ impl Kind {
             () if is(&[TypeId::of::<Duration>()]) => Self::Seconds,
             () if is(&[TypeId::of::<Ports>()]) => Self::Ports,
             () if is(&[TypeId::of::<Sampling>()]) => Self::Rate,
+            () if is(&[TypeId::of::<Group>()]) => Self::Words(GROUP),
             () => Self::Text,
         }
     }
@@ -91,6 +133,7 @@ impl Kind {
             Self::Seconds => "a number of seconds, without quotes",
             Self::Ports => "a port or a list of ports, for example [4789, 8472]",
             Self::Rate => "a number, or a rate in quotes",
+            Self::Words(_) => "tables, [[group]] with mode and collectors, or text in quotes",
             Self::Text if many => "text in quotes, or a list of it: [\"…\", \"…\"]",
             Self::Text => "text in quotes",
         }
@@ -182,17 +225,7 @@ impl Keys {
 
     /// The name that may have been meant.
     pub(super) fn nearest(&self, name: &str) -> Option<String> {
-        // Half of a short word is another word.
-        let near = |distance: usize| distance <= 3 && distance * 2 < name.chars().count().max(2);
-        let names = self.0.iter().map(|key| &key.name);
-        names
-            .map(|known| {
-                // As others spell it: idle_timeout, Idle-Timeout, interfaces.
-                let spelt = name.replace('_', "-").to_lowercase();
-                (strsim::damerau_levenshtein(&spelt, known), known)
-            })
-            .min()
-            .filter(|(distance, _)| near(*distance))
-            .map(|(_, known)| known.clone())
+        let names = self.0.iter().map(|key| key.name.as_str());
+        nearest(name, names).map(ToOwned::to_owned)
     }
 }

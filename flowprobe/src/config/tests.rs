@@ -73,7 +73,7 @@ fn asked(of: Of, options: &[&str], file: Option<&str>) -> CommandLine {
 fn settings(asked: CommandLine) -> String {
     match asked.cli.command {
         Command::Run(options) => format!("{:#?}", run_settings(*options).expect("they agree")),
-        Command::Pcap(options) => format!("{:#?}", pcap_settings(*options)),
+        Command::Pcap(options) => format!("{:#?}", pcap_settings(*options).expect("they agree")),
         other => panic!("{other:?}"),
     }
 }
@@ -96,13 +96,27 @@ fn said(text: &str) -> Vec<String> {
 }
 
 /// Every option with a value that is not its default: as a key, and as flags.
-const EVERY: [(&str, &str, &[&str]); 33] = [
+const EVERY: [(&str, &str, &[&str]); 38] = [
     ("interface", "['a', 'b']", &["-i", "a", "-i", "b"]),
     (
         "collector",
         "['udp://192.0.2.1', 'udp://[::1]:7']",
         &["-c", "udp://192.0.2.1", "-c", "udp://[::1]:7"],
     ),
+    (
+        "group",
+        "[{ mode = 'failover', hold-down = 5, collectors = ['tcp://a', 'udp://b'] }, 'all udp://c udp://d']",
+        &[
+            "-g",
+            "failover hold-down=5 tcp://a udp://b",
+            "-g",
+            "all udp://c udp://d",
+        ],
+    ),
+    ("format", "'v9'", &["--format", "v9"]),
+    ("tls-ca", "'/ca.pem'", &["--tls-ca", "/ca.pem"]),
+    ("tls-cert", "'/cert.pem'", &["--tls-cert", "/cert.pem"]),
+    ("tls-key", "'/key.pem'", &["--tls-key", "/key.pem"]),
     ("output", "'table'", &["--output", "table"]),
     ("mtu", "0x200", &["--mtu", "512"]),
     ("template-refresh", "0.5", &["--template-refresh", "0.5"]),
@@ -209,7 +223,7 @@ fn numbers_are_written_without_quotes() {
 #[test]
 fn each_error_names_its_place() {
     let text = "text in quotes, or a list of it: [\"…\", \"…\"]";
-    let list = format!("2:25: collector: this is a whole number: give {text}");
+    let list = format!("2:26: collector: this is a whole number: give {text}");
     let table = format!("1:1: interface: this is a table: give {text}");
     let keys = "; `flowprobe config default` shows all";
     for (file, errors) in [
@@ -295,10 +309,37 @@ fn each_error_names_its_place() {
         ("[[interface]]", &[&table]),
         // The column counts characters.
         (
-            "# ü\ncollector = ['tcp://ö', 5]",
+            "# ü\ncollector = ['tcp://ö/', 5]",
             &[
-                "2:14: collector: transport \"tcp\" is not supported: write udp://HOST:PORT",
+                "2:14: collector: \"ö/\" is not a host name or address: write HOST, HOST:PORT or [ADDRESS]:PORT",
                 &list,
+            ],
+        ),
+        (
+            "[[group]]\nmode = 'all'\ncollector = ['udp://a']",
+            &["3:1: unknown key \"collector\": did you mean \"collectors\"?"],
+        ),
+        (
+            "[[group]]\nmode = 1\nhold-down = '1'\ncollectors = 'udp://a'",
+            &[
+                "2:8: group.mode: this is a whole number: give text in quotes",
+                "3:13: group.hold-down: this is text: give a number of seconds, without quotes",
+            ],
+        ),
+        (
+            "[[group]]\nmode = 'failover'\ncollectors = ['udp://a']",
+            &["1:1: group: a group has at least two collectors, and this one has 1"],
+        ),
+        (
+            "group = 5",
+            &[
+                "1:9: group: this is a whole number: give tables, [[group]] with mode and collectors, or text in quotes",
+            ],
+        ),
+        (
+            "format = 'v9'\ncollector = 'tcp://a'",
+            &[
+                "1:1: format: collector tcp://a: tcp does not carry NetFlow v9: write udp:// or unix://, or format=ipfix",
             ],
         ),
         (

@@ -25,6 +25,9 @@ pub struct DestinationReport {
     /// The collector's URL, or `stdout`.
     #[serde(rename = "collector")]
     pub destination: String,
+    /// The group that balances in which it gets a part of the records; else it gets all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Acknowledged by the other side's transport. UDP has no such thing: handed to the socket, and
     /// no error reported since.
     pub sent: Volume,
@@ -306,6 +309,8 @@ impl Account {
 #[derive(Debug)]
 pub(super) struct Outlet {
     destination: String,
+    /// The group that balances which it is in.
+    group: Option<String>,
     account: Mutex<Account>,
 }
 
@@ -314,8 +319,15 @@ impl Outlet {
     pub(super) fn new(destination: String, capacity: usize, rates: &[Sampling]) -> Self {
         Self {
             destination,
+            group: None,
             account: Mutex::new(Account::new(capacity, rates)),
         }
+    }
+
+    /// It gets a part of the records only: that of a member of a group.
+    pub(super) fn share_of(mut self, group: String) -> Self {
+        self.group = Some(group);
+        self
     }
 
     pub(super) fn destination(&self) -> &str {
@@ -331,6 +343,7 @@ impl Outlet {
         let account = self.account();
         DestinationReport {
             destination: self.destination.clone(),
+            group: self.group.clone(),
             sent: account.sent,
             dropped: account.dropped.clone(),
             queued: account.queued,

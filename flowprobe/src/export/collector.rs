@@ -1,219 +1,259 @@
-//! Where a collector is, as the user writes it.
+//! Where a collector is, how messages get there, and what they are written in, as the user says it
+//! in a URL.
 
-use std::{
-    fmt,
-    net::{Ipv4Addr, Ipv6Addr},
-    str::FromStr,
-};
+mod url;
 
-/// Port of IPFIX over UDP (RFC 7011 §10.1).
-const DEFAULT_PORT: u16 = 4739;
+use std::{fmt, path::PathBuf};
 
-/// A collector: `udp://host:port`, an IPv6 address in brackets, port 4739 if none is given.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Collector {
-    host: String,
-    port: u16,
+pub use self::url::CollectorError;
+
+/// What messages are written in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// IPFIX (RFC 7011).
+    #[default]
+    Ipfix,
+    /// NetFlow version 9 (RFC 3954).
+    V9,
+    /// NetFlow version 5, which has IPv4 only.
+    V5,
 }
 
-/// Why a collector's address does not parse.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CollectorError {
-    /// No `://`.
-    #[error("a collector is written udp://HOST:PORT, for example udp://10.0.0.9:4739")]
-    Scheme,
-    /// Another transport.
-    #[error("transport {0:?} is not supported: write udp://HOST:PORT")]
-    Transport(String),
-    /// Nothing before the port.
-    #[error("the host is missing: write udp://HOST:PORT")]
-    Host,
-    /// A character that no host name has.
-    #[error("{0:?} is not a host name or address: write udp://HOST:PORT and nothing behind it")]
-    HostName(String),
-    /// Numbers and dots that are no IPv4 address; a resolver would take it for a name, and ask.
-    #[error("{0:?} is not an IPv4 address: four numbers from 0 to 255, for example 10.0.0.9")]
-    Ipv4(String),
-    /// What is in brackets is no IPv6 address.
-    #[error("{0:?} is not an IPv6 address: write udp://[2001:db8::1]:4739")]
-    Ipv6(String),
-    /// An IPv6 address without brackets, or brackets that do not close.
-    #[error("an IPv6 address is written in brackets: udp://[2001:db8::1]:4739")]
-    Brackets,
-    /// Not a port.
-    #[error("{0:?} is not a port: 1 to 65535")]
-    Port(String),
+impl Format {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Ipfix, Self::V9, Self::V5];
+
+    /// As in a URL.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ipfix => "ipfix",
+            Self::V9 => "v9",
+            Self::V5 => "v5",
+        }
+    }
+}
+
+/// How messages get to a collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// UDP (RFC 7011 §10.3).
+    Udp,
+    /// TCP (§10.4).
+    Tcp,
+    /// TLS over TCP (§11.1).
+    Tls,
+    /// DTLS over UDP (§11.1).
+    Dtls,
+    /// SCTP (§10.2).
+    Sctp,
+    /// A Unix datagram socket.
+    Unix,
+    /// Files in a directory (RFC 5655).
+    File,
+}
+
+impl Transport {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Udp,
+        Self::Tcp,
+        Self::Tls,
+        Self::Dtls,
+        Self::Sctp,
+        Self::Unix,
+        Self::File,
+    ];
+
+    /// The scheme of its URLs.
+    #[must_use]
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Dtls => "dtls",
+            Self::Sctp => "sctp",
+            Self::Unix => "unix",
+            Self::File => "file",
+        }
+    }
+
+    /// Whether each message has to fit into a packet.
+    #[must_use]
+    pub fn has_packets(self) -> bool {
+        matches!(self, Self::Udp | Self::Dtls)
+    }
+
+    /// Whether it can carry this format: NetFlow knows datagrams only. (RFC 3954 §2 leaves version
+    /// 9 the choice of its transport; no collector is known that takes it by another.)
+    #[must_use]
+    pub fn carries(self, format: Format) -> bool {
+        format == Format::Ipfix || matches!(self, Self::Udp | Self::Unix)
+    }
+
+    fn is_secure(self) -> bool {
+        matches!(self, Self::Tls | Self::Dtls)
+    }
+
+    fn is_local(self) -> bool {
+        matches!(self, Self::Unix | Self::File)
+    }
+
+    /// The port of a URL that has none.
+    fn port(self, format: Format) -> u16 {
+        match format {
+            // RFC 7011 §10.1.
+            Format::Ipfix if self.is_secure() => 4740,
+            Format::Ipfix => 4739,
+            // None is registered; most collectors listen here.
+            Format::V9 | Format::V5 => 2055,
+        }
+    }
+}
+
+/// Where a collector is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum At {
+    /// Host name or address without brackets, and port.
+    Host(String, Option<u16>),
+    Path(PathBuf),
+}
+
+/// Files with which a secure transport shows who is who; each may be left to the general option.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Certificates of the authorities that sign collectors' certificates, in PEM.
+    pub ca: Option<PathBuf>,
+    /// Our certificate and its chain, in PEM.
+    pub cert: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub key: Option<PathBuf>,
+    /// The name that the collector's certificate has to have, in place of the URL's host.
+    pub name: Option<String>,
+}
+
+impl Identity {
+    /// Fills in what is not said.
+    #[must_use]
+    pub fn or(&self, others: &Self) -> Self {
+        Self {
+            ca: self.ca.clone().or_else(|| others.ca.clone()),
+            cert: self.cert.clone().or_else(|| others.cert.clone()),
+            key: self.key.clone().or_else(|| others.key.clone()),
+            name: self.name.clone().or_else(|| others.name.clone()),
+        }
+    }
+}
+
+/// A collector, `TRANSPORT://HOST[:PORT][?KEY=VALUE…]` or `TRANSPORT:///PATH[?…]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Collector {
+    transport: Transport,
+    at: At,
+    format: Option<Format>,
+    identity: Identity,
 }
 
 impl Collector {
-    /// Host name or address, without brackets.
+    /// How messages get there.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// What they are written in, where the URL says so.
+    #[must_use]
+    pub fn format(&self) -> Option<Format> {
+        self.format
+    }
+
+    /// The collector with what its URL leaves open, a format and the port that goes with it.
+    ///
+    /// # Errors
+    /// If the transport does not carry the format.
+    pub fn or_format(mut self, default: Format) -> Result<Self, CollectorError> {
+        let format = *self.format.get_or_insert(default);
+        if !self.transport.carries(format) {
+            return Err(CollectorError::Pair(self.transport.scheme(), format));
+        }
+        if let At::Host(_, port) = &mut self.at {
+            port.get_or_insert(self.transport.port(format));
+        }
+        Ok(self)
+    }
+
+    /// Host name or address without brackets; empty where there is none.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.host
+        match &self.at {
+            At::Host(host, _) => host,
+            At::Path(_) => "",
+        }
     }
 
-    /// Port.
+    /// Port; that of the transport and format where the URL has none.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        match &self.at {
+            At::Host(_, Some(port)) => *port,
+            _ => self.transport.port(self.format.unwrap_or_default()),
+        }
     }
-}
 
-impl FromStr for Collector {
-    type Err = CollectorError;
-
-    fn from_str(text: &str) -> Result<Self, CollectorError> {
-        let (transport, rest) = text.split_once("://").ok_or(CollectorError::Scheme)?;
-        if transport != "udp" {
-            return Err(CollectorError::Transport(transport.to_owned()));
+    /// Path of a socket or a directory; empty where there is none.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        match &self.at {
+            At::Host(..) => PathBuf::new(),
+            At::Path(path) => path.clone(),
         }
-        let (host, port) = match rest.strip_prefix('[') {
-            Some(rest) => {
-                let (host, port) = rest.split_once(']').ok_or(CollectorError::Brackets)?;
-                match port.strip_prefix(':') {
-                    _ if !host.contains(':') => return Err(CollectorError::Brackets),
-                    None if !port.is_empty() => return Err(CollectorError::Port(port.to_owned())),
-                    port => (host, port),
-                }
-            }
-            None => match rest.split_once(':') {
-                Some((_, port)) if port.contains(':') => return Err(CollectorError::Brackets),
-                Some((host, port)) => (host, Some(port)),
-                None => (rest, None),
-            },
-        };
-        if host.is_empty() {
-            return Err(CollectorError::Host);
-        }
-        let named = |c: char| c.is_alphanumeric() || ".-_:%".contains(c);
-        if !host.chars().all(named) {
-            return Err(CollectorError::HostName(host.to_owned()));
-        }
-        if host.contains(':') && !is_ipv6(host) {
-            return Err(CollectorError::Ipv6(host.to_owned()));
-        }
-        // RFC 1123 §2.1: no host name ends in a label of digits only, so that it can be told
-        // from an address.
-        let last_label = host.trim_end_matches('.').rsplit('.').next();
-        let number = |label: &str| label.bytes().all(|c| c.is_ascii_digit());
-        if last_label.is_some_and(number) && host.parse::<Ipv4Addr>().is_err() {
-            return Err(CollectorError::Ipv4(host.to_owned()));
-        }
-        let port = match port {
-            None => DEFAULT_PORT,
-            Some(port) => match port.parse() {
-                Ok(0) | Err(_) => return Err(CollectorError::Port(port.to_owned())),
-                Ok(port) => port,
-            },
-        };
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
     }
-}
 
-/// Whether this is an IPv6 address, with the zone that a link-local one needs or without
-/// (RFC 4007 §11).
-fn is_ipv6(host: &str) -> bool {
-    let (address, zone) = host.split_once('%').unwrap_or((host, "_"));
-    !zone.is_empty() && address.parse::<Ipv6Addr>().is_ok()
+    /// Who is who, as far as the URL says.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
 }
 
 impl fmt::Display for Collector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') {
-            write!(f, "udp://[{host}]:{port}")
-        } else {
-            write!(f, "udp://{host}:{port}")
+        write!(f, "{}://", self.transport.scheme())?;
+        match &self.at {
+            At::Host(host, port) => {
+                if host.contains(':') {
+                    write!(f, "[{host}]")?;
+                } else {
+                    f.write_str(host)?;
+                }
+                if let Some(port) = port {
+                    write!(f, ":{port}")?;
+                }
+            }
+            At::Path(path) => write!(f, "{}", path.display())?,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_come_back_as_written() {
-        for (text, host, port) in [
-            ("udp://10.0.0.9:4739", "10.0.0.9", 4739),
-            (
-                "udp://collector.example.net:2055",
-                "collector.example.net",
-                2055,
-            ),
-            ("udp://4.example:9995", "4.example", 9995),
-            ("udp://[2001:db8::1]:9995", "2001:db8::1", 9995),
-            ("udp://[fe80::1%eth0]:9995", "fe80::1%eth0", 9995),
+        let mut mark = '?';
+        let mut say = |key: &str, value: &dyn fmt::Display| {
+            let said = write!(f, "{mark}{key}={value}");
+            mark = '&';
+            said
+        };
+        if let Some(format) = self.format.filter(|format| *format != Format::Ipfix) {
+            say("format", &format.name())?;
+        }
+        for (key, path) in [
+            ("ca", &self.identity.ca),
+            ("cert", &self.identity.cert),
+            ("key", &self.identity.key),
         ] {
-            let collector: Collector = text.parse().expect(text);
-            assert_eq!((collector.host(), collector.port()), (host, port));
-            assert_eq!(collector.to_string(), text);
+            if let Some(path) = path {
+                say(key, &path.display())?;
+            }
         }
-    }
-
-    #[test]
-    fn port_defaults_to_that_of_ipfix() {
-        for text in ["udp://localhost", "udp://10.0.0.9", "udp://[::1]"] {
-            let collector: Collector = text.parse().expect(text);
-            assert_eq!(collector.to_string(), format!("{text}:4739"));
+        if let Some(name) = &self.identity.name {
+            say("name", name)?;
         }
-    }
-
-    #[test]
-    fn errors_say_what_is_wrong() {
-        let error = |text: &str| text.parse::<Collector>().expect_err(text);
-        assert_eq!(error("10.0.0.9:4739"), CollectorError::Scheme);
-        assert_eq!(
-            error("tcp://10.0.0.9:4739"),
-            CollectorError::Transport("tcp".to_owned())
-        );
-        assert_eq!(error("udp://:4739"), CollectorError::Host);
-        assert_eq!(error("udp://"), CollectorError::Host);
-        for text in [
-            "udp://2001:db8::1:4739",
-            "udp://[::1",
-            "udp://[host]:1",
-            "udp://[]:1",
-        ] {
-            assert_eq!(error(text), CollectorError::Brackets, "{text}");
-        }
-        for (text, port) in [
-            ("udp://host:0", "0"),
-            ("udp://host:65536", "65536"),
-            ("udp://host:", ""),
-            ("udp://host:4739/x", "4739/x"),
-            ("udp://[::1]4739", "4739"),
-        ] {
-            assert_eq!(error(text), CollectorError::Port(port.to_owned()), "{text}");
-        }
-        for host in [
-            "10.0.0.999",
-            "10.0.0",
-            "1.2.3.4.5",
-            "10",
-            "010.0.0.9",
-            "4.",
-            "a.1",
-        ] {
-            assert_eq!(
-                error(&format!("udp://{host}:1")),
-                CollectorError::Ipv4(host.to_owned())
-            );
-        }
-        for host in ["2001:db8::g", "1::2::3", "fe80::1%", "10.0.0.9:1"] {
-            assert_eq!(
-                error(&format!("udp://[{host}]:1")),
-                CollectorError::Ipv6(host.to_owned())
-            );
-        }
-        for host in ["user@host", "host/path", "two words"] {
-            assert_eq!(
-                error(&format!("udp://{host}:1")),
-                CollectorError::HostName(host.to_owned())
-            );
-        }
+        Ok(())
     }
 }

@@ -31,8 +31,8 @@ use super::{
     account::{Outlet, Run},
     announce::{Facts, Told},
     encoder::Encoder,
-    failover::{Seat, Turn},
     link::Link,
+    members::{Seat, Turn},
     pace::Pacer,
 };
 use crate::ipfix::{element, message::SET_HEADER};
@@ -85,6 +85,8 @@ enum Ending {
 
 /// Exports to one collector, in steps.
 pub(super) struct Sender<L> {
+    /// The collector, as the user wrote it.
+    name: String,
     wire: Wire<L>,
     sessions: bool,
     facts: Arc<Facts>,
@@ -103,7 +105,7 @@ pub(super) struct Sender<L> {
     concluded: usize,
     /// A question asked at the end was answered with an error: nobody will come back.
     hopeless: bool,
-    /// Its place among collectors that stand in for each other.
+    /// Its place in a group.
     seat: Option<Seat>,
 }
 
@@ -130,6 +132,7 @@ impl<L: Link> Sender<L> {
             Path::Up
         };
         Self {
+            name: outlet.destination().to_owned(),
             wire: Wire::new(link, encoders, outlet, now),
             sessions,
             facts,
@@ -147,8 +150,9 @@ impl<L: Link> Sender<L> {
         }
     }
 
-    /// Gives it a place among those that stand in for each other; they share an outlet.
-    pub(super) fn seated(mut self, seat: Seat) -> Self {
+    /// Makes it one of a group, in which it has a name of its own.
+    pub(super) fn seated(mut self, name: String, seat: Seat) -> Self {
+        self.name = name;
         self.seat = Some(seat);
         self
     }
@@ -218,8 +222,8 @@ impl<L: Link> Sender<L> {
     fn down(&mut self, cause: Cause, error: &io::Error) {
         if !self.missed {
             self.missed = true;
-            let collector = self.wire.outlet.destination();
-            tracing::warn!(%collector, %error, "collector cannot be reached: flows wait");
+            let collector = &self.name;
+            tracing::warn!(collector, %error, "collector cannot be reached: flows wait");
             self.wire.outlet.account().count_outage();
         }
         if let Path::Down { asked, .. } = self.path {
@@ -234,11 +238,11 @@ impl<L: Link> Sender<L> {
 
     /// The collector can be reached.
     fn up(&mut self) {
-        let collector = self.wire.outlet.destination();
+        let collector = &self.name;
         if self.missed {
-            tracing::info!(%collector, "collector can be reached again");
+            tracing::info!(collector, "collector can be reached again");
         } else {
-            tracing::debug!(%collector, "collector is connected");
+            tracing::debug!(collector, "collector is connected");
         }
         self.missed = false;
         self.path = Path::Up;
@@ -343,8 +347,7 @@ impl<L: Link> Sender<L> {
         let idle = self.wire.acknowledge() == 0;
         let turn = seat.turn(up, idle, self.wire.now.at);
         if turn == Turn::Begins {
-            let collector = self.wire.outlet.destination();
-            tracing::info!(%collector, member = seat.name(), "flows go to this collector now");
+            tracing::info!(collector = self.name, "flows go to this collector now");
             for told in &mut self.told {
                 told.forget(self.wire.now.at);
             }

@@ -29,6 +29,8 @@ fn settings(collectors: &[SocketAddr]) -> Settings {
             .iter()
             .map(|address| format!("udp://{address}").parse().expect("a collector"))
             .collect(),
+        groups: Vec::new(),
+        identity: Identity::default(),
         mtu: 1400,
         template_refresh: Duration::from_secs(60),
         // Slower than any receive buffer fills.
@@ -165,7 +167,7 @@ fn settings_that_make_no_sense_are_refused() {
     assert!(error(|s| s.domains.push(s.domains[0].clone())).contains("domain 1 "));
     assert!(error(|s| s.collectors.clear()).contains("nowhere"));
     let unresolved = error(|s| {
-        let name = "udp://no-such-host.invalid";
+        let name = "udp://no-such-host.invalid:4739";
         s.collectors = vec![name.parse().expect("a collector")];
     });
     assert!(unresolved.contains("no-such-host.invalid:4739"));

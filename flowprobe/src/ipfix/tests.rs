@@ -200,7 +200,7 @@ proptest! {
 }
 
 /// Id and contents of each set of a message.
-fn sets(message: &[u8]) -> Vec<(u16, &[u8])> {
+pub(crate) fn sets(message: &[u8]) -> Vec<(u16, &[u8])> {
     let mut sets = Vec::new();
     let mut rest = &message[HEADER..];
     while let [a, b, c, d, ..] = *rest {

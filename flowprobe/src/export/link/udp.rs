@@ -1,4 +1,7 @@
-//! A connected UDP socket that reports which datagrams came back with an ICMP error.
+//! A connected UDP socket that sends many datagrams at once, and reports which came back with an
+//! ICMP error.
+
+mod burst;
 
 use std::{
     io, mem,
@@ -7,6 +10,7 @@ use std::{
     ptr,
 };
 
+use self::burst::Burst;
 use super::{Link, Undelivered};
 
 /// Octets of a quoted datagram that are looked at.
@@ -22,6 +26,7 @@ pub(in crate::export) struct Socket {
     socket: UdpSocket,
     collector: SocketAddr,
     connected: bool,
+    burst: Burst,
 }
 
 impl Socket {
@@ -56,17 +61,34 @@ impl Socket {
             socket,
             collector,
             connected: false,
+            burst: Burst::default(),
         })
+    }
+}
+
+impl Socket {
+    fn connect(&mut self) -> io::Result<()> {
+        if !self.connected {
+            self.socket.connect(self.collector)?;
+            self.connected = true;
+        }
+        Ok(())
     }
 }
 
 impl Link for Socket {
     fn send(&mut self, datagram: &[u8]) -> io::Result<()> {
-        if !self.connected {
-            self.socket.connect(self.collector)?;
-            self.connected = true;
-        }
+        self.connect()?;
         self.socket.send(datagram).map(drop)
+    }
+
+    fn send_all(&mut self, messages: &mut dyn Iterator<Item = &[u8]>) -> (usize, io::Result<()>) {
+        if let Err(error) = self.connect() {
+            // With nothing to send there is nothing that fails.
+            let failed = messages.next().map_or(Ok(()), |_| Err(error));
+            return (0, failed);
+        }
+        self.burst.send(self.socket.as_raw_fd(), messages)
     }
 
     fn undelivered(&mut self) -> Option<Undelivered> {

@@ -16,10 +16,25 @@ const HEAD: usize = 24;
 /// The latest messages, and the flow records in each, all of one class.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    sent: VecDeque<([u8; HEAD], usize, Volume)>,
+    sent: VecDeque<Sent>,
+    /// Number of the batch at hand.
+    batch: u64,
+}
+
+#[derive(Debug)]
+struct Sent {
+    head: [u8; HEAD],
+    class: usize,
+    volume: Volume,
+    batch: u64,
 }
 
 impl History {
+    /// The next messages are handed over together.
+    pub(super) fn next_batch(&mut self) {
+        self.batch += 1;
+    }
+
     /// A message of `class` was sent.
     pub(super) fn push(&mut self, message: &[u8], class: usize, volume: Volume) {
         let Some(head) = message.first_chunk() else {
@@ -28,17 +43,34 @@ impl History {
         if self.sent.len() == MESSAGES {
             self.sent.pop_front();
         }
-        self.sent.push_back((*head, class, volume));
+        self.sent.push_back(Sent {
+            head: *head,
+            class,
+            volume,
+            batch: self.batch,
+        });
     }
 
     /// The message that begins with `quote`, taken out: its class and its flows. Routers need not
     /// return more of a datagram than the UDP header (RFC 792): then it is the latest message.
-    pub(super) fn take(&mut self, quote: &[u8]) -> Option<(usize, Volume)> {
+    ///
+    /// With `all_behind` those that were handed over together with it and behind it too: where
+    /// nobody listens the host answers the first of them only, and the loopback device even takes
+    /// them for one datagram.
+    pub(super) fn take(&mut self, quote: &[u8], all_behind: bool) -> Option<(usize, Volume)> {
         let at = match quote.first_chunk() {
-            Some(quoted) => self.sent.iter().rposition(|(head, ..)| head == quoted),
+            Some(quoted) => self.sent.iter().rposition(|sent| sent.head == *quoted),
             None => self.sent.len().checked_sub(1),
-        };
-        let (_, class, volume) = self.sent.remove(at?)?;
+        }?;
+        let first = self.sent.get(at)?;
+        let (class, batch) = (first.class, first.batch);
+        let together = self.sent.iter().skip(at);
+        let together = together.take_while(|sent| sent.batch == batch).count();
+        let end = at + if all_behind { together } else { 1 };
+        let mut volume = Volume::default();
+        for sent in self.sent.drain(at..end) {
+            volume += sent.volume;
+        }
         Some((class, volume))
     }
 }

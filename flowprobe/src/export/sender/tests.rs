@@ -1,6 +1,7 @@
 //! The sender against a network and a clock of the test's own.
 
 mod domains;
+mod sessions;
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
@@ -97,9 +98,9 @@ fn domain(id: u32, name: &str, sampling: &str) -> Domain {
 }
 
 /// A sender, its network, and the time.
-struct Bench {
-    network: Rc<RefCell<Network>>,
-    sender: Sender<Rc<RefCell<Network>>>,
+struct Bench<L = Rc<RefCell<Network>>> {
+    network: L,
+    sender: Option<Sender<L>>,
     outlet: Arc<Outlet>,
     now: Now,
     finish_by: Option<Instant>,
@@ -109,8 +110,34 @@ struct Bench {
 
 impl Bench {
     fn new(change: impl FnOnce(&mut Settings)) -> Self {
+        let network = Rc::new(RefCell::new(Network {
+            quoted: 64,
+            ..Network::default()
+        }));
+        Self::with(network, change)
+    }
+
+    /// What a collector knows that was there all the time that datagrams arrived.
+    fn collected(&self) -> Collected {
+        let mut collected = Collected::default();
+        for message in &self.network.borrow().delivered {
+            collected.message(message);
+        }
+        collected
+    }
+
+    fn delivered(&self) -> usize {
+        self.network.borrow().delivered.len()
+    }
+}
+
+impl<L: Link + Clone> Bench<L> {
+    /// With another network.
+    fn with(network: L, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings {
             collectors: Vec::new(),
+            groups: Vec::new(),
+            identity: crate::export::Identity::default(),
             mtu: 1400,
             template_refresh: Duration::from_secs(60),
             export_rate: 0,
@@ -126,10 +153,6 @@ impl Bench {
             output: None,
         };
         change(&mut settings);
-        let network = Rc::new(RefCell::new(Network {
-            quoted: 64,
-            ..Network::default()
-        }));
         let rates: Vec<_> = settings.domains.iter().map(|d| d.sampling).collect();
         let outlet = Outlet::new("udp://x:1".to_owned(), settings.queue, &rates);
         let outlet = Arc::new(outlet);
@@ -145,7 +168,7 @@ impl Bench {
             .map(|domain| ipfix::Encoder::new(domain.id, octets).expect("large enough"))
             .map(Encoder::Ipfix);
         let sender = Sender::new(
-            Rc::clone(&network),
+            network.clone(),
             encoders.collect(),
             Arc::clone(&outlet),
             Arc::new(Facts::new(&settings, Arc::new(Figures))),
@@ -154,7 +177,7 @@ impl Bench {
         );
         Self {
             network,
-            sender,
+            sender: Some(sender),
             outlet,
             now,
             finish_by: None,
@@ -177,7 +200,11 @@ impl Bench {
     fn run(&mut self, ms: u64) {
         let until = self.now.at + Duration::from_millis(ms);
         for _ in 0..1_000_000 {
-            let Some(next) = self.sender.step(self.now, self.finish_by) else {
+            if self.ended {
+                return self.wind(until);
+            }
+            let sender = self.sender.as_mut().expect("it is there");
+            let Some(next) = sender.step(self.now, self.finish_by) else {
                 self.ended = true;
                 return;
             };
@@ -209,17 +236,12 @@ impl Bench {
         report
     }
 
-    /// What a collector knows that was there all the time that datagrams arrived.
-    fn collected(&self) -> Collected {
-        let mut collected = Collected::default();
-        for message in &self.network.borrow().delivered {
-            collected.message(message);
-        }
-        collected
-    }
-
-    fn delivered(&self) -> usize {
-        self.network.borrow().delivered.len()
+    /// Makes it one of a group, with the outlet that it has now.
+    fn seat(&mut self, seat: Seat) {
+        let sender = self.sender.take().expect("it is there");
+        let mut sender = sender.seated("member".to_owned(), seat);
+        sender.wire.outlet = Arc::clone(&self.outlet);
+        self.sender = Some(sender);
     }
 }
 

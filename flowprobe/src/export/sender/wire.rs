@@ -171,6 +171,7 @@ impl<L: Link> Wire<L> {
     /// Hands over all messages at hand.
     pub(super) fn flush(&mut self) -> Result<(), Stop> {
         self.close();
+        self.history.next_batch();
         loop {
             let (taken, result) = self.link.send_all(&mut self.batch.messages());
             for _ in 0..taken {
@@ -239,7 +240,7 @@ impl<L: Link> Wire<L> {
 
     /// An earlier message was not delivered.
     pub(super) fn blame(&mut self, quote: &[u8], cause: Cause) {
-        if let Some((class, volume)) = self.history.take(quote) {
+        if let Some((class, volume)) = self.history.take(quote, cause == Cause::Refused) {
             let mut account = self.outlet.account();
             account.undelivered(class, volume, cause.label(), self.now);
         }

@@ -1,12 +1,13 @@
-//! Collectors that stand in for each other: the flows go to the first one that is there.
+//! Collectors that stand in for each other, or share the flows: who is there, and whose turn it is.
 //!
-//! They share a queue, and one of them at a time takes from it. A collector that fails loses its
-//! turn at once, and what it has not acknowledged waits again for the next one. One that comes back
-//! has to be there for a while, the hold-down, before it gets its turn again, so that one that comes
-//! and goes does not take the flows along.
+//! In a group with failover they have one queue, and one of them at a time takes from it: the first
+//! one that is there. A collector that fails loses its turn at once, and what it has not
+//! acknowledged waits again for the next one. In a group that balances each has a queue, and gets
+//! new flows as long as it is there. In both, one that comes back has to be there for a while, the
+//! hold-down, before flows go to it again, so that one that comes and goes does not take them along.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -40,67 +41,102 @@ struct State {
     holder: Option<usize>,
 }
 
+impl Health {
+    /// Whether it is there, and has been for long enough.
+    fn is_steady(self, hold_down: Duration, now: Instant) -> bool {
+        match self {
+            Self::Well => true,
+            Self::Back(since) => now >= since + hold_down,
+            Self::Away | Self::Gone => false,
+        }
+    }
+
+    fn is_there(self) -> bool {
+        matches!(self, Self::Well | Self::Back(_))
+    }
+}
+
 impl State {
     /// Who should have the turn.
     fn wanted(&self, hold_down: Duration, now: Instant) -> Option<usize> {
-        let steady = |health: &Health| match health {
-            Health::Well => true,
-            Health::Back(since) => now >= *since + hold_down,
-            Health::Away | Health::Gone => false,
-        };
-        let there = |health: &Health| matches!(health, Health::Well | Health::Back(_));
-        let holder = self.holder.filter(|holder| there(&self.members[*holder]));
-        let steady = self.members.iter().position(steady);
+        let holder = self
+            .holder
+            .filter(|holder| self.members[*holder].is_there());
+        let mut members = self.members.iter();
+        let steady = members.position(|health| health.is_steady(hold_down, now));
         match (steady, holder) {
             // One that is less preferred does not take over from one that works.
             (Some(steady), Some(holder)) => Some(steady.min(holder)),
             (steady, holder) => {
-                let any = || self.members.iter().position(there);
+                let any = || self.members.iter().position(|health| health.is_there());
                 holder.or(steady).or_else(any)
             }
         }
     }
 }
 
-/// Collectors in the order of preference.
+/// The collectors of a group, in the order of preference.
 #[derive(Debug)]
-pub(super) struct Failover {
+pub(super) struct Members {
+    /// Whether one of them at a time has the flows.
+    turns: bool,
     hold_down: Duration,
     state: Mutex<State>,
 }
 
-impl Failover {
-    /// Places for collectors of these names.
-    pub(super) fn seats(names: &[String], hold_down: Duration) -> Vec<Seat> {
-        let group = Arc::new(Self {
+impl Members {
+    /// A group of so many; `turns` if one at a time has the flows.
+    pub(super) fn new(count: usize, turns: bool, hold_down: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            turns,
             hold_down,
             state: Mutex::new(State {
-                members: vec![Health::Well; names.len()],
+                members: vec![Health::Well; count],
                 holder: None,
             }),
-        });
-        let seat = |(index, name): (usize, &String)| Seat {
-            group: Arc::clone(&group),
+        })
+    }
+
+    /// The place of the one at `index`.
+    pub(super) fn seat(self: &Arc<Self>, index: usize) -> Seat {
+        Seat {
+            group: Arc::clone(self),
             index,
-            name: name.clone(),
+        }
+    }
+
+    /// Those that new flows may go to: the steady ones, or else all that are there, or else all.
+    pub(super) fn takers(&self, now: Instant) -> Vec<usize> {
+        let state = self.lock();
+        let those = |may: &dyn Fn(&Health) -> bool| -> Vec<usize> {
+            let members = state.members.iter().enumerate();
+            members
+                .filter(|(_, health)| may(health))
+                .map(|(i, _)| i)
+                .collect()
         };
-        names.iter().enumerate().map(seat).collect()
+        let steady = those(&|health| health.is_steady(self.hold_down, now));
+        let there = || those(&|health| health.is_there());
+        [steady]
+            .into_iter()
+            .chain(std::iter::once_with(there))
+            .find(|found| !found.is_empty())
+            .unwrap_or_else(|| those(&|_| true))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The place of one of them.
 #[derive(Debug)]
 pub(super) struct Seat {
-    group: Arc<Failover>,
+    group: Arc<Members>,
     index: usize,
-    name: String,
 }
 
 impl Seat {
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Says whether this one is there, and whether nothing of its is on the way; answers whether
     /// the flows are its own.
     pub(super) fn turn(&self, up: bool, idle: bool, now: Instant) -> Turn {
@@ -111,6 +147,9 @@ impl Seat {
             (health, true) => health,
             (_, false) => Health::Away,
         };
+        if !self.group.turns {
+            return Turn::Mine;
+        }
         let wanted = state.wanted(self.group.hold_down, now);
         match state.holder {
             Some(holder) if holder == me => {
@@ -128,20 +167,14 @@ impl Seat {
         }
     }
 
-    /// This one ends. Returns whether nobody is left.
+    /// This one ends. Returns whether nobody is left who could take what waits.
     pub(super) fn retire(&self) -> bool {
         let mut state = self.group.lock();
         state.members[self.index] = Health::Gone;
         if state.holder == Some(self.index) {
             state.holder = None;
         }
-        state.members.iter().all(|health| *health == Health::Gone)
-    }
-}
-
-impl Failover {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        !self.group.turns || state.members.iter().all(|health| *health == Health::Gone)
     }
 }
 
@@ -152,8 +185,8 @@ mod tests {
     const HOLD_DOWN: Duration = Duration::from_secs(30);
 
     fn seats(count: usize) -> Vec<Seat> {
-        let names: Vec<_> = (0..count).map(|i| i.to_string()).collect();
-        Failover::seats(&names, HOLD_DOWN)
+        let group = Members::new(count, true, HOLD_DOWN);
+        (0..count).map(|index| group.seat(index)).collect()
     }
 
     #[test]
@@ -197,6 +230,25 @@ mod tests {
         assert_eq!(seats[0].turn(false, true, now), Turn::Anothers);
         assert_eq!(seats[1].turn(true, true, now), Turn::Begins);
         assert!(!seats[1].retire());
+        assert!(seats[0].retire());
+    }
+
+    #[test]
+    fn new_flows_go_to_those_that_are_there_and_steady() {
+        let group = Members::new(3, false, HOLD_DOWN);
+        let seats: Vec<_> = (0..3).map(|index| group.seat(index)).collect();
+        let now = Instant::now();
+        assert_eq!(group.takers(now), [0, 1, 2]);
+        assert_eq!(seats[1].turn(false, true, now), Turn::Mine);
+        assert_eq!(group.takers(now), [0, 2]);
+        seats[1].turn(true, true, now);
+        assert_eq!(group.takers(now), [0, 2]);
+        assert_eq!(group.takers(now + HOLD_DOWN), [0, 1, 2]);
+        seats[0].turn(false, true, now);
+        seats[2].turn(false, true, now);
+        assert_eq!(group.takers(now), [1], "better one that is new than none");
+        seats[1].turn(false, true, now);
+        assert_eq!(group.takers(now), [0, 1, 2], "one of them has to keep them");
         assert!(seats[0].retire());
     }
 }
