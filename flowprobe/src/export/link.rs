@@ -1,9 +1,5 @@
 //! The ways to a collector.
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "no collector's URL names it yet")
-)]
 pub(super) mod file;
 pub(super) mod udp;
 

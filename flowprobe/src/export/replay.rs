@@ -16,6 +16,7 @@ mod target;
 mod tests;
 
 use std::{
+    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -33,9 +34,15 @@ use self::{
     summary::Outcome,
     target::{Plan, Target},
 };
-use super::{Collector, ExportError, Link, Socket, resolve};
+use super::{
+    Collector, ExportError, Link, Socket,
+    collector::{Format, Transport},
+    link::file::Files,
+    resolve,
+};
 use crate::{
     ipfix::message::PACKET_OVERHEAD,
+    ipfix_file::{Pattern, Rotation},
     run::ending::{Signals, SummaryFile},
 };
 
@@ -109,13 +116,33 @@ fn targets(
 }
 
 /// The way to a collector, and octets of the largest message on it.
-fn link(collector: &Collector, mtu: u16) -> Result<(Box<dyn Link + Send>, u16), ExportError> {
-    let address = resolve(collector)?;
-    let socket = Socket::open(address).map_err(|source| ExportError::Socket {
-        collector: collector.clone(),
+fn link(collector: &Collector, mtu: u16) -> Result<(Box<dyn Link + Send>, u16), ReplayError> {
+    if collector
+        .format()
+        .is_some_and(|format| format != Format::Ipfix)
+    {
+        return Err(ReplayError::Format(collector.to_string()));
+    }
+    let unopened = |source| ExportError::Socket {
+        collector: collector.to_string(),
         source,
-    })?;
-    Ok((Box::new(socket), mtu.saturating_sub(PACKET_OVERHEAD)))
+    };
+    match collector.transport() {
+        Transport::Udp => {
+            let socket = Socket::open(resolve(collector)?).map_err(unopened)?;
+            Ok((Box::new(socket), mtu.saturating_sub(PACKET_OVERHEAD)))
+        }
+        Transport::File => {
+            let pattern = Pattern::parse(&collector.path());
+            let pattern = pattern.map_err(|problem| ReplayError::Name {
+                collector: collector.to_string(),
+                problem,
+            })?;
+            let files = Files::new(pattern, Rotation::default());
+            Ok((Box::new(files), u16::MAX))
+        }
+        _ => Err(unopened(io::ErrorKind::Unsupported.into()).into()),
+    }
 }
 
 /// Gives each target a thread, and returns where its outcome will be.
