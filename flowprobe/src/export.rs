@@ -40,7 +40,7 @@ use self::{
     account::Outlet,
     announce::Facts,
     balance::Balance,
-    encoder::Encoder,
+    encoder::{Encoder, TooSmall},
     link::{Link, udp::Socket},
     members::{Members, Seat},
     print::Printer,
@@ -49,10 +49,7 @@ use self::{
 use crate::{
     clock::uptime_ms,
     encode::Stamp,
-    ipfix::{
-        self,
-        message::{MIN_OCTETS, PACKET_OVERHEAD, TooSmall},
-    },
+    ipfix::message::{MIN_OCTETS, PACKET_OVERHEAD},
     record::FlowRecord,
     sampling::{Profile, Sampling, Selection},
 };
@@ -156,10 +153,14 @@ pub trait Telemetry: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// No template or record would fit.
-    #[error("--mtu {mtu} is too small: one flow record needs at least {MIN_MTU}")]
+    #[error("--mtu {mtu} is too small for {collector}: one flow record needs at least {least}")]
     Mtu {
         /// As set.
         mtu: u16,
+        /// For which collector.
+        collector: String,
+        /// What it needs.
+        least: usize,
     },
     /// A queue of nothing.
     #[error("--export-queue 0 would drop every flow: it must be at least 1")]
@@ -569,15 +570,16 @@ fn encoders(collector: &Collector, settings: &Settings) -> Result<Vec<Encoder>, 
     } else {
         STREAM_OCTETS
     };
-    let encoder = |domain: &Domain| {
-        let mut encoder = ipfix::Encoder::new(domain.id, octets)?;
-        encoder.use_dot1q(settings.dot1q);
-        Ok(Encoder::Ipfix(encoder))
-    };
+    let format = collector.format().unwrap_or_default();
+    let encoder = |domain: &Domain| Encoder::new(format, domain.id, octets, settings.dot1q);
     let encoders = settings.domains.iter().map(encoder);
     encoders
         .collect::<Result<_, TooSmall>>()
-        .map_err(|_| ExportError::Mtu { mtu })
+        .map_err(|TooSmall { least }| ExportError::Mtu {
+            mtu,
+            collector: collector.to_string(),
+            least: least + usize::from(PACKET_OVERHEAD),
+        })
 }
 
 fn resolve(collector: &Collector) -> Result<SocketAddr, ExportError> {

@@ -12,4 +12,4 @@ pub mod template;
 pub(crate) mod tests;
 
 pub use message::Encoder;
-pub use template::{Field, Template};
+pub use template::{Field, Scope, Template};

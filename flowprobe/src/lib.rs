@@ -22,6 +22,7 @@ pub mod ipfix_file;
 pub mod ledger;
 pub mod load;
 mod nearest;
+pub mod netflow;
 pub mod pcap;
 pub mod record;
 pub mod run;

@@ -1,30 +1,98 @@
 //! The format that a collector reads.
 
+use super::Format;
 use crate::{
     encode::{Fit, Mark, Stamp},
     ipfix::{
-        self, Template,
+        self, Template, element,
+        message::SET_HEADER,
         options::{OptionsRecord, TakesOptions},
     },
+    netflow::{v5, v9},
     record::FlowRecord,
+    sampling::Sampling,
 };
+
+/// Octets that are fewer than any message of the format needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooSmall {
+    /// What is needed.
+    pub(super) least: usize,
+}
 
 /// Builds the messages of one stream in one observation domain, in the format of its collector.
 #[derive(Debug)]
 pub(super) enum Encoder {
     /// IPFIX (RFC 7011).
     Ipfix(ipfix::Encoder),
+    /// NetFlow version 9 (RFC 3954).
+    V9(v9::Encoder),
+    /// NetFlow version 5.
+    V5(Box<v5::Encoder>),
 }
 
 macro_rules! delegate {
     ($self:ident, $encoder:ident => $call:expr) => {
         match $self {
             Self::Ipfix($encoder) => $call,
+            Self::V9($encoder) => $call,
+            Self::V5($encoder) => $call,
         }
     };
 }
 
 impl Encoder {
+    /// An encoder whose messages have at most `max_octets`. With `dot1q` single VLAN tags are told
+    /// by the elements of 802.1Q too, where the format has them.
+    pub(super) fn new(
+        format: Format,
+        observation_domain: u32,
+        max_octets: u16,
+        dot1q: bool,
+    ) -> Result<Self, TooSmall> {
+        match format {
+            Format::Ipfix => {
+                let least = ipfix::message::MIN_OCTETS;
+                let mut encoder = ipfix::Encoder::new(observation_domain, max_octets)
+                    .map_err(|_| TooSmall { least })?;
+                encoder.use_dot1q(dot1q);
+                Ok(Self::Ipfix(encoder))
+            }
+            Format::V9 => {
+                let mut encoder = v9::Encoder::new(observation_domain, max_octets)
+                    .map_err(|error| TooSmall { least: error.least })?;
+                encoder.use_dot1q(dot1q);
+                Ok(Self::V9(encoder))
+            }
+            Format::V5 => v5::Encoder::new(observation_domain, max_octets)
+                .map(|encoder| Self::V5(Box::new(encoder)))
+                .map_err(|error| TooSmall { least: error.least }),
+        }
+    }
+
+    /// Flow records of a message that is full for sure.
+    pub(super) fn full_message(&self) -> usize {
+        let shortest = element::IPV4.record_length();
+        match self {
+            Self::Ipfix(encoder) => (encoder.remaining() - SET_HEADER) / shortest,
+            // Its times are 32 bits, not 64.
+            Self::V9(encoder) => (encoder.remaining() - SET_HEADER) / (shortest - 2 * 4),
+            Self::V5(encoder) => encoder.remaining() / v5::RECORD,
+        }
+    }
+
+    /// Whether a template is a message of its own: something to ask with whether anybody is there.
+    pub(super) fn has_templates(&self) -> bool {
+        !matches!(self, Self::V5(_))
+    }
+
+    /// The flows from here on were sampled so. Other formats than v5 say it in options.
+    pub(super) fn select_by(&mut self, sampling: Sampling) {
+        if let Self::V5(encoder) = self {
+            encoder.select_by(sampling);
+        }
+    }
+
     /// Adds a template, where the format has it; false if the message is full.
     #[must_use]
     pub(super) fn template(&mut self, template: &Template) -> bool {

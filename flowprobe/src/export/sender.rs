@@ -35,7 +35,7 @@ use super::{
     members::{Seat, Turn},
     pace::Pacer,
 };
-use crate::ipfix::{element, message::SET_HEADER};
+use crate::ipfix::element;
 
 /// A message that is not full waits no longer than this for more records.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
@@ -72,6 +72,14 @@ enum Path {
     },
 }
 
+/// One message is out, or will be, and the next waits for what comes back.
+#[derive(Clone, Copy, Debug)]
+struct Trial {
+    /// Silence until then is an answer.
+    until: Instant,
+    sent: bool,
+}
+
 /// How far the end has come.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
@@ -99,6 +107,8 @@ pub(super) struct Sender<L> {
     path: Path,
     /// It was there, or was expected to be, and is away.
     missed: bool,
+    /// One message of flows is to show whether anybody is there.
+    on_trial: Option<Trial>,
     busy_since: Option<Instant>,
     ending: Ending,
     /// Classes whose last statistics are sent.
@@ -119,8 +129,7 @@ impl<L: Link> Sender<L> {
         settings: &Settings,
         now: Now,
     ) -> Self {
-        let room = encoders[0].remaining() - SET_HEADER;
-        let full_message = room / element::IPV4.record_length();
+        let full_message = encoders[0].full_message();
         let sessions = link.has_sessions();
         let path = if sessions {
             Path::Down {
@@ -142,6 +151,7 @@ impl<L: Link> Sender<L> {
             full_message,
             path,
             missed: false,
+            on_trial: None,
             busy_since: None,
             ending: Ending::No,
             concluded: 0,
@@ -229,6 +239,7 @@ impl<L: Link> Sender<L> {
         if let Path::Down { asked, .. } = self.path {
             self.hopeless |= asked && matches!(self.ending, Ending::Flushing(_));
         }
+        self.on_trial = None;
         self.path = Path::Down {
             cause,
             next: self.wire.now.at + PROBE_EVERY,
@@ -253,7 +264,8 @@ impl<L: Link> Sender<L> {
     }
 
     /// While the collector is away: asks for it, and returns when to come back. A template is
-    /// the question, because it has no sequence number to lose.
+    /// the question, because it has no sequence number to lose; where the format has none, one
+    /// message of flows.
     fn ask(&mut self) -> Option<Instant> {
         let Path::Down { cause, next, asked } = &mut self.path else {
             return None;
@@ -264,6 +276,14 @@ impl<L: Link> Sender<L> {
         }
         if *asked {
             self.up();
+            return None;
+        }
+        if !self.wire.encoder().has_templates() {
+            self.up();
+            self.on_trial = Some(Trial {
+                until: self.wire.now.at + PROBE_EVERY,
+                sent: false,
+            });
             return None;
         }
         *asked = true;
@@ -480,6 +500,16 @@ impl<L: Link> Sender<L> {
         let go = self.ripe_at(&run).max(self.pacer.ready_at(run.records));
         if go > now {
             return Err(Some(go));
+        }
+        match &mut self.on_trial {
+            Some(trial) if now < trial.until => {
+                if trial.sent {
+                    return Err(Some(trial.until));
+                }
+                trial.sent = true;
+                return Ok(self.wire.load(run.class, run.records));
+            }
+            _ => self.on_trial = None,
         }
         let records = self.pacer.affords(now).max(run.records);
         Ok(self.wire.load(run.class, records))

@@ -331,6 +331,7 @@ macro_rules! elements {
             const TEMPLATE: Template = Template {
                 id: $id,
                 scopes: 0,
+                v9: None,
                 fields: {
                     const COUNT: usize = {
                         let mut count = 0;
@@ -477,7 +478,7 @@ pub const ALL: [Template; 8] = [
 ];
 
 /// Octets of the longest template or flow record.
-pub(super) const LONGEST: usize = {
+pub(crate) const LONGEST: usize = {
     let mut longest = 0;
     let mut i = 0;
     while i < ALL.len() {
@@ -511,6 +512,24 @@ pub(super) fn encode_wide<'a>(
         to.map(|to| view.encode(record, to)).is_some()
     }
     as_wide!(key, |wide| encode(&wide, record, room))
+}
+
+/// Encodes a record: `room` gives the octets for a record of a template, or nothing if the message
+/// is full. With `dot1q`, one VLAN tag is told in the templates of several.
+#[inline]
+pub(crate) fn encode<'a>(
+    record: &FlowRecord,
+    dot1q: bool,
+    room: impl FnOnce(&Template) -> Option<&'a mut [u8]>,
+) -> bool {
+    if dot1q && record.key.vlan() != 0 {
+        return encode_wide(&record.key.widened(), record, room);
+    }
+    match &record.key {
+        FlowKey::V4(key) => room(&IPV4).map(|to| key.encode(record, to)).is_some(),
+        FlowKey::V6(key) => room(&IPV6).map(|to| key.encode(record, to)).is_some(),
+        FlowKey::Wide(key) => encode_wide(key, record, room),
+    }
 }
 
 /// Appends the flow record as a JSON object: IANA names, addresses as text, times in

@@ -6,7 +6,7 @@ use flowprobe_ebpf::content;
 
 use super::{
     element::Value,
-    template::{Field, Template},
+    template::{Field, Scope, Template},
 };
 use crate::sampling::{Sampling, hash_range};
 
@@ -66,10 +66,20 @@ impl Value for bool {
     }
 }
 
+/// The scope in NetFlow v9, of options that have a form in that.
+macro_rules! v9_scope {
+    () => {
+        None
+    };
+    ($scope:ident) => {
+        Some(Scope::$scope)
+    };
+}
+
 macro_rules! options {
     ($(
         $(#[$doc:meta])*
-        $record:ident $id:literal, $scopes:literal scope {
+        $record:ident $id:literal, $scopes:literal scope $(, v9 $v9:ident)? {
             $($(#[$field_doc:meta])* $field:ident: $name:ident $number:literal $kind:ty,)+
         }
     )+) => {$(
@@ -83,6 +93,7 @@ macro_rules! options {
             const TEMPLATE: Template = Template {
                 id: $id,
                 scopes: $scopes,
+                v9: v9_scope!($($v9)?),
                 fields: &[$(Field {
                     name: stringify!($name),
                     number: $number,
@@ -107,7 +118,7 @@ macro_rules! options {
 options! {
     /// The sampling rate, in the form that every collector reads: 34 alone. With 35, 302 or 305
     /// beside it some collectors read nothing, or another rate.
-    SamplingRate 512, 1 scope {
+    SamplingRate 512, 1 scope, v9 System {
         /// Observation domain.
         observation_domain: observationDomainId 149 u32,
         /// One packet in this many is metered; 1 without sampling.
@@ -115,7 +126,7 @@ options! {
     }
 
     /// The sampling rate as NetFlow v9 has it, with its algorithm.
-    AlgorithmRate 514, 1 scope {
+    AlgorithmRate 514, 1 scope, v9 System {
         /// Observation domain.
         observation_domain: observationDomainId 149 u32,
         /// One packet in this many is metered.
@@ -125,7 +136,7 @@ options! {
     }
 
     /// The sampling rate as that of a sampler.
-    SamplerRate 516, 1 scope {
+    SamplerRate 516, 1 scope, v9 System {
         /// Observation domain.
         observation_domain: observationDomainId 149 u32,
         /// Sampler.
@@ -243,7 +254,7 @@ options! {
     }
 
     /// Interface name and description.
-    InterfaceName 515, 1 scope {
+    InterfaceName 515, 1 scope, v9 Interface {
         /// Index, as in flow records.
         interface: ingressInterface 10 u32,
         /// Name.
@@ -274,7 +285,7 @@ options! {
 
     /// Metering Process statistics (RFC 7011 §4.1): what this collector was sent before this
     /// message.
-    MeteringStatistics 520, 2 scope {
+    MeteringStatistics 520, 2 scope, v9 System {
         /// Observation domain.
         observation_domain: observationDomainId 149 u32,
         /// Metering process.

@@ -25,6 +25,17 @@ impl Field {
     };
 }
 
+/// What options are about in NetFlow v9, which has no elements for it but five numbers (RFC 3954
+/// §6.1); these are the two that are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Scope {
+    /// The exporter: here the source id of the header, an observation domain.
+    System = 1,
+    /// An interface, by its index.
+    Interface = 2,
+}
+
 /// A template, or an options template where some of its fields are scopes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Template {
@@ -32,6 +43,8 @@ pub struct Template {
     pub id: u16,
     /// How many of the fields, from the first, are scopes; 0 for flow records.
     pub scopes: u16,
+    /// What the first scope is in NetFlow v9, where these options have a form in that.
+    pub v9: Option<Scope>,
     /// Fields in the order of encoding.
     pub fields: &'static [Field],
 }

@@ -1,7 +1,7 @@
 //! Encoded messages, read back by two decoders that know nothing of the encoder.
 
 pub(crate) mod decode;
-mod expected;
+pub(crate) mod expected;
 pub(crate) mod sample;
 mod shape;
 
@@ -29,7 +29,7 @@ use crate::{
     record::{FlowKey, FlowRecord},
 };
 
-const OPTIONS: [&Template; 17] = [
+pub(crate) const OPTIONS: [&Template; 17] = [
     &SamplingRate::TEMPLATE,
     &CountSelector::TEMPLATE,
     &AlgorithmRate::TEMPLATE,

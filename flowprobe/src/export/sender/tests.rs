@@ -8,14 +8,12 @@ use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 use super::*;
 use crate::{
     export::{
-        DestinationReport, Domain, Interface, Metering, Selection, Telemetry, link::Undelivered,
+        DestinationReport, Domain, Format, Interface, Metering, Selection, Telemetry,
+        link::Undelivered,
     },
-    ipfix::{
-        self,
-        tests::{
-            decode::{Collected, number},
-            sample::many,
-        },
+    ipfix::tests::{
+        decode::{Collected, number},
+        sample::many,
     },
     record::{FlowRecord, Volume},
 };
@@ -134,6 +132,11 @@ impl Bench {
 impl<L: Link + Clone> Bench<L> {
     /// With another network.
     fn with(network: L, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::of(Format::Ipfix, network, change)
+    }
+
+    /// And another format.
+    fn of(format: Format, network: L, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings {
             collectors: Vec::new(),
             groups: Vec::new(),
@@ -165,8 +168,7 @@ impl<L: Link + Clone> Bench<L> {
         let encoders = settings
             .domains
             .iter()
-            .map(|domain| ipfix::Encoder::new(domain.id, octets).expect("large enough"))
-            .map(Encoder::Ipfix);
+            .map(|domain| Encoder::new(format, domain.id, octets, false).expect("large enough"));
         let sender = Sender::new(
             network.clone(),
             encoders.collect(),
@@ -546,4 +548,31 @@ fn profiles_tell_the_rate_in_elements_of_their_own() {
                 .all(|told| told == 0)
         );
     }
+}
+
+/// NetFlow v5 has no template to ask with: one message of flows at a time is at stake.
+#[test]
+fn a_format_without_templates_asks_with_one_message() {
+    let network = Rc::new(RefCell::new(Network {
+        quoted: 64,
+        closed: true,
+        ..Network::default()
+    }));
+    let mut bench = Bench::of(Format::V5, network, |_| {});
+    let flows = many(1000);
+    let v6 = flows.iter().filter(|flow| flow.key.source().is_ipv6());
+    let v6 = v6.count() as u64;
+    bench.send(flows);
+    bench.run(5500);
+    bench.network.borrow_mut().closed = false;
+    let report = bench.finish();
+    // 28 records of 48 octets, less those that v5 cannot say; an answer each second.
+    let refused = dropped(&report, "refused");
+    assert!(refused > 0 && refused <= 28 * 7, "{refused}");
+    assert_eq!(dropped(&report, "ipv6"), v6);
+    let delivered = bench.network.borrow();
+    let records = delivered.delivered.iter().map(|message| message[3]);
+    let records: u64 = records.map(u64::from).sum();
+    assert_eq!(report.sent.records, records);
+    assert_eq!(records, 1000 - v6 - refused);
 }

@@ -122,6 +122,7 @@ impl<L: Link> Wire<L> {
         self.turn_to(class);
         let outlet = Arc::clone(&self.outlet);
         let account = outlet.account();
+        self.encoders[class].select_by(account.front(class).sampling);
         let mut loaded = 0;
         for record in account.waiting(class).take(count) {
             loop {

@@ -14,7 +14,7 @@ fn address(address: IpAddr) -> Vec<u8> {
 }
 
 /// The octets of an element of the flow's own packets, by its number in the registry.
-pub(super) fn expected(record: &FlowRecord, element: u16) -> Vec<u8> {
+pub(crate) fn expected(record: &FlowRecord, element: u16) -> Vec<u8> {
     let key = &record.key;
     let marks = &record.marks;
     let v6 = key.source().is_ipv6();
@@ -74,7 +74,7 @@ pub(super) fn expected(record: &FlowRecord, element: u16) -> Vec<u8> {
 }
 
 /// The octets of an element of the packet around a tunnel.
-pub(super) fn expected_outer(record: &FlowRecord, element: u16) -> Vec<u8> {
+pub(crate) fn expected_outer(record: &FlowRecord, element: u16) -> Vec<u8> {
     let around = record.key.around().expect("a wide key");
     let octets: Vec<u8> = around.outer.iter().flat_map(|w| w.to_ne_bytes()).collect();
     match element {
@@ -88,12 +88,12 @@ pub(super) fn expected_outer(record: &FlowRecord, element: u16) -> Vec<u8> {
 }
 
 /// How many elements at the front of a record are of the packet around a tunnel.
-pub(super) fn outer_elements(template: u16) -> usize {
+pub(crate) fn outer_elements(template: u16) -> usize {
     if template >= 260 { 3 } else { 0 }
 }
 
 /// The template that a record belongs to.
-pub(super) fn template_of(record: &FlowRecord, dot1q: bool) -> u16 {
+pub(crate) fn template_of(record: &FlowRecord, dot1q: bool) -> u16 {
     let around = record.key.around();
     let (version, outer) = match around {
         Some(around) => (around.version, around.outer_version),

@@ -1,0 +1,524 @@
+//! NetFlow v5.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use netflow_parser::{
+    NetflowPacket, NetflowParser,
+    static_versions::v5::{FlowSet, V5},
+};
+use proptest::prelude::*;
+
+use super::{Clock, NOW, WRAP, any_flow, lasting};
+use crate::{
+    encode::{Fit, Mark, Stamp},
+    ipfix::{
+        element,
+        options::SamplingRate,
+        tests::sample::{key, many, nth, one_of_each_wide},
+    },
+    netflow::v5::{Encoder, HEADER, MAX_RECORDS, MIN_OCTETS, RECORD},
+    record::FlowRecord,
+};
+
+fn encoder() -> Encoder {
+    Encoder::new(0x1234_5607, 1400).expect("large enough")
+}
+
+/// The message, as two decoders read it: this one, from Cisco's table, and another project's.
+fn read(message: &[u8]) -> V5 {
+    let mut parsed = NetflowParser::default().parse_bytes(message);
+    assert!(parsed.error.is_none(), "{:?}", parsed.error);
+    let Some(NetflowPacket::V5(v5)) = parsed.packets.pop() else {
+        panic!("one message of v5");
+    };
+    assert!(parsed.packets.is_empty());
+    assert_eq!(v5.to_be_bytes(), message);
+    let u16_at = |at: usize| u16::from_be_bytes([message[at], message[at + 1]]);
+    let u32_at = |at: usize| u32::from(u16_at(at)) << 16 | u32::from(u16_at(at + 2));
+    assert_eq!(u16_at(0), 5, "version");
+    let count = usize::from(u16_at(2));
+    assert!((1..=30).contains(&count), "{count} records");
+    assert_eq!(message.len(), 24 + 48 * count, "as long as its records");
+    assert_eq!(v5.flowsets.len(), count);
+    for (i, theirs) in v5.flowsets.iter().enumerate() {
+        let at = 24 + 48 * i;
+        let address = |at| Ipv4Addr::from(u32_at(at));
+        let ours = FlowSet {
+            src_addr: address(at),
+            dst_addr: address(at + 4),
+            next_hop: address(at + 8),
+            input: u16_at(at + 12),
+            output: u16_at(at + 14),
+            d_pkts: u32_at(at + 16),
+            d_octets: u32_at(at + 20),
+            first: u32_at(at + 24),
+            last: u32_at(at + 28),
+            src_port: u16_at(at + 32),
+            dst_port: u16_at(at + 34),
+            pad1: message[at + 36],
+            tcp_flags: message[at + 37],
+            protocol_number: message[at + 38],
+            protocol_type: theirs.protocol_type,
+            tos: message[at + 39],
+            src_as: u16_at(at + 40),
+            dst_as: u16_at(at + 42),
+            src_mask: message[at + 44],
+            dst_mask: message[at + 45],
+            pad2: u16_at(at + 46),
+        };
+        assert_eq!(ours, *theirs);
+    }
+    v5
+}
+
+/// Encodes `records` in messages of at most `octets`; returns the records that are in them too.
+fn encode(records: &[FlowRecord], octets: u16) -> (Vec<Vec<u8>>, Vec<FlowRecord>) {
+    let mut encoder = Encoder::new(7, octets).expect("large enough");
+    let mut messages = Vec::new();
+    let mut sent = Vec::new();
+    for record in records {
+        loop {
+            match encoder.flow(record) {
+                Fit::In => sent.push(*record),
+                Fit::Full => {
+                    assert!(!encoder.is_empty(), "an empty message is full");
+                    messages.push(encoder.message(NOW).to_vec());
+                    encoder.commit();
+                    continue;
+                }
+                Fit::Never(_) => {}
+            }
+            break;
+        }
+    }
+    if !encoder.is_empty() {
+        messages.push(encoder.message(NOW).to_vec());
+    }
+    (messages, sent)
+}
+
+/// Every field but the counters, which are of one of `parts` records.
+fn assert_flow(record: &FlowSet, clock: Clock, flow: &FlowRecord) {
+    let key = &flow.key;
+    assert_eq!(IpAddr::from(record.src_addr), key.source());
+    assert_eq!(IpAddr::from(record.dst_addr), key.destination());
+    assert_eq!(record.next_hop, Ipv4Addr::UNSPECIFIED);
+    let ifindex = key.ifindex();
+    assert_eq!(
+        u32::from(record.input),
+        if ifindex < 65536 { ifindex } else { 0 }
+    );
+    assert_eq!(record.output, 0);
+    assert_eq!(clock.unix_ms(record.first), flow.start_ms);
+    assert_eq!(clock.unix_ms(record.last), flow.end_ms);
+    assert_eq!(record.src_port, key.source_port());
+    assert_eq!(record.dst_port, key.destination_port());
+    assert_eq!(record.tcp_flags, flow.marks.tcp_flags);
+    assert_eq!(record.protocol_number, key.protocol());
+    assert_eq!(record.tos, key.traffic_class());
+    let unknown = [
+        record.src_as,
+        record.dst_as,
+        record.src_mask.into(),
+        record.dst_mask.into(),
+    ];
+    assert_eq!(unknown, [0; 4]);
+    assert_eq!((record.pad1, record.pad2), (0, 0));
+}
+
+fn clock(message: &V5) -> Clock {
+    assert_eq!(message.header.unix_nsecs, 0);
+    Clock {
+        unix_s: message.header.unix_secs,
+        uptime_ms: message.header.sys_up_time,
+    }
+}
+
+/// Packets and octets of some records.
+fn sum(records: &[&FlowSet]) -> (u64, u64) {
+    records.iter().fold((0, 0), |(packets, octets), record| {
+        (
+            packets + u64::from(record.d_pkts),
+            octets + u64::from(record.d_octets),
+        )
+    })
+}
+
+/// Records that the counters of a flow need.
+fn parts(flow: &FlowRecord) -> usize {
+    let most = u64::from(u32::MAX);
+    let needed = flow.packets.div_ceil(most).max(flow.octets.div_ceil(most));
+    needed.max(1) as usize
+}
+
+fn any_v5_flow() -> impl Strategy<Value = FlowRecord> {
+    let counters = prop_oneof![
+        3 => (0..1000_u64, 0..100_000_u64),
+        1 => (0..1_u64 << 38, 0..1_u64 << 38),
+        1 => (0..100_u64, 0..1_u64 << 37),
+    ];
+    let rate = prop_oneof![3 => Just(1), 3 => 1..200_u32, 1 => 0..40_000_u32];
+    (any_flow(), counters, rate).prop_map(|(flow, (packets, octets), sampling_n)| FlowRecord {
+        packets,
+        octets,
+        sampling_n,
+        ..flow
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_flow_is_read_back_as_it_was(
+        flows in prop::collection::vec(any_v5_flow(), 1..60),
+        octets in MIN_OCTETS as u16..3000,
+    ) {
+        let (messages, sent) = encode(&flows, octets);
+        let never = |flow: &FlowRecord| {
+            flow.key.source().is_ipv6() || flow.sampling_n > 16383 || flow.end_ms - flow.start_ms > WRAP - 2000
+        };
+        let fit = flows.iter().filter(|flow| !never(flow)).count();
+        prop_assert!(sent.len() == fit, "{} of {fit}", sent.len());
+        let mut records = Vec::new();
+        let mut engines = HashMap::new();
+        for message in &messages {
+            prop_assert!(message.len() <= usize::from(octets));
+            let v5 = read(message);
+            prop_assert_eq!(v5.header.flow_sequence as usize, records.len());
+            prop_assert_eq!(v5.header.engine_id, 7);
+            let (clock, rate) = (clock(&v5), v5.header.sampling_interval);
+            let first = *engines.entry(v5.header.engine_type).or_insert(rate);
+            prop_assert_eq!(first, rate, "an engine has one rate");
+            records.extend(v5.flowsets.into_iter().map(|record| (record, clock, rate)));
+        }
+        let mut rest = &records[..];
+        for flow in &sent {
+            let (own, after) = rest.split_at(parts(flow));
+            rest = after;
+            prop_assert_eq!(sum(&own.iter().map(|(record, ..)| record).collect::<Vec<_>>()), (flow.packets, flow.octets));
+            for (record, clock, rate) in own {
+                assert_flow(record, *clock, flow);
+                prop_assert_eq!(u32::from(*rate & 0x3fff), flow.sampling_n.max(1));
+                prop_assert!(record.d_pkts > 0 || flow.packets < own.len() as u64);
+            }
+        }
+        prop_assert!(rest.is_empty());
+    }
+
+    /// Whatever is sent, lost or never sent on the way, in the end each flow is there once.
+    #[test]
+    fn a_message_never_sent_is_encoded_again(
+        counters in prop::collection::vec((1..50_u64, 1..20_u64), 1..20),
+        fates in prop::collection::vec(0..3_u8, 200),
+        octets in MIN_OCTETS as u16..400,
+    ) {
+        let flows: Vec<_> = counters
+            .iter()
+            .enumerate()
+            .map(|(i, (packets, parts))| FlowRecord {
+                key: key(false, [[i as u8; 16]; 2], 17, [1, 2], 0, 0, 3),
+                packets: *packets,
+                octets: parts * u64::from(u32::MAX) - 1,
+                ..nth(0)
+            })
+            .collect();
+        let mut encoder = Encoder::new(7, octets).expect("large enough");
+        let mut fates = fates.into_iter().chain(std::iter::repeat(0));
+        let mut records = Vec::new();
+        // How many flows are in committed messages, and in the message at hand.
+        let (mut settled, mut at) = (0, 0);
+        while settled < flows.len() {
+            let fit = flows.get(at).map_or(Fit::Full, |flow| encoder.flow(flow));
+            if fit == Fit::In {
+                at += 1;
+                continue;
+            }
+            prop_assert_eq!(fit, Fit::Full);
+            let before = encoder.mark();
+            let message = read(encoder.message(NOW));
+            prop_assert_eq!(message.header.flow_sequence as usize, records.len());
+            match fates.next() {
+                Some(1) => {
+                    encoder.discard();
+                    at = settled;
+                }
+                Some(2) => {
+                    // Built ahead, and then taken back.
+                    encoder.commit();
+                    encoder.go_to(before);
+                    at = settled;
+                }
+                _ => {
+                    encoder.commit();
+                    records.extend(message.flowsets);
+                    settled = at;
+                }
+            }
+        }
+        let mut rest = &records[..];
+        for flow in &flows {
+            let (own, after) = rest.split_at(parts(flow));
+            rest = after;
+            prop_assert!(own.iter().all(|record| IpAddr::from(record.src_addr) == flow.key.source()));
+            prop_assert_eq!(sum(&own.iter().collect::<Vec<_>>()), (flow.packets, flow.octets));
+        }
+        prop_assert!(rest.is_empty());
+    }
+}
+
+#[test]
+fn what_v5_cannot_say_is_refused() {
+    let mut encoder = encoder();
+    assert_eq!(encoder.flow(&nth(4)), Fit::Never("ipv6"));
+    let inner: Vec<_> = one_of_each_wide()
+        .iter()
+        .map(|flow| encoder.flow(flow))
+        .collect();
+    let [v4, v6] = [Fit::In, Fit::Never("ipv6")];
+    assert_eq!(
+        inner,
+        [v4, v6, v4, v4, v6, v6],
+        "by the version inside a tunnel"
+    );
+    let rare = |sampling_n| FlowRecord {
+        sampling_n,
+        ..nth(0)
+    };
+    encoder.discard();
+    assert_eq!(encoder.flow(&rare(16_384)), Fit::Never("sampling_rate"));
+    assert_eq!(encoder.flow(&rare(16_383)), Fit::In);
+    assert_eq!(read(encoder.message(NOW)).header.sampling_interval, 0x7fff);
+    let long = lasting(NOW.unix_ms - WRAP, NOW.unix_ms);
+    encoder.discard();
+    assert_eq!(encoder.flow(&long), Fit::Never("time"));
+    assert!(encoder.is_empty());
+}
+
+/// Two bits of mode: 1 deterministic, 2 random; and 14 of interval, of all flows in the message.
+#[test]
+fn a_message_has_one_sampling_rate() {
+    let with = |sampling_n| FlowRecord {
+        sampling_n,
+        ..nth(0)
+    };
+    let rate = |encoder: &mut Encoder| read(encoder.message(NOW)).header.sampling_interval;
+    let mut encoder = encoder();
+    for unsampled in [0, 1] {
+        assert_eq!(encoder.flow(&with(unsampled)), Fit::In);
+        assert_eq!(rate(&mut encoder), 1, "every packet, in no mode");
+        assert_eq!(encoder.flow(&with(100)), Fit::Full);
+        encoder.commit();
+    }
+    assert_eq!(encoder.flow(&with(100)), Fit::In);
+    assert_eq!(rate(&mut encoder), 1 << 14 | 100);
+    for (method, mode) in [
+        ("1/100", 1),
+        ("random:1/100", 2),
+        ("nofn:2/200", 2),
+        ("hash:1/100", 1),
+    ] {
+        encoder.select_by(method.parse().expect("a rate"));
+        assert_eq!(rate(&mut encoder), mode << 14 | 100, "{method}");
+    }
+    assert_eq!(encoder.flow(&with(101)), Fit::Full);
+}
+
+/// nfdump keeps the rate that the first message of an engine had.
+#[test]
+fn each_sampling_rate_has_an_engine() {
+    let mut encoder = encoder();
+    let mut engine = |sampling_n| {
+        let record = FlowRecord {
+            sampling_n,
+            ..nth(0)
+        };
+        assert_eq!(encoder.flow(&record), Fit::In);
+        let header = read(encoder.message(NOW)).header;
+        encoder.commit();
+        (header.engine_type, header.engine_id)
+    };
+    let engines = [1, 1, 10, 100, 10, 1].map(&mut engine);
+    assert_eq!(engines, [0, 0, 1, 2, 1, 0].map(|engine| (engine, 7)));
+    for n in 101..=352 {
+        assert_eq!(engine(n).0, (n - 98) as u8);
+    }
+    let more = [353, 354, 352, 10].map(|n| engine(n).0);
+    assert_eq!(
+        more,
+        [255, 255, 254, 1],
+        "those that are too many share one"
+    );
+}
+
+#[test]
+fn counters_up_to_their_limits() {
+    let most = u64::from(u32::MAX);
+    let flow = |packets, octets| FlowRecord {
+        packets,
+        octets,
+        ..nth(0)
+    };
+    for (packets, octets, records) in [
+        (0, 0, 1),
+        (most, most, 1),
+        (1, most + 1, 2),
+        (most + 1, most, 2),
+        (1, 30 * most, 30),
+    ] {
+        let (messages, _) = encode(&[flow(packets, octets)], 2000);
+        let [message] = &messages[..] else {
+            panic!("{} messages", messages.len());
+        };
+        let message = read(message);
+        assert_eq!(message.flowsets.len(), records);
+        assert_eq!(
+            sum(&message.flowsets.iter().collect::<Vec<_>>()),
+            (packets, octets)
+        );
+    }
+    // The largest of all, in part.
+    let mut encoder = encoder();
+    let largest = flow(u64::MAX, u64::MAX);
+    assert_eq!(encoder.flow(&largest), Fit::Full);
+    let message = read(encoder.message(NOW));
+    let first = &message.flowsets[0];
+    assert_eq!((first.d_pkts, first.d_octets), (u32::MAX, u32::MAX));
+    encoder.go_to(Mark {
+        sequence: 0,
+        parts: 1 << 32,
+    });
+    assert_eq!(encoder.flow(&largest), Fit::In);
+    assert_eq!(encoder.units(), 1, "2³² + 1 records in all");
+}
+
+#[test]
+fn a_flow_goes_on_in_the_next_message() {
+    let flow = FlowRecord {
+        packets: 64,
+        octets: 64 * u64::from(u32::MAX),
+        ..nth(0)
+    };
+    let mut encoder = Encoder::new(7, 2000).expect("large enough");
+    assert_eq!(encoder.flow(&nth(2)), Fit::In);
+    assert_eq!(encoder.flow(&flow), Fit::Full);
+    assert_eq!(encoder.units(), 30);
+    assert_eq!(
+        encoder.flow(&flow),
+        Fit::Full,
+        "asked again, nothing changes"
+    );
+    assert_eq!(
+        encoder.mark(),
+        Mark {
+            sequence: 0,
+            parts: 0
+        }
+    );
+    encoder.commit();
+    assert_eq!(
+        encoder.mark(),
+        Mark {
+            sequence: 30,
+            parts: 29
+        }
+    );
+    assert_eq!(encoder.flow(&flow), Fit::Full);
+    encoder.discard();
+    assert_eq!(
+        encoder.mark(),
+        Mark {
+            sequence: 30,
+            parts: 29
+        },
+        "never sent"
+    );
+    assert_eq!(encoder.flow(&flow), Fit::Full);
+    encoder.commit();
+    assert_eq!(
+        encoder.mark(),
+        Mark {
+            sequence: 60,
+            parts: 59
+        }
+    );
+    assert_eq!(encoder.flow(&flow), Fit::In);
+    assert_eq!(encoder.units(), 5);
+    assert_eq!(encoder.flow(&nth(2)), Fit::In);
+    encoder.commit();
+    assert_eq!(
+        encoder.mark(),
+        Mark {
+            sequence: 66,
+            parts: 0
+        }
+    );
+}
+
+#[test]
+fn sequence_counts_records_modulo_32_bits() {
+    let mut encoder = encoder();
+    encoder.go_to(Mark {
+        sequence: u32::MAX,
+        parts: 0,
+    });
+    assert!(encoder.flow(&nth(0)) == Fit::In && encoder.flow(&nth(1)) == Fit::In);
+    assert_eq!(read(encoder.message(NOW)).header.flow_sequence, u32::MAX);
+    encoder.commit();
+    assert_eq!(encoder.mark().sequence, 1);
+}
+
+#[test]
+fn templates_and_options_are_not_there() {
+    let mut encoder = encoder();
+    assert!(encoder.template(&element::IPV4) && encoder.withdraw(&element::IPV4));
+    assert!(encoder.options(&SamplingRate {
+        observation_domain: 7,
+        interval: 1,
+    }));
+    assert!(encoder.is_empty());
+    assert_eq!(
+        encoder.remaining(),
+        28 * RECORD,
+        "as many records as fit 1400 octets"
+    );
+}
+
+#[test]
+fn no_size_from_the_smallest_up_is_exceeded_or_refused() {
+    let flows: Vec<_> = many(100)
+        .into_iter()
+        .filter(|flow| flow.key.source().is_ipv4())
+        .collect();
+    for octets in MIN_OCTETS..=1600 {
+        let (messages, sent) = encode(&flows, octets as u16);
+        assert_eq!(sent.len(), flows.len());
+        let counts = messages.iter().map(|message| {
+            assert!(message.len() <= octets);
+            read(message).flowsets.len()
+        });
+        let full = ((octets - HEADER) / RECORD).min(MAX_RECORDS.into());
+        assert_eq!(counts.max(), Some(full));
+    }
+    let error = Encoder::new(7, 71).expect_err("too small");
+    assert_eq!(
+        error.to_string(),
+        "a message of 71 octets is too small: at least 72 are needed"
+    );
+}
+
+#[test]
+fn flows_from_before_the_wrap_have_their_times() {
+    let now = Stamp {
+        boot_unix_ms: NOW.unix_ms - WRAP - 2000,
+        ..NOW
+    };
+    let mut encoder = encoder();
+    let flows = [9000, 1000].map(|ago| lasting(NOW.unix_ms - ago, NOW.unix_ms - ago / 2));
+    assert!(flows.iter().all(|flow| encoder.flow(flow) == Fit::In));
+    let message = read(encoder.message(now));
+    for (record, flow) in message.flowsets.iter().zip(&flows) {
+        assert_flow(record, clock(&message), flow);
+    }
+}
