@@ -117,7 +117,7 @@ impl Spool {
             Err(fs::TryLockError::WouldBlock) => {
                 return Err(SpoolError::Taken(directory.to_owned()));
             }
-            Err(fs::TryLockError::Error(source)) => return Err(at(directory)(source)),
+            Err(fs::TryLockError::Error(error)) => return Err(at(directory)(error)),
         }
         let sent = file("sent")?;
         let settled = read_position(&sent);

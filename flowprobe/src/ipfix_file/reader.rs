@@ -16,12 +16,12 @@ const CHUNK: usize = 1 << 18;
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The operating system refuses.
-    #[error("{file}: {source}")]
+    #[error("{file}: {error}")]
     Read {
         /// File.
         file: String,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// It is no IPFIX file, or damaged.
     #[error("{file}: at octet {offset}: {flaw}")]
@@ -55,7 +55,7 @@ impl Reader<File> {
         let name = path.display().to_string();
         match File::open(path) {
             Ok(file) => Ok(Self::new(file, name)),
-            Err(source) => Err(ReadError::Read { file: name, source }),
+            Err(error) => Err(ReadError::Read { file: name, error }),
         }
     }
 }
@@ -132,9 +132,9 @@ impl<R: Read> Reader<R> {
         let mut input = (&mut self.input).take(missing as u64);
         match input.read_to_end(&mut self.message) {
             Ok(_) => Ok(self.message.len()),
-            Err(source) => Err(ReadError::Read {
+            Err(error) => Err(ReadError::Read {
                 file: self.name.clone(),
-                source,
+                error,
             }),
         }
     }

@@ -36,12 +36,12 @@ pub enum SeriesError {
     #[error(transparent)]
     Pattern(#[from] PatternError),
     /// The operating system refuses.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Write {
         /// File or directory.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -111,7 +111,7 @@ impl Series {
         let directory = self.pattern.directory();
         let at = |path: &Path| {
             let path = path.to_owned();
-            move |source| SeriesError::Write { path, source }
+            move |error| SeriesError::Write { path, error }
         };
         let mut taken = Vec::new();
         for entry in fs::read_dir(directory).map_err(at(directory))? {
@@ -140,9 +140,9 @@ impl Series {
         for number in 0..NAMES {
             let path = self.pattern.path(unix_ms, number);
             let part = part_of(&path);
-            let at = |source| SeriesError::Write {
+            let at = |error| SeriesError::Write {
                 path: part.clone(),
-                source,
+                error,
             };
             if path.try_exists().map_err(at)? {
                 continue;
@@ -152,10 +152,10 @@ impl Series {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(at(error)),
             };
-            if let Err(source) = part.reserve(ROOM) {
+            if let Err(error) = part.reserve(ROOM) {
                 let path = part.path().to_owned();
                 drop(part.finish(std::iter::empty())); // removes it
-                return Err(SeriesError::Write { path, source });
+                return Err(SeriesError::Write { path, error });
             }
             self.open = Some(Open {
                 part,
@@ -169,7 +169,7 @@ impl Series {
         }
         Err(SeriesError::Write {
             path: self.pattern.path(unix_ms, 0),
-            source: io::ErrorKind::AlreadyExists.into(),
+            error: io::ErrorKind::AlreadyExists.into(),
         })
     }
 
@@ -181,13 +181,13 @@ impl Series {
         let Some(open) = &mut self.open else {
             return Err(SeriesError::Write {
                 path: self.pattern.directory().to_owned(),
-                source: io::ErrorKind::NotConnected.into(),
+                error: io::ErrorKind::NotConnected.into(),
             });
         };
         let appended = open.part.append(message);
-        appended.map_err(|source| SeriesError::Write {
+        appended.map_err(|error| SeriesError::Write {
             path: open.part.path().to_owned(),
-            source,
+            error,
         })
     }
 
@@ -218,7 +218,7 @@ impl Series {
         let names = std::iter::once(named).chain(names);
         open.part
             .finish(names)
-            .map_err(|source| SeriesError::Write { path, source })
+            .map_err(|error| SeriesError::Write { path, error })
     }
 }
 
@@ -269,7 +269,7 @@ pub fn mend(path: &Path) -> io::Result<Option<Mended>> {
                 messages += 1;
             }
             Ok(None) => break None,
-            Err(ReadError::Read { source, .. }) => return Err(source),
+            Err(ReadError::Read { error, .. }) => return Err(error),
             Err(damaged) => break Some(damaged),
         }
     };

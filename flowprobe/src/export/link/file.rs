@@ -109,12 +109,12 @@ pub(in crate::export) fn say(taken: &TakenOver) {
 }
 
 /// The error as links have it, of the same kind.
-fn plain(error: SeriesError) -> io::Error {
-    let kind = match &error {
-        SeriesError::Write { source, .. } => source.kind(),
+fn plain(wrong: SeriesError) -> io::Error {
+    let kind = match &wrong {
+        SeriesError::Write { error, .. } => error.kind(),
         SeriesError::Pattern(_) => io::ErrorKind::InvalidInput,
     };
-    io::Error::new(kind, error)
+    io::Error::new(kind, wrong)
 }
 
 /// Milliseconds since 1970-01-01 UTC.

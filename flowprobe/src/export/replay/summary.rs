@@ -114,11 +114,8 @@ impl ReplaySummary {
     /// Prints the end for people.
     pub(super) fn print(&self) {
         let records: u64 = self.domains.values().sum();
-        eprintln!(
-            "{} files: {} messages, {records} data records",
-            self.files.len(),
-            self.messages
-        );
+        let messages = self.messages;
+        eprintln!("in the files: {messages} messages, {records} data records");
         for collector in &self.collectors {
             collector.print();
         }

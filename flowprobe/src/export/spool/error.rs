@@ -18,12 +18,12 @@ pub(in crate::export) enum SpoolError {
     #[error("a spool of {0} octets is too small: at least {MIN_LIMIT}")]
     Limit(u64),
     /// The operating system refuses.
-    #[error("spool {path}: {source}")]
+    #[error("spool {path}: {error}")]
     System {
         /// File or directory.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// A file cannot be read.
     #[error("spool {0}")]
@@ -36,5 +36,5 @@ pub(in crate::export) enum SpoolError {
 /// The error of the operating system about `path`.
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> SpoolError {
     let path = path.to_owned();
-    move |source| SpoolError::System { path, source }
+    move |error| SpoolError::System { path, error }
 }
