@@ -19,6 +19,7 @@ pub mod experiment;
 pub mod export;
 pub mod host;
 pub mod ipfix;
+pub mod ipfix_file;
 pub mod ledger;
 pub mod load;
 mod nearest;

@@ -11,6 +11,7 @@ use flowprobe::{
     cli::{self, Command, ConfigCommand, pcap_settings, run_settings},
     config::{self, CommandLine, CommandLineError, Origin},
     experiment::{self, ExperimentError},
+    export::replay::{self, ReplayError},
     pcap::{self, PcapError},
     run::{self, RunError},
 };
@@ -52,8 +53,10 @@ fn bad_input(error: &anyhow::Error) -> bool {
     let run = error.downcast_ref().map(RunError::before_start);
     let pcap = error.downcast_ref().map(PcapError::before_start);
     let experiment = error.downcast_ref().map(ExperimentError::before_start);
+    let replay = error.downcast_ref().map(ReplayError::before_start);
     let settings = error.downcast_ref::<CommandLineError>().map(|_| true);
-    run.or(pcap).or(experiment).or(settings).unwrap_or(false)
+    let known = run.or(pcap).or(experiment).or(replay).or(settings);
+    known.unwrap_or(false)
 }
 
 /// What is wrong with the command line, without usage and hints.
@@ -67,7 +70,8 @@ fn one_line(error: &clap::Error) -> String {
     let line = words.join(" ");
     let problem = line.strip_prefix("error: ").unwrap_or(&line);
     // Clap does not say which command it was about.
-    let named = |name: &String| ["pcap", "experiment", "ctl", "config"].contains(&name.as_str());
+    let named =
+        |name: &String| ["pcap", "experiment", "replay", "ctl", "config"].contains(&name.as_str());
     let command = std::env::args().nth(1).filter(named);
     let command = command.as_deref().unwrap_or("run");
     format!("{problem}; see `flowprobe {command} --help`")
@@ -78,6 +82,7 @@ fn meter(command: Command, origin: &Origin) -> anyhow::Result<()> {
         Command::Run(options) => options.report.log.into(),
         Command::Pcap(options) => options.report.log.into(),
         Command::Experiment(options) => options.log.into(),
+        Command::Replay(options) => options.log.into(),
         Command::Ctl(options) => {
             return print(&cli::ctl(options)?).context("cannot print the answer");
         }
@@ -105,6 +110,7 @@ fn meter(command: Command, origin: &Origin) -> anyhow::Result<()> {
         Command::Experiment(options) => {
             drop(runtime.block_on(experiment::experiment((*options).into()))?);
         }
+        Command::Replay(options) => drop(runtime.block_on(replay::replay(options.into()))?),
         Command::Ctl(_) | Command::Config(_) => {}
     }
     Ok(())

@@ -27,6 +27,7 @@ const RUN: &[&str] = &[
     "nfdump",
     "pmacct",
     "libfixbuf-tools",
+    "python3-ipfix",
     "tshark",
     "chromium",
     "libelf-dev",

@@ -1,0 +1,218 @@
+//! IPFIX files, and what is made of them: read by libfixbuf, python-ipfix and nfdump.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use anyhow::{Context as _, Result};
+use flowprobe_tests::{
+    capture_file::{Order, Record as Captured, pcap},
+    collector::{Collector, Received},
+    ipfix::{Decoder, Record},
+    judges::{Directory, Nfcapd, Reading, ipfix_dump, wait_until_read},
+    mix::mix,
+    netns::Netns,
+    offline::pcap_in,
+    packets::truth,
+    probe::output,
+};
+
+/// 2023-11-14 22:13:20 UTC, in nanoseconds since 1970.
+const START_NS: u64 = 1_700_000_000_000_000_000;
+const SCTP: u8 = 132;
+
+/// What flowprobe exports of the mix, and a file that holds the messages as they came.
+fn exported(namespace: &Netns, directory: &Path) -> Result<(Received, PathBuf)> {
+    let collector = Collector::start(namespace, "127.0.0.1:4739", true)?;
+    let packets = mix();
+    let records: Vec<_> = (0..40)
+        .flat_map(|turn| packets.iter().map(move |packet| (turn, packet)))
+        // A minute and more apart, so that each turn is a flow of its own.
+        .map(|(turn, packet)| Captured::whole(START_NS + turn * 100_000_000_000, &packet.frame))
+        .collect();
+    let capture = pcap(Order::Little, true, 1, &records);
+    let run = pcap_in(namespace, &["-", "--collector", &collector.url()], &capture)?;
+    assert_eq!(run.code, 0, "{}", run.log);
+    let received = collector.stop();
+    received.assert_well_formed();
+    truth(&packets, 40).assert_equals(&received.truth());
+    let octets: Vec<u8> = received
+        .datagrams
+        .iter()
+        .flat_map(|d| d.octets.clone())
+        .collect();
+    let file = directory.join("raw.ipfix");
+    fs::write(&file, octets)?;
+    Ok((received, file))
+}
+
+fn replay(namespace: &Netns, files: &[&Path], options: &[&str]) -> Result<Output> {
+    let files = files.iter().map(|path| path.to_str().context("UTF-8"));
+    let files = files.collect::<Result<Vec<_>>>()?;
+    output(namespace, &[&["replay"], &files[..], options].concat())
+}
+
+#[track_caller]
+fn assert_success(output: &Output) {
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+}
+
+/// The data records of a file by the tests' own decoder, and how many messages there are.
+fn decoded(file: &[u8]) -> Result<(Vec<(u32, Record)>, usize)> {
+    let mut decoder = Decoder::default();
+    let (mut records, mut messages) = (Vec::new(), 0);
+    let mut rest = file;
+    while let Some(header) = rest.first_chunk::<4>() {
+        let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        let message = decoder.decode(&rest[..length])?;
+        assert_eq!(
+            message.sequence as usize,
+            records.len(),
+            "one domain, from 0"
+        );
+        records.extend(
+            message
+                .records
+                .into_iter()
+                .map(|record| (message.domain, record)),
+        );
+        messages += 1;
+        rest = &rest[length..];
+    }
+    Ok((records, messages))
+}
+
+/// Sets of data in a file.
+fn data_sets(file: &[u8]) -> usize {
+    let number = |at: usize| usize::from(u16::from_be_bytes([file[at], file[at + 1]]));
+    let (mut at, mut sets) = (0, 0);
+    while at < file.len() {
+        let end = at + number(at + 2);
+        at += 16;
+        while at < end {
+            sets += usize::from(number(at) >= 256);
+            at += number(at + 2);
+        }
+    }
+    sets
+}
+
+#[test]
+fn libfixbuf_and_python_read_every_record() -> Result<()> {
+    let namespace = Netns::new("files")?;
+    let directory = Directory::new(namespace.name())?;
+    let (received, raw) = exported(&namespace, directory.path())?;
+    let target = directory.path().join("made-%Y.ipfix");
+    let url = format!("file://{}", target.display());
+    assert_success(&replay(&namespace, &[&raw], &["--collector", &url])?);
+    let name = |entry: fs::DirEntry| entry.file_name().into_string().unwrap_or_default();
+    let made: Vec<_> = fs::read_dir(directory.path())?
+        .map(|entry| entry.map(name))
+        .collect::<Result<_, _>>()?;
+    let made = made.iter().find(|name| name.starts_with("made-2"));
+    let made = directory.path().join(made.context("no file")?);
+    let octets = fs::read(&made)?;
+    let (records, messages) = decoded(&octets)?;
+    assert!(records == received.records, "other records");
+    assert!(messages < received.messages as usize, "messages are longer");
+
+    let whole = flowprobe_tests::collector::Datagram {
+        octets,
+        source: received.datagrams[0].source,
+    };
+    let (text, complaints) = ipfix_dump(namespace.name(), &[whole])?;
+    assert_eq!(complaints, "");
+    let count = records.len();
+    let stats = format!("*** File Stats: {messages} Messages, {count} Data Records, ");
+    assert!(text.contains(&stats), "not {stats}: {text}");
+
+    let mut python = Command::new("ipfixstat");
+    let python = python.arg("--file").arg(&made).output();
+    let python = python.context("cannot run ipfixstat (package python3-ipfix)")?;
+    assert_success(&python);
+    let text = String::from_utf8(python.stdout)?;
+    let sets = data_sets(&fs::read(&made)?);
+    let stats = format!(", {sets} decodable sets, 0 replacements, 0 missing sets total");
+    assert!(text.contains(&stats), "not {stats}: {text}");
+    Ok(())
+}
+
+#[test]
+fn nfdump_reads_what_is_replayed_as_it_was() -> Result<()> {
+    let namespace = Netns::new("replay")?;
+    let directory = Directory::new(namespace.name())?;
+    let (received, raw) = exported(&namespace, directory.path())?;
+    let nfcapd = Nfcapd::start(&namespace, 9995)?;
+    let collector = Collector::start(&namespace, "127.0.0.1:4739", true)?;
+    let url = collector.url();
+    let both = ["--collector", "udp://127.0.0.1:9995", "--collector", &url];
+    assert_success(&replay(
+        &namespace,
+        &[&raw],
+        &[&both[..], &["--mtu", "576"]].concat(),
+    )?);
+    wait_until_read(&namespace, 9995)?;
+    let replayed = collector.stop();
+    replayed.assert_well_formed();
+    assert_eq!(replayed.missing(), 0);
+    assert!(replayed.records == received.records, "other records");
+    let longest = replayed.datagrams.iter().map(|d| d.octets.len()).max();
+    assert!(
+        longest.is_some_and(|octets| octets <= 576 - 48),
+        "{longest:?}"
+    );
+
+    let read = nfcapd.stop()?.flows;
+    let read = read.iter().map(Reading::from_nfdump);
+    let mut read = read.collect::<Result<Vec<_>>>()?;
+    let mut expected: Vec<_> = received.flows.iter().map(Reading::from).collect();
+    for reading in &mut expected {
+        // See `nfdump_reads_every_flow_as_it_was`.
+        if reading.key.protocol == SCTP {
+            reading.key.destination_port = 0;
+        }
+    }
+    read.sort_unstable();
+    expected.sort_unstable();
+    assert!(read == expected, "{read:#?}\nis not\n{expected:#?}");
+    Ok(())
+}
+
+/// Exit code 2, and one line that says what is wrong and where.
+#[test]
+fn bad_input_is_refused_in_one_line() -> Result<()> {
+    let namespace = Netns::new("refused")?;
+    let directory = Directory::new(namespace.name())?;
+    let (_, raw) = exported(&namespace, directory.path())?;
+    let whole = fs::read(&raw)?;
+    let cut = directory.path().join("cut.ipfix");
+    fs::write(&cut, &whole[..whole.len() - 7])?;
+    let text = directory.path().join("text");
+    fs::write(&text, "Lorem ipsum dolor sit amet")?;
+    let nowhere = directory.path().join("nowhere");
+    let collector = Collector::start(&namespace, "127.0.0.1:4739", true)?;
+    let end = format!("at octet {}: cut off: ", whole.len() - 7);
+    for (path, expected) in [
+        (&cut, end.as_str()),
+        (&text, "text: at octet 0: the version is 19567 and not 10"),
+        (
+            &nowhere,
+            "nowhere: No such file or directory (os error 2)\n",
+        ),
+    ] {
+        let run = replay(
+            &namespace,
+            &[&raw, path],
+            &["--collector", &collector.url()],
+        )?;
+        let log = String::from_utf8(run.stderr)?;
+        assert_eq!(run.status.code(), Some(2), "{log}");
+        assert!(log.contains(expected), "{log}");
+        assert_eq!(log.lines().count(), 1, "{log}");
+    }
+    assert_eq!(collector.stop().messages, 0, "nothing is sent");
+    Ok(())
+}
