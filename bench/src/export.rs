@@ -283,6 +283,7 @@ fn exporter(args: &ExportArgs, collector: &Collector) -> Result<Arc<Exporter>> {
         collectors: vec![format!("udp://127.0.0.1:{}", collector.port).parse()?],
         groups: Vec::new(),
         identity: export::Identity::default(),
+        spool: None,
         rotation: Rotation::default(),
         mtu: args.mtu,
         template_refresh: Duration::from_secs(3600),

@@ -16,13 +16,13 @@ mod pace;
 mod print;
 pub mod replay;
 mod sender;
-#[cfg_attr(not(test), expect(dead_code, reason = "no sender has one yet"))]
 mod spool;
 #[cfg(test)]
 mod tests;
 
 use std::{
     io,
+    path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -35,6 +35,7 @@ pub use account::DestinationReport;
 pub use collector::{Collector, CollectorError, Format, Identity, Transport};
 pub use group::{Group, GroupError, Mode};
 pub use link::{LinkError, TlsError};
+pub use spool::SpoolError;
 
 use self::{
     account::Outlet,
@@ -45,6 +46,10 @@ use self::{
     members::{Members, Seat},
     print::Printer,
     sender::Sender,
+    spool::{
+        Spool,
+        intake::{Intake, Shared},
+    },
 };
 use crate::{
     clock::uptime_ms,
@@ -58,6 +63,12 @@ use crate::{
 /// Time to send what is queued at [`Exporter::finish`], beyond what pacing needs.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// Smallest `--spool-octets`.
+pub const MIN_SPOOL: u64 = spool::MIN_LIMIT;
+
+/// Octets of the largest message on disk.
+const SPOOL_MESSAGE: u16 = 16_384;
+
 /// Smallest `--mtu`.
 pub const MIN_MTU: u16 = MIN_OCTETS as u16 + PACKET_OVERHEAD;
 
@@ -70,6 +81,8 @@ pub struct Settings {
     pub groups: Vec<Group>,
     /// Who is who in secure transports, where a collector does not say.
     pub identity: Identity,
+    /// Where collectors with sessions have what they miss; each in a directory of its own.
+    pub spool: Option<SpoolSettings>,
     /// When a file of a collector that is a directory is followed by the next one.
     pub rotation: Rotation,
     /// Octets of the largest packet: message, UDP and IP header.
@@ -123,6 +136,15 @@ pub struct Interface {
     pub name: String,
     /// Description, may be empty.
     pub description: String,
+}
+
+/// Where what collectors miss waits for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolSettings {
+    /// A directory, with one for each collector in it.
+    pub directory: PathBuf,
+    /// Octets for each collector; when they are used up the oldest flows are dropped.
+    pub octets: u64,
 }
 
 /// How flows are printed.
@@ -196,6 +218,14 @@ pub enum ExportError {
         collector: String,
         /// Why.
         source: LinkError,
+    },
+    /// No place for what a collector misses.
+    #[error("collector {collector}: {why}")]
+    Spool {
+        /// Which.
+        collector: String,
+        /// Why.
+        why: SpoolError,
     },
     /// No thread.
     #[error("cannot start the export thread: {0}")]
@@ -470,19 +500,69 @@ impl Exporter {
     }
 
     fn start_sender(&mut self, collector: &Collector, plan: Plan<'_>) -> Result<(), ExportError> {
-        let ways = plan.settings.ways();
-        let link = ways.to(collector).map_err(|source| ExportError::Link {
-            collector: collector.to_string(),
-            source,
-        })?;
+        let link = plan
+            .settings
+            .ways()
+            .to(collector)
+            .map_err(|source| ExportError::Link {
+                collector: collector.to_string(),
+                source,
+            })?;
         let encoders = encoders(collector, plan.settings)?;
-        let now = Now::read();
-        let mut sender = Sender::new(link, encoders, plan.outlet, plan.facts, plan.settings, now);
-        if let Some((name, seat)) = plan.seat {
+        // Members of a group have one another, or their shares.
+        let spool = match &plan.settings.spool {
+            Some(spool) if link.is_reliable() && collector.has_host() && plan.seat.is_none() => {
+                Some(self.start_spool(collector, spool, &plan)?)
+            }
+            _ => None,
+        };
+        let outlet = Arc::clone(&plan.outlet);
+        let facts = Arc::clone(&plan.facts);
+        let mut sender = Sender::new(link, encoders, outlet, facts, plan.settings, Now::read());
+        if let Some((spool, seat)) = spool {
+            let octets = plan.settings.ways().message_octets(collector);
+            let sender_with = sender.seated(collector.to_string(), seat);
+            sender = sender_with.spooling(spool, octets);
+        } else if let Some((name, seat)) = plan.seat {
             sender = sender.seated(name, seat);
         }
         let bell = Arc::clone(&self.bell);
         self.spawn("export", move || drive(sender, &bell))
+    }
+
+    /// A spool that stands in for a collector; it shares the queue, and the turn.
+    fn start_spool(
+        &mut self,
+        collector: &Collector,
+        settings: &SpoolSettings,
+        plan: &Plan<'_>,
+    ) -> Result<(Arc<Shared>, Seat), ExportError> {
+        let failed = |why| ExportError::Spool {
+            collector: collector.to_string(),
+            why,
+        };
+        let directory = settings.directory.join(directory_name(collector));
+        let spool = Spool::open(&directory, settings.octets).map_err(failed)?;
+        let shared = Shared::new(spool, Arc::clone(&plan.outlet));
+        let members = Members::new(2, true, Duration::ZERO);
+        let intake = Intake::new(Arc::clone(&shared));
+        let dot1q = plan.settings.dot1q;
+        let encoder = |domain: &Domain| {
+            let encoder = Encoder::new(Format::Ipfix, domain.id, SPOOL_MESSAGE, dot1q);
+            encoder.unwrap_or_else(|_| unreachable!("SPOOL_MESSAGE holds any record"))
+        };
+        let encoders = plan.settings.domains.iter().map(encoder).collect();
+        let (outlet, facts) = (Arc::clone(&plan.outlet), Arc::clone(&plan.facts));
+        let unpaced = Settings {
+            export_rate: 0,
+            ..plan.settings.clone()
+        };
+        let sender = Sender::new(intake, encoders, outlet, facts, &unpaced, Now::read());
+        let name = directory.display().to_string();
+        let sender = sender.seated(name, members.seat(1));
+        let bell = Arc::clone(&self.bell);
+        self.spawn("spool", move || drive(sender, &bell))?;
+        Ok((shared, members.seat(0)))
     }
 
     /// A destination of every record.
@@ -544,6 +624,13 @@ impl<'a> Plan<'a> {
 fn new_outlet(destination: String, settings: &Settings) -> Outlet {
     let rates: Vec<_> = settings.domains.iter().map(|d| d.sampling).collect();
     Outlet::new(destination, settings.queue, &rates)
+}
+
+/// A name for a directory that no other collector has.
+fn directory_name(collector: &Collector) -> String {
+    let scheme = collector.transport().scheme();
+    let host = collector.host().replace(['/', '%'], "_");
+    format!("{scheme}-{host}-{}", collector.port())
 }
 
 /// An encoder for each domain.

@@ -195,6 +195,16 @@ impl fmt::Display for Ledger {
             let sent = &collector.sent;
             let name = format!("  sent ({} records)", sent.records);
             line(f, &name, sent.packets, sent.octets, ip)?;
+            let spooled = &collector.spooled;
+            if spooled.records > 0 {
+                let name = format!("  in the spool ({} records)", spooled.records);
+                line(f, &name, spooled.packets, spooled.octets, ip)?;
+            }
+            let recovered = &collector.recovered;
+            if recovered.records > 0 {
+                let name = format!("  sent of earlier runs ({} records)", recovered.records);
+                line(f, &name, recovered.packets, recovered.octets, ip)?;
+            }
             for (reason, dropped) in &collector.dropped {
                 let name = format!("  dropped {reason} ({} records)", dropped.records);
                 line(f, &name, dropped.packets, dropped.octets, ip)?;

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use super::{Export, Pcap, Run, VlanElements};
 use crate::{
-    export::{self, Collector, CollectorError, Domain, Format, Output},
+    export::{self, Collector, CollectorError, Domain, Format, Output, SpoolSettings},
     ipfix_file::Rotation,
     pcap,
     run::{self, ControlSocket, RunError},
@@ -180,6 +180,10 @@ fn export_settings(
         collectors: completed(options.collectors, options.format)?,
         groups,
         identity: options.tls.into(),
+        spool: options.spool.map(|directory| SpoolSettings {
+            directory,
+            octets: options.spool_octets,
+        }),
         rotation: Rotation {
             octets: options.rotate_octets,
             every: Some(options.rotate_interval),

@@ -96,7 +96,7 @@ fn said(text: &str) -> Vec<String> {
 }
 
 /// Every option with a value that is not its default: as a key, and as flags.
-const EVERY: [(&str, &str, &[&str]); 40] = [
+const EVERY: [(&str, &str, &[&str]); 42] = [
     ("interface", "['a', 'b']", &["-i", "a", "-i", "b"]),
     (
         "collector",
@@ -117,6 +117,8 @@ const EVERY: [(&str, &str, &[&str]); 40] = [
     ("tls-ca", "'/ca.pem'", &["--tls-ca", "/ca.pem"]),
     ("tls-cert", "'/cert.pem'", &["--tls-cert", "/cert.pem"]),
     ("tls-key", "'/key.pem'", &["--tls-key", "/key.pem"]),
+    ("spool", "'/s'", &["--spool", "/s"]),
+    ("spool-octets", "2000000", &["--spool-octets", "2000000"]),
     ("rotate-octets", "9", &["--rotate-octets", "9"]),
     ("rotate-interval", "60", &["--rotate-interval", "60"]),
     ("output", "'table'", &["--output", "table"]),

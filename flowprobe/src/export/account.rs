@@ -19,7 +19,7 @@ use crate::{
     sampling::Sampling,
 };
 
-/// What became of the records for one destination: exported = sent + dropped + queued.
+/// What became of the records for one destination: exported = sent + dropped + queued + spooled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DestinationReport {
     /// The collector's URL, or `stdout`.
@@ -36,6 +36,10 @@ pub struct DestinationReport {
     pub dropped: Vec<(&'static str, Volume)>,
     /// Waiting, or on its way; nothing after [`super::Exporter::finish`].
     pub queued: Volume,
+    /// In the spool on disk: they wait for the collector, or for the next run.
+    pub spooled: Volume,
+    /// Sent besides, from what an earlier run had left in the spool.
+    pub recovered: Volume,
     /// Messages handed to the socket, those with templates and options too; chunks of text for
     /// `stdout`.
     pub messages: u64,
@@ -55,6 +59,7 @@ impl DestinationReport {
     pub fn total(&self) -> Volume {
         let mut total = self.sent;
         total += self.queued;
+        total += self.spooled;
         for (_, dropped) in &self.dropped {
             total += *dropped;
         }
@@ -80,6 +85,10 @@ pub(super) struct Account {
     closed: Option<&'static str>,
     queued: Volume,
     sent: Volume,
+    spooled: Volume,
+    /// What an earlier run left in the spool, in front of what is spooled.
+    inherited: Volume,
+    recovered: Volume,
     dropped: Vec<(&'static str, Volume)>,
     /// First and last drop, in milliseconds since 1970-01-01 UTC.
     dropped_span_ms: Option<(u64, u64)>,
@@ -97,6 +106,9 @@ impl Account {
             closed: None,
             queued: Volume::default(),
             sent: Volume::default(),
+            spooled: Volume::default(),
+            inherited: Volume::default(),
+            recovered: Volume::default(),
             dropped: Vec::new(),
             dropped_span_ms: None,
             messages: 0,
@@ -211,6 +223,42 @@ impl Account {
         self.queued -= cargo.volume();
         self.sent += cargo.sent;
         self.drop_unfit(cargo, now);
+    }
+
+    /// The oldest records that are on their way are on disk.
+    pub(super) fn settle_spooled(&mut self, cargo: &Cargo, now: Now) {
+        let lane = &mut self.lanes[cargo.class];
+        lane.acknowledge(cargo.records);
+        lane.sent_records -= cargo.sent.records;
+        self.queued -= cargo.volume();
+        self.spooled += cargo.sent;
+        self.drop_unfit(cargo, now);
+    }
+
+    /// An earlier run left so much in the spool.
+    pub(super) fn inherit(&mut self, volume: Volume) {
+        self.inherited += volume;
+    }
+
+    /// The oldest records of the spool have arrived, or else are dropped for a reason. What is left
+    /// of an earlier run comes first, and is in no term of this one.
+    pub(super) fn leave_spool(&mut self, volume: Volume, reason: Option<&'static str>, now: Now) {
+        let mut own = volume;
+        let mut earlier = self.inherited;
+        if volume.records <= earlier.records {
+            (own, earlier) = (Volume::default(), volume);
+        } else {
+            own -= earlier;
+        }
+        self.inherited -= earlier;
+        self.spooled -= own;
+        match reason {
+            None => {
+                self.sent += own;
+                self.recovered += earlier;
+            }
+            Some(reason) => self.drop(reason, own, now),
+        }
     }
 
     /// What is on its way, that of these messages, may not have arrived: it waits again, in front.
@@ -347,6 +395,8 @@ impl Outlet {
             sent: account.sent,
             dropped: account.dropped.clone(),
             queued: account.queued,
+            spooled: account.spooled,
+            recovered: account.recovered,
             messages: account.messages,
             wire_octets: account.wire_octets,
             encoded: account.encoded,

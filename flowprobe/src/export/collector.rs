@@ -183,6 +183,12 @@ impl Collector {
         Ok(self)
     }
 
+    /// Whether it is another process, that can be away.
+    #[must_use]
+    pub fn has_host(&self) -> bool {
+        matches!(self.at, At::Host(..))
+    }
+
     /// Host name or address without brackets; empty where there is none.
     #[must_use]
     pub fn host(&self) -> &str {

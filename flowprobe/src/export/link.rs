@@ -128,6 +128,11 @@ pub(in crate::export) trait Link {
         self.has_sessions()
     }
 
+    /// Whether what it takes waits on disk, and has not arrived yet.
+    fn is_spool(&self) -> bool {
+        false
+    }
+
     /// Brings a session up: true once messages can be sent, false while it is being set up.
     fn open(&mut self, now: Instant) -> io::Result<bool> {
         let _ = now;
@@ -194,6 +199,10 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn is_reliable(&self) -> bool {
         (**self).is_reliable()
+    }
+
+    fn is_spool(&self) -> bool {
+        (**self).is_spool()
     }
 
     fn open(&mut self, now: Instant) -> io::Result<bool> {

@@ -34,6 +34,7 @@ use super::{
     link::Link,
     members::{Seat, Turn},
     pace::Pacer,
+    spool::{SpoolError, intake::Shared},
 };
 use crate::ipfix::element;
 
@@ -54,6 +55,10 @@ const LISTEN_EVERY: Duration = Duration::from_secs(1);
 const TURN: usize = 16;
 /// How often a session that is being set up is looked at, and what it has not acknowledged.
 const SESSION_EVERY: Duration = Duration::from_millis(10);
+/// Messages of a spool that are sent before anything else is looked at.
+const DRAINED_AT_ONCE: usize = 64;
+/// At the end: time to put on disk what a collector has not taken.
+const SPOOL_TIME: Duration = Duration::from_secs(5);
 /// How often a collector that stands by looks whether it is its turn.
 const STAND_BY_EVERY: Duration = Duration::from_millis(100);
 
@@ -117,6 +122,12 @@ pub(super) struct Sender<L> {
     hopeless: bool,
     /// Its place in a group.
     seat: Option<Seat>,
+    /// What it has missed.
+    spool: Option<Arc<Shared>>,
+    /// It is being sent what it has missed, and of that so many messages have arrived.
+    draining: Option<u64>,
+    /// Octets of the largest message.
+    max_octets: u16,
 }
 
 impl<L: Link> Sender<L> {
@@ -157,7 +168,17 @@ impl<L: Link> Sender<L> {
             concluded: 0,
             hopeless: false,
             seat: None,
+            spool: None,
+            draining: None,
+            max_octets: 0,
         }
+    }
+
+    /// Gives it a spool: what waits there goes first, in messages of at most `max_octets`.
+    pub(super) fn spooling(mut self, spool: Arc<Shared>, max_octets: u16) -> Self {
+        self.spool = Some(spool);
+        self.max_octets = max_octets;
+        self
     }
 
     /// Makes it one of a group, in which it has a name of its own.
@@ -188,9 +209,13 @@ impl<L: Link> Sender<L> {
         } else {
             self.ask()
         };
-        let turn = self.turn(away.is_none());
+        let turn = self.turn(away.is_none() && self.draining.is_none());
+        self.ask_for_spool();
         if let Some(next) = away {
             return self.give_up_or(next);
+        }
+        if self.draining.is_some() {
+            return self.drain();
         }
         if turn == Turn::Anothers {
             return self.stand_by();
@@ -208,6 +233,11 @@ impl<L: Link> Sender<L> {
     }
 
     fn begin_to_end(&mut self, by: Instant) {
+        // With a spool there is time left to put on disk what it has not taken.
+        let by = match &self.spool {
+            Some(_) => by.checked_sub(SPOOL_TIME).unwrap_or(by),
+            None => by,
+        };
         self.ending = Ending::Flushing(by);
         if let Path::Down { next, .. } = &mut self.path {
             *next = self.wire.now.at; // one last question, now
@@ -230,6 +260,10 @@ impl<L: Link> Sender<L> {
 
     /// The collector cannot be reached: ask again later.
     fn down(&mut self, cause: Cause, error: &io::Error) {
+        if !self.missed && self.wire.link.is_spool() {
+            self.missed = true;
+            tracing::error!(spool = self.name, %error, "flows cannot go to disk: they wait");
+        }
         if !self.missed {
             self.missed = true;
             let collector = &self.name;
@@ -322,8 +356,10 @@ impl<L: Link> Sender<L> {
         match self.wire.link.open(now) {
             Ok(true) => {
                 self.up();
+                self.begin_to_drain();
                 None
             }
+            Ok(false) if self.wire.link.is_spool() => Some(now + STAND_BY_EVERY),
             Ok(false) => Some(now + SESSION_EVERY),
             Err(error) => {
                 self.down(Cause::of(&error), &error);
@@ -332,8 +368,106 @@ impl<L: Link> Sender<L> {
         }
     }
 
+    /// If something is in the spool, this session is for that.
+    fn begin_to_drain(&mut self) {
+        let max_octets = self.max_octets;
+        let begin = |shared: &Arc<Shared>| {
+            let mut spool = shared.spool();
+            let waits = !spool.is_empty();
+            if waits {
+                spool.begin(max_octets);
+            }
+            waits
+        };
+        self.draining = self.spool.as_ref().is_some_and(begin).then_some(0);
+        if self.draining.is_some() {
+            tracing::info!(
+                collector = self.name,
+                "what it has missed is sent from disk"
+            );
+        }
+    }
+
+    /// Says whether flows shall go to disk: once half the queue is full of what cannot be sent.
+    fn ask_for_spool(&self) {
+        if let Some(spool) = &self.spool {
+            let cannot = matches!(self.path, Path::Down { .. }) || self.draining.is_some();
+            let account = self.wire.outlet.account();
+            let waiting = account.queued().records;
+            let half = account.room().is_some_and(|room| waiting > room as u64);
+            spool.want(cannot && half);
+        }
+    }
+
+    /// Sends what the collector has missed, before anything newer.
+    fn drain(&mut self) -> Option<Instant> {
+        let now = self.wire.now;
+        match self.drain_some() {
+            Ok(Some(next)) => Some(next),
+            Ok(None) => {
+                self.draining = None;
+                self.renew();
+                Some(now.at)
+            }
+            Err(Drained::Session(error)) => {
+                self.broken(&error);
+                self.give_up_or(now.at)
+            }
+            Err(Drained::Spool(error)) => {
+                tracing::error!(collector = self.name, %error, "what is on disk stays there");
+                self.draining = None;
+                self.spool = None;
+                self.renew();
+                Some(now.at)
+            }
+        }
+    }
+
+    /// Sends some of it; returns when to come back, or none if all has arrived.
+    fn drain_some(&mut self) -> Result<Option<Instant>, Drained> {
+        let now = self.wire.now;
+        let (Some(shared), Some(known)) = (self.spool.clone(), self.draining) else {
+            return Ok(None);
+        };
+        let arrived = self.wire.link.acknowledged();
+        shared.acknowledged(known, arrived, now)?;
+        self.draining = Some(arrived);
+        let mut spool = shared.spool();
+        for _ in 0..DRAINED_AT_ONCE {
+            let records = spool.data_records() as usize;
+            let go = self.pacer.ready_at(records.min(self.full_message));
+            if go > now.at {
+                return Ok(Some(go));
+            }
+            let Some(message) = spool.message(now.stamp().unix_s())? else {
+                return Ok((!spool.is_empty()).then_some(now.at + SESSION_EVERY));
+            };
+            match self.wire.link.send(message) {
+                Ok(()) => {
+                    let octets = message.len();
+                    self.wire.outlet.account().count_message(0, octets);
+                    self.pacer.spend(spool.data_records() as usize, now.at);
+                    spool.taken();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Some(now.at + SESSION_EVERY));
+                }
+                Err(error) => return Err(Drained::Session(error)),
+            }
+        }
+        Ok(Some(now.at))
+    }
+
     /// The session is over before its time: what has not arrived waits for the next one.
     fn broken(&mut self, error: &io::Error) {
+        if let (Some(shared), Some(known)) = (&self.spool, self.draining.take()) {
+            let arrived = self.wire.link.acknowledged();
+            let settled = shared.acknowledged(known, arrived, self.wire.now);
+            if let Err(error) = settled {
+                tracing::error!(collector = self.name, %error, "what is on disk is sent again");
+            }
+            shared.spool().end();
+        }
         self.wire.end_session();
         self.concluded = 0;
         self.down(Cause::of(error), error);
@@ -347,6 +481,9 @@ impl<L: Link> Sender<L> {
     /// A session that has lasted long enough is followed by another.
     fn renew(&mut self) {
         let now = self.wire.now.at;
+        if let Some(shared) = &self.spool {
+            shared.spool().end();
+        }
         if let Err(error) = self.wire.link.close(now + PROBE_EVERY) {
             return self.broken(&error);
         }
@@ -409,6 +546,10 @@ impl<L: Link> Sender<L> {
     /// Drops what waits, unless another collector stands in.
     fn abandon(&mut self, reason: &'static str) -> Option<Instant> {
         self.wire.end_session();
+        if let Some(shared) = &self.spool {
+            shared.spool().end();
+            shared.want(true);
+        }
         if self.seat.as_ref().is_none_or(Seat::retire) {
             self.wire.outlet.account().close(reason, self.wire.now);
         }
@@ -612,6 +753,20 @@ impl<L: Link> Sender<L> {
             self.down(stop.cause, &stop.error);
         }
         self.give_up_or(now + PROBE_EVERY)
+    }
+}
+
+/// Why a spool is not emptied further.
+enum Drained {
+    /// The session broke.
+    Session(io::Error),
+    /// It cannot be read.
+    Spool(SpoolError),
+}
+
+impl From<SpoolError> for Drained {
+    fn from(error: SpoolError) -> Self {
+        Self::Spool(error)
     }
 }
 

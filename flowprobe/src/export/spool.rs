@@ -16,6 +16,7 @@
 
 mod drain;
 mod error;
+pub(super) mod intake;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(super) use self::error::SpoolError;
+pub use self::error::SpoolError;
 use self::{
     drain::Drain,
     error::at,

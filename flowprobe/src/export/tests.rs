@@ -1,5 +1,7 @@
 //! The whole exporter, over loopback.
 
+mod sessions;
+
 use std::net::{SocketAddr, UdpSocket};
 
 use super::*;
@@ -31,6 +33,7 @@ fn settings(collectors: &[SocketAddr]) -> Settings {
             .collect(),
         groups: Vec::new(),
         identity: Identity::default(),
+        spool: None,
         rotation: Rotation::default(),
         mtu: 1400,
         template_refresh: Duration::from_secs(60),

@@ -203,7 +203,11 @@ impl<L: Link> Wire<L> {
             return;
         };
         let mut account = self.outlet.account();
-        account.count_message(class, octets.len());
+        // What is on disk has not been handed over.
+        let counts = !self.link.is_spool();
+        if counts {
+            account.count_message(class, octets.len());
+        }
         let sessions = self.link.has_sessions();
         if !sessions {
             self.history.push(octets, class, sent);
@@ -211,7 +215,9 @@ impl<L: Link> Wire<L> {
         let Some(message) = self.batch.pop() else {
             return;
         };
-        account.count_encoded(message.units);
+        if counts {
+            account.count_encoded(message.units);
+        }
         if sessions {
             account.send_off(&message.cargo);
             self.on_the_way.push_back(message.cargo);
@@ -254,7 +260,11 @@ impl<L: Link> Wire<L> {
         while self.acknowledged < acknowledged
             && let Some(cargo) = self.on_the_way.pop_front()
         {
-            account.settle_acknowledged(&cargo, self.now);
+            if self.link.is_spool() {
+                account.settle_spooled(&cargo, self.now);
+            } else {
+                account.settle_acknowledged(&cargo, self.now);
+            }
             self.acknowledged += 1;
         }
         self.on_the_way.len()

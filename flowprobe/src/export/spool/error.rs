@@ -10,7 +10,7 @@ use crate::ipfix_file::ReadError;
 
 /// What is wrong with a spool.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::export) enum SpoolError {
+pub enum SpoolError {
     /// Another process writes it.
     #[error("spool {0}: another flowprobe has it; give each collector a directory of its own")]
     Taken(PathBuf),
