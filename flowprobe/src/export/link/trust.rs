@@ -38,12 +38,12 @@ const READABLE_BY_OTHERS: u32 = 0o004;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// No such file, or no permission.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {error}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        error: io::Error,
     },
     /// Another format, or something else in it.
     #[error("{} has no {what} in it (PEM)", path.display())]
@@ -77,12 +77,12 @@ pub enum TlsError {
         key: PathBuf,
     },
     /// OpenSSL does not take it: too weak, for example.
-    #[error("OpenSSL does not take {what}: {source}")]
+    #[error("OpenSSL does not take {what}: {error}")]
     OpenSsl {
         /// What was given to it.
         what: &'static str,
         /// Its reasons.
-        source: ErrorStack,
+        error: ErrorStack,
     },
 }
 
@@ -131,8 +131,11 @@ impl Trust {
     pub(super) fn new(kind: Kind, host: &str, identity: &Identity) -> Result<Self, TlsError> {
         let ticket = Arc::default();
         let context = context(kind, identity, &ticket)?;
-        if let Some(path) = identity.key.as_ref().or(identity.cert.as_ref()) {
-            warn_if_open(path);
+        if let Some(path) = identity.key.as_ref().or(identity.cert.as_ref())
+            && is_open(path)
+        {
+            let file = path.display();
+            tracing::warn!(%file, "every user of this machine can read this key: chmod o-r it");
         }
         Ok(Self {
             kind,
@@ -188,7 +191,7 @@ impl Trust {
 }
 
 fn failed(what: &'static str) -> impl FnOnce(ErrorStack) -> TlsError {
-    move |source| TlsError::OpenSsl { what, source }
+    move |error| TlsError::OpenSsl { what, error }
 }
 
 fn context(
@@ -291,16 +294,14 @@ fn private_key(path: &Path) -> Result<PKey<Private>, TlsError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Read {
+    fs::read(path).map_err(|error| TlsError::Read {
         path: path.to_owned(),
-        source,
+        error,
     })
 }
 
-fn warn_if_open(key: &Path) {
+/// Whether every user may read this file.
+pub(super) fn is_open(key: &Path) -> bool {
     let mode = fs::metadata(key).map_or(0, |file| file.permissions().mode());
-    if mode & READABLE_BY_OTHERS != 0 {
-        let file = key.display();
-        tracing::warn!(%file, "every user of this machine can read this key: chmod o-r it");
-    }
+    mode & READABLE_BY_OTHERS != 0
 }

@@ -16,10 +16,13 @@ use openssl::{
 };
 
 use super::{
-    pki::{Files, Pair, Request, authority},
+    pki::{Files, Pair, Request, authority, chmod},
     *,
 };
-use crate::export::{Identity, link::tls::Tls};
+use crate::export::{
+    Identity,
+    link::{tls::Tls, trust::is_open},
+};
 
 /// How a collector of the test's own is set up.
 pub(super) struct Collector {
@@ -464,4 +467,14 @@ fn files_that_cannot_be_used_are_told_before_anything_is_sent() {
         ..bench.identity.clone()
     };
     Tls::new("localhost", 4740, &both).expect("settings");
+}
+
+#[test]
+fn a_key_that_every_user_can_read_is_noticed() {
+    let files = Files::new();
+    let key = files.put("key.pem", b"");
+    for (mode, expected) in [(0o600, false), (0o640, false), (0o644, true)] {
+        chmod(&key, mode);
+        assert_eq!(is_open(&key), expected, "{mode:o}");
+    }
 }
