@@ -3,7 +3,9 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -16,7 +18,7 @@ use flowprobe_tests::{
     netns::Netns,
     offline::pcap_in,
     packets::truth,
-    probe::output,
+    probe::{binary, end_with_parent, output},
 };
 
 /// 2023-11-14 22:13:20 UTC, in nanoseconds since 1970.
@@ -178,6 +180,53 @@ fn nfdump_reads_what_is_replayed_as_it_was() -> Result<()> {
     read.sort_unstable();
     expected.sort_unstable();
     assert!(read == expected, "{read:#?}\nis not\n{expected:#?}");
+    Ok(())
+}
+
+/// What a killed process leaves is whole, and the next one says what it has made of it.
+#[test]
+fn a_killed_process_leaves_whole_messages() -> Result<()> {
+    let namespace = Netns::new("killed")?;
+    let directory = Directory::new(namespace.name())?;
+    let (received, raw) = exported(&namespace, directory.path())?;
+    let out = directory.path().join("out");
+    fs::create_dir(&out)?;
+    let url = format!("file://{}/", out.display());
+    let part = || {
+        let entries = fs::read_dir(&out).ok()?;
+        let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        paths.find(|path| path.extension().is_some_and(|end| end == "part"))
+    };
+    // One message has all of it, and so the file is named before it can be killed: many files.
+    let mut command = namespace.command(binary()?);
+    command.arg("replay").args(vec![&raw; 400]);
+    command.args(["--collector", &url, "--export-rate", "20000"]);
+    end_with_parent(&mut command);
+    let mut child = command.stderr(Stdio::null()).spawn()?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while part().is_none_or(|part| fs::metadata(part).is_ok_and(|data| data.len() < 300_000)) {
+        assert!(Instant::now() < deadline, "nothing is written");
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.kill()?;
+    child.wait()?;
+    let part = part().context("it was named")?;
+    let killed = fs::read(&part)?;
+    let next = replay(&namespace, &[&raw], &["--collector", &url])?;
+    assert_success(&next);
+    let log = String::from_utf8(next.stderr)?;
+    assert!(log.contains(" was left over: its "), "{log}");
+    let mended = fs::read(part.with_extension(""))?;
+    assert!(killed.starts_with(&mended) && mended.len() > 200_000);
+    let (records, _) = decoded(&mended)?;
+    for turn in records.chunks(received.records.len()) {
+        assert!(turn == &received.records[..turn.len()], "other records");
+    }
+    assert_eq!(
+        fs::read_dir(&out)?.count(),
+        2,
+        "and the one of the second process"
+    );
     Ok(())
 }
 
