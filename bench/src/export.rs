@@ -86,6 +86,10 @@ const ENCODE_BUDGET_NS: f64 = 25.0;
 /// And the whole path to this, in records a second of one core.
 const PATH_TARGET: f64 = 5e6;
 
+/// A pass takes so many grace periods, as in `flowprobe run` with the default of a second: one for
+/// all steps that fall within 25 ms.
+const BATCHES_OF_STEPS: u32 = 40;
+
 /// Records of the encoder's input: more than the first-level cache holds, as a batch is.
 const BATCH: usize = 4096;
 /// Batches of one timed run.
@@ -228,9 +232,12 @@ fn path(args: &ExportArgs, dispatcher: &Dispatcher, object: &Arc<[u8]>) -> Resul
     let before = threads_ns("export")?;
     let started = Instant::now();
     let cpu = thread_cpu_ns()?;
-    sweeper
-        .sweep(0..sweeper.steps())
-        .context("no grace period")?;
+    let steps = sweeper.steps();
+    let at_once = steps.div_ceil(BATCHES_OF_STEPS);
+    for first in (0..steps).step_by(at_once as usize) {
+        let range = first..steps.min(first + at_once);
+        sweeper.sweep(range).context("no grace period")?;
+    }
     let sweep_ns = thread_cpu_ns()? - cpu;
     let records = u64::from(args.flows);
     loop {

@@ -10,6 +10,7 @@ mod balance;
 pub mod collector;
 mod encoder;
 pub mod group;
+#[expect(dead_code, reason = "the senders do not use all of it yet")]
 mod link;
 mod members;
 mod pace;
@@ -35,6 +36,7 @@ use std::{
 pub use account::DestinationReport;
 pub use collector::{Collector, CollectorError, Format, Identity, Transport};
 pub use group::{Group, GroupError, Mode};
+pub use link::TlsError;
 
 use self::{
     account::Outlet,

@@ -2,7 +2,8 @@
 //!
 //! In the order of the data path: [`attach`] and [`load`] put the program into the kernel and
 //! onto the interfaces, [`table`] takes flows out of the memory shared with it, [`record`] is
-//! what a finished flow looks like, [`export`] sends it on, encoded by [`ipfix`] or printed.
+//! what a finished flow looks like, [`export`] sends it on, encoded by [`ipfix`] or
+//! [`netflow`], or printed.
 //! [`run`] joins the stages, and [`pcap`] does for captures; [`ledger`] says what became of every
 //! packet. [`experiment`] compares what sampling would make of captures with the truth.
 

@@ -20,7 +20,7 @@ const BUILD: &[&str] = &[
     "libzstd-dev",
 ];
 
-/// What the tests, guests and benchmarks run, and what libbpf is built with.
+/// What the tests, guests and benchmarks run, and what flowprobe and libbpf are built with.
 const RUN: &[&str] = &[
     "iproute2",
     "ethtool",
@@ -31,6 +31,7 @@ const RUN: &[&str] = &[
     "tshark",
     "chromium",
     "libelf-dev",
+    "libssl-dev",
     "pkg-config",
     "build-essential",
     "qemu-system-x86",

@@ -182,6 +182,8 @@ fn examine(entry: &Entry, programs: &Programs, verdicts: &mut Vec<Verdict>) -> R
         "the verifier has answered, {:.0} s",
         start.elapsed().as_secs_f64()
     );
+    let result = trial::test_sctp(&mut guest)?;
+    eprintln!("SCTP: {result}; {:.0} s", start.elapsed().as_secs_f64());
     let shown = trial::meter(&mut guest, entry.machine.cpus, object)?;
     eprintln!(
         "Linux {release}: native{}, {} queues; {} packets of {} flows, all counted, \

@@ -1,9 +1,26 @@
 //! The ways to a collector.
 
+mod alert;
+mod connection;
+mod dial;
+pub(super) mod dtls;
+mod error;
 pub(super) mod file;
+pub(super) mod sctp;
+mod stream;
+mod sys;
+pub(super) mod tcp;
+#[cfg(test)]
+mod tests;
+pub(super) mod tls;
+mod trust;
 pub(super) mod udp;
+pub(super) mod unix;
+mod verdict;
 
 use std::{io, time::Instant};
+
+pub use self::trust::TlsError;
 
 /// Takes messages to one collector.
 ///
@@ -14,6 +31,12 @@ pub(in crate::export) trait Link {
     /// Whether it has sessions.
     fn has_sessions(&self) -> bool {
         false
+    }
+
+    /// Whether nothing is lost within a session: if it may be, templates have to be repeated
+    /// (RFC 7011 §8.4).
+    fn is_reliable(&self) -> bool {
+        self.has_sessions()
     }
 
     /// Brings a session up: true once messages can be sent, false while it is being set up.

@@ -180,7 +180,7 @@ impl Encoder {
         let key = &record.key;
         let start = HEADER + usize::from(self.count) * RECORD;
         let to = &mut self.buffer[start..start + RECORD];
-        to.fill(0);
+        // What is not written here is 0, and stays so.
         to[..4].copy_from_slice(&addresses[0]);
         to[4..8].copy_from_slice(&addresses[1]);
         // 8..12, the next hop, is unknown: XDP runs before routing.

@@ -79,8 +79,8 @@ struct Live<K> {
 struct Retired {
     slot: Slot,
     control: Control,
-    /// Index of its flow in `leaving`.
-    flow: usize,
+    /// Index of its flow in `leaving`; none where it is all of its flow.
+    flow: Option<usize>,
 }
 
 /// A flow on its way out.
@@ -168,7 +168,6 @@ impl Sweeper {
         {
             self.grace.wait()?;
         }
-        self.collect();
         self.emit(now_ns);
         self.emitter.flush();
         Ok(())
@@ -222,35 +221,61 @@ impl Sweeper {
         );
     }
 
-    /// Reads the retired slots and gives them back.
-    fn collect(&mut self) {
-        let (shared, leaving) = (&self.shared, &mut self.leaving);
-        self.v4.collect(shared, &shared.v4, leaving);
-        self.v6.collect(shared, &shared.v6, leaving);
-        self.wide.collect(shared, &shared.wide, leaving);
-    }
-
-    /// Emits what is due now that everything is known; the rest lives on in userspace.
+    /// Reads the retired slots and gives them back, and emits what is due now that everything is
+    /// known; the rest lives on in userspace.
     fn emit(&mut self, now_ns: u64) {
+        let mut last = LastLook {
+            shared: &self.shared,
+            overflow: &self.overflow,
+            expiry: &self.expiry,
+            changed_ns: self.changed_ns,
+            now_ns,
+            // Later than `now_ns` by the grace period.
+            out_ns: monotonic_ns(),
+            emitter: &mut self.emitter,
+        };
+        self.v4
+            .collect(&mut last, &self.shared.v4, &mut self.leaving);
+        self.v6
+            .collect(&mut last, &self.shared.v6, &mut self.leaving);
+        self.wide
+            .collect(&mut last, &self.shared.wide, &mut self.leaving);
         for leaving in self.leaving.drain(..) {
-            let Some(flow) = leaving.flow else { continue };
-            let decision = Decision {
-                expiry: &self.expiry,
-                rates: self.emitter.rates(),
-                changed_ns: self.changed_ns,
-                now_ns,
-            };
-            match decision.due(&flow.key, &flow.counters, &flow.marks) {
-                Some(due) => self.emitter.emit_due(&flow, due),
-                // A packet came between the look and the retirement.
-                None => {
-                    let hash = flow.key.hash(self.shared.secret());
-                    let kept = self.overflow.shard_of(hash).merge(hash, &flow);
-                    if kept.is_err() {
-                        self.emitter.emit(&flow, EndReason::LackOfResources);
-                    }
-                }
+            if let Some(flow) = &leaving.flow {
+                last.take(flow);
             }
+        }
+    }
+}
+
+/// Decides on flows that are out of the table, whole.
+struct LastLook<'a> {
+    shared: &'a Shared,
+    overflow: &'a Overflow,
+    expiry: &'a Expiry,
+    changed_ns: u64,
+    now_ns: u64,
+    /// When it is taken.
+    out_ns: u64,
+    emitter: &'a mut Emitter,
+}
+
+impl LastLook<'_> {
+    fn take(&mut self, flow: &Flow) {
+        let decision = Decision {
+            expiry: self.expiry,
+            rates: self.emitter.rates(),
+            changed_ns: self.changed_ns,
+            now_ns: self.now_ns,
+        };
+        if let Some(due) = decision.due(&flow.key, &flow.counters, &flow.marks) {
+            return self.emitter.emit_due(flow, due, self.out_ns);
+        }
+        // A packet came between the look and the retirement.
+        let hash = flow.key.hash(self.shared.secret());
+        let kept = self.overflow.shard_of(hash).merge(hash, flow);
+        if kept.is_err() {
+            self.emitter.emit(flow, EndReason::LackOfResources);
         }
     }
 }
@@ -353,11 +378,12 @@ impl Scan<'_, '_> {
         let Some(due) = self.decision.due(&key, &counters, &marks) else {
             return;
         };
-        let flow = self.leaving.len();
-        self.leaving.push(Leaving {
-            due,
-            flow: kept.and_then(|hash| self.shard.take(hash, &key)),
-        });
+        let taken = kept.and_then(|hash| self.shard.take(hash, &key));
+        let alone = parts.len() == 1 && taken.is_none();
+        let flow = (!alone).then_some(self.leaving.len());
+        if !alone {
+            self.leaving.push(Leaving { due, flow: taken });
+        }
         for part in parts {
             // Refused where the program has moved the flow to the ring: it comes from there.
             if let Some(control) = table.retire(part.slot, part.control) {
@@ -376,16 +402,20 @@ where
     W: Way + Copy,
     W::Key: AnyKey,
 {
-    /// Reads the retired ways into their flows and gives them back to the program.
-    fn collect(&mut self, shared: &Shared, table: &Table<W>, leaving: &mut [Leaving]) {
+    /// Reads the retired ways into their flows and gives them back to the program. Those that are
+    /// all of their flow are taken at once.
+    fn collect(&mut self, last: &mut LastLook<'_>, table: &Table<W>, leaving: &mut [Leaving]) {
         for retired in self.retired.drain(..) {
-            let part = read(shared, table, retired.slot);
-            let flow = &mut leaving[retired.flow].flow;
-            match flow {
-                Some(flow) => flow.merge(&part),
-                None => *flow = Some(part),
-            }
+            let part = read(last.shared, table, retired.slot);
             table.release(retired.slot, retired.control);
+            let Some(flow) = retired.flow else {
+                last.take(&part);
+                continue;
+            };
+            match &mut leaving[flow].flow {
+                Some(flow) => flow.merge(&part),
+                none => *none = Some(part),
+            }
         }
     }
 }

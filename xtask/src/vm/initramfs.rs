@@ -15,8 +15,9 @@ use crate::workspace::{self, cargo, output};
 
 /// The first process of a guest that takes commands.
 const INIT: &str = include_str!("init");
-/// What it has the drivers of: its network, and the channel for commands.
-const DRIVERS: &[&str] = &["virtio_pci", "virtio_net", "virtio_console"];
+/// What it has the drivers of: its network, the channel for commands, and what machines that build
+/// often lack.
+const DRIVERS: &[&str] = &["virtio_pci", "virtio_net", "virtio_console", "sctp"];
 /// Of the package busybox-static; a shell and its tools without libraries.
 const BUSYBOX: &str = "/bin/busybox";
 /// Where an object that is given is in a guest.
@@ -28,6 +29,8 @@ pub(crate) struct Programs {
     /// On this machine, by path there.
     pub(crate) verifier: PathBuf,
     flowprobe: PathBuf,
+    /// The tests in flowprobe's library.
+    tests: PathBuf,
     /// An object to load instead of the committed one.
     pub(crate) object: Option<PathBuf>,
     /// The libraries that these are linked with.
@@ -46,13 +49,16 @@ impl Programs {
         let target = workspace::target().join("debug");
         let flowprobe = stripped(&target.join("flowprobe"))?;
         let verifier = stripped(&target.join("examples/verifier"))?;
+        let tests = stripped(&tests()?)?;
         let mut libraries = libraries(&flowprobe)?;
+        libraries.extend(self::libraries(&tests)?);
         libraries.extend(self::libraries(&verifier)?);
         libraries.sort();
         libraries.dedup();
         Ok(Self {
             verifier,
             flowprobe,
+            tests,
             object: object.map(Path::to_owned),
             libraries,
         })
@@ -66,7 +72,12 @@ impl Programs {
     /// Packs them with the modules of a kernel, into the file `to`.
     pub(crate) fn pack(&self, kernel: &kernel::Files, to: &Path) -> Result<()> {
         let root = begin(kernel, DRIVERS, INIT, to)?;
-        for (name, program) in [("flowprobe", &self.flowprobe), ("verifier", &self.verifier)] {
+        let programs = [
+            ("flowprobe", &self.flowprobe),
+            ("tests", &self.tests),
+            ("verifier", &self.verifier),
+        ];
+        for (name, program) in programs {
             fs::copy(program, root.join("bin").join(name))?;
         }
         if let Some(object) = &self.object {
@@ -107,6 +118,23 @@ pub(super) fn begin(
 pub(super) fn end(root: &Path, to: &Path) -> Result<()> {
     archive(root, to)?;
     Ok(fs::remove_dir_all(root)?)
+}
+
+/// Builds the tests in flowprobe's library; where they are.
+fn tests() -> Result<PathBuf> {
+    let mut build = cargo();
+    build.args(["test", "--quiet", "--package", "flowprobe", "--lib"]);
+    build.args(["--no-run", "--message-format", "json"]);
+    let told = output(&mut build)?;
+    let mut messages = told
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let built = messages.find_map(|message| {
+        let is_test = message["profile"]["test"].as_bool()?;
+        let path = message["executable"].as_str()?;
+        is_test.then(|| PathBuf::from(path))
+    });
+    built.context("cargo tells no executable of flowprobe's tests")
 }
 
 /// A copy without debug information, which is most of a program and nothing to a guest.

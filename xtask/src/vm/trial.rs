@@ -72,6 +72,20 @@ pub(crate) fn refuse(guest: &mut Guest) -> Result<String> {
     Ok(said)
 }
 
+/// Runs the tests of what the kernel of a machine that builds often lacks. Returns what they say in
+/// the end.
+pub(crate) fn test_sctp(guest: &mut Guest) -> Result<String> {
+    guest.run("ip link set lo up")?;
+    let said = guest.run("tests export::link::tests::sctp --nocapture")?;
+    let result = said.lines().find(|line| line.starts_with("test result: "));
+    let result = result.with_context(|| format!("tests without a result:\n{said}"))?;
+    ensure!(
+        !said.contains("skipped") && !result.contains(" 0 passed"),
+        "the tests of SCTP do not run:\n{said}"
+    );
+    Ok(result.to_owned())
+}
+
 /// Meters with all CPUs of the guest, and compares.
 pub(crate) fn meter(guest: &mut Guest, cpus: usize, object: Option<&str>) -> Result<Shown> {
     let interface = Guest::INTERFACE;

@@ -89,6 +89,8 @@ pub(super) struct Target {
     link: Box<dyn Link + Send>,
     plan: Plan,
     sessions: bool,
+    /// Whether no message of a session is lost, so that templates need not be said again.
+    reliable: bool,
     framer: Framer,
     pacer: Pacer,
     refresh_at: Instant,
@@ -107,11 +109,12 @@ pub(super) struct Target {
 impl Target {
     pub(super) fn new(link: Box<dyn Link + Send>, plan: Plan) -> Self {
         let now = Instant::now();
-        let sessions = link.has_sessions();
+        let (sessions, reliable) = (link.has_sessions(), link.is_reliable());
         Self {
             link,
             sessions,
-            framer: Framer::new(plan.max_octets, sessions),
+            reliable,
+            framer: Framer::new(plan.max_octets, reliable),
             pacer: Pacer::new(plan.export_rate, BURST, now),
             refresh_at: now,
             in_flight: VecDeque::new(),
@@ -194,7 +197,7 @@ impl Target {
 
     /// Sends what is not settled.
     fn session(&mut self) -> Result<(), Ended> {
-        self.framer = Framer::new(self.plan.max_octets, self.sessions);
+        self.framer = Framer::new(self.plan.max_octets, self.reliable);
         self.refresh_at = Instant::now() + self.plan.template_refresh;
         let contents = Arc::clone(&self.plan.contents);
         let from = self.settled;
@@ -226,7 +229,7 @@ impl Target {
             return Ok(());
         }
         self.deliver(to)?;
-        if self.sessions || Instant::now() < self.refresh_at {
+        if self.reliable || Instant::now() < self.refresh_at {
             return Ok(());
         }
         self.framer.refresh();

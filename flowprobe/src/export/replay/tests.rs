@@ -47,11 +47,16 @@ struct Fragile {
     open: bool,
     /// Calls of `flush` since the last message.
     waits: usize,
+    reliable: bool,
 }
 
 impl Link for Fragile {
     fn has_sessions(&self) -> bool {
         true
+    }
+
+    fn is_reliable(&self) -> bool {
+        self.reliable
     }
 
     fn open(&mut self, _now: Instant) -> io::Result<bool> {
@@ -149,7 +154,7 @@ proptest! {
         let records = many(count);
         let files = files(&scratch, &records);
         let world = Arc::<Mutex<World>>::default();
-        let link = Fragile { world: Arc::clone(&world), lives, open: false, waits: 0 };
+        let link = Fragile { world: Arc::clone(&world), lives, open: false, waits: 0, reliable: true };
         let outcome = Target::new(Box::new(link), plan(&files, max_octets)).run();
         let world = world.lock().expect("lock");
         let mut arrived = Vec::new();
@@ -261,6 +266,32 @@ fn templates_are_said_again_over_udp() {
         assert!(octets <= 576 - 48);
     }
     assert!(data > 20 && templates >= 2 * data, "{templates} and {data}");
+}
+
+/// RFC 7011 §8.4, of DTLS as of UDP.
+#[test]
+fn templates_are_said_again_in_sessions_that_may_lose_messages() {
+    let scratch = Scratch::new();
+    let files = files(&scratch, &many(300));
+    let count = |reliable| {
+        let world = Arc::<Mutex<World>>::default();
+        let link = Fragile {
+            world: Arc::clone(&world),
+            lives: Vec::new(),
+            open: false,
+            waits: 0,
+            reliable,
+        };
+        let mut plan = plan(&files, 1000);
+        plan.template_refresh = Duration::from_nanos(1);
+        Target::new(Box::new(link), plan).run();
+        let world = world.lock().expect("lock");
+        let of_templates = |message: &&Vec<u8>| message[16..18] == [0, 2];
+        let messages = world.sessions[0].acknowledged.iter();
+        messages.filter(of_templates).count()
+    };
+    let (once, again) = (count(true), count(false));
+    assert!(once < 10 && again > 20, "{once} and {again}");
 }
 
 #[test]

@@ -434,6 +434,8 @@ fn a_flow_goes_on_in_the_next_message() {
         },
         "never sent"
     );
+    encoder.commit();
+    assert_eq!(encoder.mark().parts, 29, "nor was anything now");
     assert_eq!(encoder.flow(&flow), Fit::Full);
     encoder.commit();
     assert_eq!(

@@ -22,8 +22,8 @@ impl Sweeper {
                 self.emitter.emit(&flow, leaving.due.reason);
             }
         }
-        let now_ns = monotonic_ns();
         for step in 0..self.steps() {
+            let now_ns = monotonic_ns();
             let mut shard = self.overflow.shard(step);
             for bucket in self.overflow.buckets(step) {
                 gather(&self.shared, &self.shared.v4, bucket, &mut shard, |flow| {
@@ -96,7 +96,7 @@ fn gather<W>(
 /// Emits a flow that must leave because metering ends.
 fn emit_last(emitter: &mut Emitter, expiry: &Expiry, now_ns: u64, flow: &Flow) {
     match expiry.due(&flow.counters, &flow.marks, now_ns) {
-        Some(due) => emitter.emit_due(flow, due),
+        Some(due) => emitter.emit_due(flow, due, now_ns),
         None if flow.marks.ended() => emitter.emit(flow, EndReason::EndOfFlow),
         None => emitter.emit(flow, EndReason::ForcedEnd),
     }

@@ -1,0 +1,358 @@
+//! IPFIX over DTLS 1.2 (RFC 7011 §11): a session over UDP, one message in each datagram.
+//!
+//! Nothing is acknowledged. A message counts as arrived if no ICMP error has come back for a while;
+//! so a collector that has ended, on a host that is still there, loses next to nothing. Templates
+//! have to be repeated, as with UDP (§8.4).
+//!
+//! What no one notices: a host that is gone, and a collector that has started again so quickly that
+//! its port was never closed. It does not know the session and drops what it gets without a word. So
+//! a session has a lifetime, and then another follows.
+
+use std::{
+    collections::VecDeque,
+    io::{self, ErrorKind, Read, Write},
+    mem,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use openssl::ssl::{ErrorCode, SslStream};
+
+use super::{
+    Link, alert,
+    dial::{Peer, STEP},
+    error::Broken,
+    sys::{self, Ready},
+    trust::{Handshake, Kind, TlsError, Trust},
+    verdict::Verdict,
+};
+use crate::{export::Identity, ipfix::message::PACKET_OVERHEAD};
+
+/// Octets around a message in its datagram: record header (RFC 6347 §4.1), and for the suites of
+/// [`super::trust`] an explicit nonce of 8 at most and a tag of 16 (RFC 5288 §3, RFC 7905 §2).
+pub(in crate::export) const OVERHEAD: u16 = 13 + 8 + 16;
+
+/// How long a handshake may take: its messages are sent at 0, 1, 3 and 7 s (RFC 6347 §4.2.4).
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an ICMP error may take to come back.
+const SETTLED: Duration = Duration::from_millis(300);
+/// Datagrams read at a time; a collector sends none but alerts.
+const LISTEN: usize = 16;
+
+/// DTLS sessions with a collector.
+#[derive(Debug)]
+pub(in crate::export) struct Dtls {
+    peer: Peer,
+    trust: Trust,
+    /// Octets of the largest datagram, without UDP header.
+    datagram: u16,
+    lifetime: Duration,
+    session: Session,
+}
+
+#[derive(Debug)]
+enum Session {
+    /// None, and how many messages of the latest one count as arrived.
+    Down(u64),
+    Beginning(Talk),
+    Up(Talk),
+}
+
+/// One session.
+#[derive(Debug)]
+struct Talk {
+    ssl: SslStream<Datagrams>,
+    verdict: Verdict,
+    is_named: bool,
+    address: SocketAddr,
+    began: Instant,
+    /// When messages were sent that an error may still come back for.
+    recent: VecDeque<Instant>,
+    settled: u64,
+}
+
+/// A connected socket. What DTLS writes waits here for the socket, each datagram by itself.
+#[derive(Debug)]
+struct Datagrams {
+    socket: UdpSocket,
+    outbox: VecDeque<Vec<u8>>,
+}
+
+impl Dtls {
+    /// The octets that a message may have where packets, with IP header and all, have up to `mtu`.
+    pub(in crate::export) const fn max_message(mtu: u16) -> u16 {
+        mtu.saturating_sub(PACKET_OVERHEAD + OVERHEAD)
+    }
+
+    /// A link to `port` of `host`, a name or an address without brackets. Packets have up to `mtu`
+    /// octets, and a session lasts for `lifetime`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// If a file cannot be read or used.
+    pub(in crate::export) fn new(
+        host: &str,
+        port: u16,
+        identity: &Identity,
+        mtu: u16,
+        lifetime: Duration,
+    ) -> Result<Self, TlsError> {
+        Ok(Self {
+            peer: Peer::new(host, port),
+            trust: Trust::new(Kind::Dtls, host, identity)?,
+            datagram: mtu.saturating_sub(PACKET_OVERHEAD),
+            lifetime,
+            session: Session::Down(0),
+        })
+    }
+
+    /// Does something with the session; an error ends it.
+    fn act<T>(&mut self, act: impl FnOnce(&mut Talk) -> io::Result<T>) -> io::Result<T> {
+        let Session::Up(talk) = &mut self.session else {
+            return Err(Broken::NoSession.into());
+        };
+        let done = act(talk);
+        if done.is_err() {
+            self.session = Session::Down(talk.settled);
+        }
+        done
+    }
+
+    fn begin(&mut self, address: SocketAddr) -> io::Result<Talk> {
+        let failed = |source| Broken::Connect { address, source };
+        let socket = connected(address).map_err(failed)?;
+        let Handshake {
+            mut ssl,
+            verdict,
+            is_named,
+            ..
+        } = self.trust.handshake().map_err(io::Error::other)?;
+        ssl.set_mtu(self.datagram.into())?;
+        let datagrams = Datagrams {
+            socket,
+            outbox: VecDeque::new(),
+        };
+        Ok(Talk {
+            ssl: SslStream::new(ssl, datagrams)?,
+            verdict,
+            is_named,
+            address,
+            began: Instant::now(),
+            recent: VecDeque::new(),
+            settled: 0,
+        })
+    }
+}
+
+fn connected(address: SocketAddr) -> io::Result<UdpSocket> {
+    let any = match address {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(address)?;
+    Ok(socket)
+}
+
+impl Talk {
+    fn explain(&self, error: openssl::ssl::Error) -> io::Error {
+        let error = alert::explain(error, &self.verdict, self.is_named);
+        if error.raw_os_error().is_none() {
+            return error;
+        }
+        let address = self.address;
+        Broken::Connect {
+            address,
+            source: error,
+        }
+        .into()
+    }
+
+    /// A step of the handshake; whether it is done. It sends again what was not answered, as often
+    /// as it is time for that.
+    fn shake_hands(&mut self, now: Instant) -> io::Result<bool> {
+        let done = self.ssl.do_handshake();
+        let pushed = self.push();
+        match done {
+            Ok(()) => return pushed.map(|_| true),
+            Err(error) if error.code() == ErrorCode::WANT_READ => pushed.map(drop)?,
+            Err(error) => return Err(self.explain(error)),
+        }
+        if now >= self.began + PATIENCE {
+            return Err(Broken::Slow {
+                what: "the DTLS handshake",
+                address: self.address,
+                seconds: PATIENCE.as_secs(),
+            }
+            .into());
+        }
+        sys::wait(&self.ssl.get_ref().socket, Ready::Read, STEP);
+        Ok(false)
+    }
+
+    /// Hands on what the kernel takes; whether that is all.
+    fn push(&mut self) -> io::Result<bool> {
+        let address = self.address;
+        let pushed = self.ssl.get_mut().push();
+        pushed.map_err(|source| Broken::Connect { address, source }.into())
+    }
+
+    fn say(&mut self, message: &[u8]) -> io::Result<()> {
+        // The outbox takes it, so this does not have to wait.
+        let said = self.ssl.ssl_write(message);
+        said.map_err(|error| self.explain(error))?;
+        self.recent.push_back(Instant::now());
+        self.push().map(drop)
+    }
+
+    fn listen(&mut self) -> io::Result<()> {
+        let mut ignored = [0; 1 << 11];
+        for _ in 0..LISTEN {
+            match self.ssl.ssl_read(&mut ignored) {
+                Ok(_) => {}
+                Err(error) if error.code() == ErrorCode::WANT_READ => break,
+                Err(error) => return Err(self.explain(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Messages that no error will come back for any more.
+    fn settle(&mut self, now: Instant) {
+        let is_old = |sent: &Instant| now >= *sent + SETTLED;
+        while self.recent.pop_front_if(|sent| is_old(sent)).is_some() {
+            self.settled += 1;
+        }
+    }
+}
+
+impl Link for Dtls {
+    fn has_sessions(&self) -> bool {
+        true
+    }
+
+    fn is_reliable(&self) -> bool {
+        false
+    }
+
+    fn open(&mut self, now: Instant) -> io::Result<bool> {
+        let mut talk = match mem::replace(&mut self.session, Session::Down(0)) {
+            Session::Up(talk) => {
+                self.session = Session::Up(talk);
+                return Ok(true);
+            }
+            Session::Beginning(talk) => talk,
+            Session::Down(_) => match self.peer.next()? {
+                Some(address) => self.begin(address)?,
+                None => return Ok(false),
+            },
+        };
+        let is_up = talk.shake_hands(now)?;
+        self.session = if is_up {
+            self.peer.settle();
+            Session::Up(talk)
+        } else {
+            Session::Beginning(talk)
+        };
+        Ok(is_up)
+    }
+
+    fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        if message.len() > usize::from(self.datagram.saturating_sub(OVERHEAD)) {
+            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        }
+        let taken = self.act(|talk| {
+            let has_room = talk.push()?;
+            if has_room {
+                talk.say(message)?;
+            }
+            Ok(has_room)
+        })?;
+        taken.then_some(()).ok_or(ErrorKind::WouldBlock.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.act(|talk| {
+            talk.listen()?;
+            talk.push().map(drop)
+        })
+    }
+
+    fn acknowledged(&mut self) -> u64 {
+        match &mut self.session {
+            Session::Down(settled) => *settled,
+            Session::Beginning(_) => 0,
+            Session::Up(talk) => {
+                talk.settle(Instant::now());
+                talk.settled
+            }
+        }
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        matches!(&self.session, Session::Up(talk) if now >= talk.began + self.lifetime)
+    }
+
+    fn close(&mut self, until: Instant) -> io::Result<()> {
+        while let Session::Up(talk) = &mut self.session {
+            let now = Instant::now();
+            talk.settle(now);
+            if talk.recent.is_empty() {
+                // It fails only where the session has failed, and then nobody waits for it.
+                let _ = talk.ssl.shutdown();
+                let pushed = talk.push();
+                self.session = Session::Down(talk.settled);
+                return pushed.map(drop);
+            }
+            if now >= until {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            thread::sleep(until.saturating_duration_since(now).min(STEP));
+            self.flush()?;
+        }
+        if let Session::Beginning(_) = self.session {
+            self.session = Session::Down(0);
+        }
+        Ok(())
+    }
+}
+
+impl Datagrams {
+    fn push(&mut self) -> io::Result<bool> {
+        while let Some(datagram) = self.outbox.front() {
+            match self.socket.send(datagram) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if is_full(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            self.outbox.pop_front();
+        }
+        Ok(true)
+    }
+}
+
+/// Whether it may be tried again.
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::WouldBlock
+        || matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
+}
+
+impl Write for Datagrams {
+    /// Takes a datagram.
+    fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
+        self.outbox.push_back(datagram.to_vec());
+        Ok(datagram.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Datagrams {
+    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
+        self.socket.recv(octets)
+    }
+}
