@@ -13,7 +13,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     attach::XdpMode,
-    export::{Collector, Format, Group, Output},
+    export::{Collector, Format, Group, Identity, Output},
     load::MAX_FLOWS,
     sampling::{Profile, Rated, SampleKey, Sampling},
     table,
@@ -226,7 +226,8 @@ pub struct Export {
     /// Collector that gets every flow; may be given several times
     ///
     /// udp://HOST[:PORT], tcp://, tls://, dtls://, sctp://; unix:///PATH of a datagram
-    /// socket; file:///DIRECTORY of IPFIX files. Behind it ?format=v9 (or v5, ipfix),
+    /// socket; file:///DIRECTORY of IPFIX files, or file:///PATH of which the name may
+    /// have fields of the time (%Y%m%dT%H%M%S). Behind it ?format=v9 (or v5, ipfix),
     /// and with tls:// and dtls:// ca=FILE, cert=FILE, key=FILE, name=NAME, joined
     /// by &. Ports are 4739, 4740 with TLS, 2055 with NetFlow.
     #[arg(short, long = "collector", value_name = "URL")]
@@ -245,18 +246,17 @@ pub struct Export {
     #[arg(long, value_name = "FORMAT", default_value = "ipfix", value_parser = Format::from_str)]
     pub format: Format,
 
-    /// Certificates of the authorities that collectors' certificates are signed by, for
-    /// tls:// and dtls:// [default: those of the system]
-    #[arg(long, value_name = "FILE")]
-    pub tls_ca: Option<PathBuf>,
+    /// Who is who in secure transports.
+    #[command(flatten)]
+    pub tls: Tls,
 
-    /// Certificate that this exporter shows, and its chain, in PEM
-    #[arg(long, value_name = "FILE")]
-    pub tls_cert: Option<PathBuf>,
+    /// With file://: begin the next file once this one has so many octets
+    #[arg(long, value_name = "OCTETS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub rotate_octets: Option<u64>,
 
-    /// Its private key, in PEM
-    #[arg(long, value_name = "FILE")]
-    pub tls_key: Option<PathBuf>,
+    /// With file://: begin the next file this often, in seconds, at multiples of it
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
+    pub rotate_interval: Duration,
 
     /// Print flows to standard output; without a collector they are printed in any
     /// case, as a table on a terminal and else as json
@@ -284,6 +284,34 @@ pub struct Export {
     /// dot1qPriority too
     #[arg(long, value_name = "ELEMENTS", default_value = "vlan")]
     pub vlan_elements: VlanElements,
+}
+
+/// Options for who is who in secure transports.
+#[derive(Debug, Args)]
+pub struct Tls {
+    /// Certificates of the authorities that collectors' certificates are signed by, for
+    /// tls:// and dtls:// [default: those of the system]
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// Certificate that this exporter shows, and its chain, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Its private key, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+}
+
+impl From<Tls> for Identity {
+    fn from(options: Tls) -> Self {
+        Self {
+            ca: options.tls_ca,
+            cert: options.tls_cert,
+            key: options.tls_key,
+            name: None,
+        }
+    }
 }
 
 /// Options for how long flows are kept.

@@ -10,7 +10,6 @@ mod balance;
 pub mod collector;
 mod encoder;
 pub mod group;
-#[expect(dead_code, reason = "the senders do not use all of it yet")]
 mod link;
 mod members;
 mod pace;
@@ -24,7 +23,6 @@ mod tests;
 
 use std::{
     io,
-    net::{SocketAddr, ToSocketAddrs},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -36,14 +34,14 @@ use std::{
 pub use account::DestinationReport;
 pub use collector::{Collector, CollectorError, Format, Identity, Transport};
 pub use group::{Group, GroupError, Mode};
-pub use link::TlsError;
+pub use link::{LinkError, TlsError};
 
 use self::{
     account::Outlet,
     announce::Facts,
     balance::Balance,
     encoder::{Encoder, TooSmall},
-    link::{Link, udp::Socket},
+    link::{Link, Ways},
     members::{Members, Seat},
     print::Printer,
     sender::Sender,
@@ -52,16 +50,13 @@ use crate::{
     clock::uptime_ms,
     encode::Stamp,
     ipfix::message::{MIN_OCTETS, PACKET_OVERHEAD},
+    ipfix_file::Rotation,
     record::FlowRecord,
     sampling::{Profile, Sampling, Selection},
 };
 
 /// Time to send what is queued at [`Exporter::finish`], beyond what pacing needs.
 const GRACE: Duration = Duration::from_secs(30);
-
-/// Octets of a message that no packet has to hold. A whole IPFIX message can have 65,535; smaller
-/// ones are with the collector sooner, and cost little more.
-const STREAM_OCTETS: u16 = 16_384;
 
 /// Smallest `--mtu`.
 pub const MIN_MTU: u16 = MIN_OCTETS as u16 + PACKET_OVERHEAD;
@@ -75,6 +70,8 @@ pub struct Settings {
     pub groups: Vec<Group>,
     /// Who is who in secure transports, where a collector does not say.
     pub identity: Identity,
+    /// When a file of a collector that is a directory is followed by the next one.
+    pub rotation: Rotation,
     /// Octets of the largest packet: message, UDP and IP header.
     pub mtu: u16,
     /// How often templates and options are sent again (RFC 7011 §8.4).
@@ -94,6 +91,16 @@ pub struct Settings {
     pub dot1q: bool,
     /// What to print on standard output.
     pub output: Option<Output>,
+}
+
+impl Settings {
+    fn ways(&self) -> Ways<'_> {
+        Ways {
+            mtu: self.mtu,
+            identity: &self.identity,
+            rotation: self.rotation,
+        }
+    }
 }
 
 /// An observation domain: a class of sampling that has a rate of its own.
@@ -182,21 +189,13 @@ pub enum ExportError {
         /// Which.
         id: u32,
     },
-    /// A host name without an address.
-    #[error("collector {collector}: the host name does not resolve: {source}")]
-    Resolve {
+    /// No way to a collector.
+    #[error("collector {collector}: {source}")]
+    Link {
         /// Which.
         collector: String,
         /// Why.
-        source: io::Error,
-    },
-    /// No socket.
-    #[error("collector {collector}: cannot open a socket: {source}")]
-    Socket {
-        /// Which.
-        collector: String,
-        /// Why.
-        source: io::Error,
+        source: LinkError,
     },
     /// No thread.
     #[error("cannot start the export thread: {0}")]
@@ -471,28 +470,11 @@ impl Exporter {
     }
 
     fn start_sender(&mut self, collector: &Collector, plan: Plan<'_>) -> Result<(), ExportError> {
-        match collector.transport() {
-            Transport::Udp => {
-                let address = resolve(collector)?;
-                let socket = Socket::open(address).map_err(|source| ExportError::Socket {
-                    collector: collector.to_string(),
-                    source,
-                })?;
-                self.run_sender(socket, collector, plan)
-            }
-            _ => Err(ExportError::Socket {
-                collector: collector.to_string(),
-                source: io::ErrorKind::Unsupported.into(),
-            }),
-        }
-    }
-
-    fn run_sender<L: Link + Send + 'static>(
-        &mut self,
-        link: L,
-        collector: &Collector,
-        plan: Plan<'_>,
-    ) -> Result<(), ExportError> {
+        let ways = plan.settings.ways();
+        let link = ways.to(collector).map_err(|source| ExportError::Link {
+            collector: collector.to_string(),
+            source,
+        })?;
         let encoders = encoders(collector, plan.settings)?;
         let now = Now::read();
         let mut sender = Sender::new(link, encoders, plan.outlet, plan.facts, plan.settings, now);
@@ -567,11 +549,7 @@ fn new_outlet(destination: String, settings: &Settings) -> Outlet {
 /// An encoder for each domain.
 fn encoders(collector: &Collector, settings: &Settings) -> Result<Vec<Encoder>, ExportError> {
     let mtu = settings.mtu;
-    let octets = if collector.transport().has_packets() {
-        mtu.saturating_sub(PACKET_OVERHEAD)
-    } else {
-        STREAM_OCTETS
-    };
+    let octets = settings.ways().message_octets(collector);
     let format = collector.format().unwrap_or_default();
     let encoder = |domain: &Domain| Encoder::new(format, domain.id, octets, settings.dot1q);
     let encoders = settings.domains.iter().map(encoder);
@@ -580,20 +558,9 @@ fn encoders(collector: &Collector, settings: &Settings) -> Result<Vec<Encoder>, 
         .map_err(|TooSmall { least }| ExportError::Mtu {
             mtu,
             collector: collector.to_string(),
-            least: least + usize::from(PACKET_OVERHEAD),
+            // What is around the message: for DTLS more than for UDP.
+            least: least + usize::from(mtu.saturating_sub(octets)),
         })
-}
-
-fn resolve(collector: &Collector) -> Result<SocketAddr, ExportError> {
-    let failed = |source| ExportError::Resolve {
-        collector: collector.to_string(),
-        source,
-    };
-    let mut addresses = (collector.host(), collector.port())
-        .to_socket_addrs()
-        .map_err(failed)?;
-    let first = addresses.next();
-    first.ok_or_else(|| failed(io::Error::other("no address")))
 }
 
 /// The thread of a collector: one step after the other, until all are done.

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{LogLevel, seconds};
+use super::{LogLevel, Tls, seconds};
 use crate::export::{Collector, MIN_MTU, replay::ReplaySettings};
 
 /// Options of `flowprobe replay`.
@@ -19,6 +19,10 @@ pub struct Replay {
     /// makes one file of all
     #[arg(short, long = "collector", value_name = "URL", required = true)]
     pub collectors: Vec<Collector>,
+
+    /// Who is who in secure transports.
+    #[command(flatten)]
+    pub tls: Tls,
 
     /// Largest IP packet to a collector, in octets; 512 where the path is unknown
     #[arg(long, value_name = "OCTETS", default_value_t = 1400,
@@ -47,6 +51,7 @@ impl From<Replay> for ReplaySettings {
         Self {
             files: options.files,
             collectors: options.collectors,
+            identity: options.tls.into(),
             mtu: options.mtu,
             template_refresh: options.template_refresh,
             export_rate: options.export_rate,

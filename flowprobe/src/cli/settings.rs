@@ -4,7 +4,8 @@ use std::io::IsTerminal as _;
 
 use super::{Export, Pcap, Run, VlanElements};
 use crate::{
-    export::{self, Collector, CollectorError, Domain, Format, Identity, Output},
+    export::{self, Collector, CollectorError, Domain, Format, Output},
+    ipfix_file::Rotation,
     pcap,
     run::{self, ControlSocket, RunError},
     sampling::{self, ClassesError, Profile, Rate, Rated, Sampling},
@@ -160,7 +161,7 @@ fn export_settings(
     sampling_profile: Profile,
 ) -> Result<export::Settings, SettingsError> {
     let half = |given, missing| Err(SettingsError::HalfIdentity { given, missing });
-    match (&options.tls_cert, &options.tls_key) {
+    match (&options.tls.tls_cert, &options.tls.tls_key) {
         (Some(_), None) => half("--tls-cert", "--tls-key")?,
         (None, Some(_)) => half("--tls-key", "--tls-cert")?,
         _ => {}
@@ -178,11 +179,10 @@ fn export_settings(
     Ok(export::Settings {
         collectors: completed(options.collectors, options.format)?,
         groups,
-        identity: Identity {
-            ca: options.tls_ca,
-            cert: options.tls_cert,
-            key: options.tls_key,
-            name: None,
+        identity: options.tls.into(),
+        rotation: Rotation {
+            octets: options.rotate_octets,
+            every: Some(options.rotate_interval),
         },
         mtu: options.mtu,
         template_refresh: options.template_refresh,

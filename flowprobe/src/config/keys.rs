@@ -112,6 +112,7 @@ impl Kind {
         let integers = [
             TypeId::of::<u16>(),
             TypeId::of::<u32>(),
+            TypeId::of::<u64>(),
             TypeId::of::<NonZeroU32>(),
         ];
         match () {

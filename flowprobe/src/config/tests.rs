@@ -96,7 +96,7 @@ fn said(text: &str) -> Vec<String> {
 }
 
 /// Every option with a value that is not its default: as a key, and as flags.
-const EVERY: [(&str, &str, &[&str]); 38] = [
+const EVERY: [(&str, &str, &[&str]); 40] = [
     ("interface", "['a', 'b']", &["-i", "a", "-i", "b"]),
     (
         "collector",
@@ -117,6 +117,8 @@ const EVERY: [(&str, &str, &[&str]); 38] = [
     ("tls-ca", "'/ca.pem'", &["--tls-ca", "/ca.pem"]),
     ("tls-cert", "'/cert.pem'", &["--tls-cert", "/cert.pem"]),
     ("tls-key", "'/key.pem'", &["--tls-key", "/key.pem"]),
+    ("rotate-octets", "9", &["--rotate-octets", "9"]),
+    ("rotate-interval", "60", &["--rotate-interval", "60"]),
     ("output", "'table'", &["--output", "table"]),
     ("mtu", "0x200", &["--mtu", "512"]),
     ("template-refresh", "0.5", &["--template-refresh", "0.5"]),

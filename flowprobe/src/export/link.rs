@@ -18,9 +18,98 @@ pub(super) mod udp;
 pub(super) mod unix;
 mod verdict;
 
-use std::{io, time::Instant};
+use std::{
+    io,
+    net::{SocketAddr, ToSocketAddrs as _},
+    time::{Duration, Instant},
+};
 
 pub use self::trust::TlsError;
+use self::{dtls::Dtls, file::Files, sctp::Sctp, tcp::Tcp, tls::Tls, udp::Socket, unix::Unix};
+use super::{Collector, Identity, Transport};
+use crate::{
+    ipfix::message::PACKET_OVERHEAD,
+    ipfix_file::{Pattern, PatternError, Rotation},
+};
+
+/// Octets of a message that no packet has to hold. A whole message can have 65,535; smaller ones are
+/// with the collector sooner, and cost little more.
+const STREAM_OCTETS: u16 = 16_384;
+/// Octets of a message in a file.
+const FILE_OCTETS: u16 = u16::MAX;
+/// A DTLS session is followed by another after this long: a collector that has started again does
+/// not know it, and nobody says so.
+const DTLS_LIFETIME: Duration = Duration::from_secs(600);
+
+/// Why there is no way to a collector.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// A host name without an address.
+    #[error("the host name does not resolve: {0}")]
+    Resolve(io::Error),
+    /// No socket.
+    #[error("cannot open a socket: {0}")]
+    Socket(io::Error),
+    /// Files that show who is who.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Files that cannot be called so.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+}
+
+/// What ways have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Ways<'a> {
+    /// Octets of the largest packet.
+    pub(super) mtu: u16,
+    /// Who is who, where a collector does not say.
+    pub(super) identity: &'a Identity,
+    /// When a file is followed by the next one.
+    pub(super) rotation: Rotation,
+}
+
+impl Ways<'_> {
+    /// Octets of the largest message to a collector.
+    pub(super) fn message_octets(&self, collector: &Collector) -> u16 {
+        match collector.transport() {
+            Transport::Udp => self.mtu.saturating_sub(PACKET_OVERHEAD),
+            Transport::Dtls => Dtls::max_message(self.mtu),
+            Transport::Tcp | Transport::Tls | Transport::Sctp | Transport::Unix => STREAM_OCTETS,
+            Transport::File => FILE_OCTETS,
+        }
+    }
+
+    /// The way to a collector. Nothing is sent yet.
+    pub(super) fn to(&self, collector: &Collector) -> Result<Box<dyn Link + Send>, LinkError> {
+        let (host, port) = (collector.host(), collector.port());
+        let identity = || collector.identity().or(self.identity);
+        Ok(match collector.transport() {
+            Transport::Udp => {
+                let address = resolve(host, port).map_err(LinkError::Resolve)?;
+                Box::new(Socket::open(address).map_err(LinkError::Socket)?)
+            }
+            Transport::Tcp => Box::new(Tcp::new(host, port)),
+            Transport::Tls => Box::new(Tls::new(host, port, &identity())?),
+            Transport::Dtls => {
+                let dtls = Dtls::new(host, port, &identity(), self.mtu, DTLS_LIFETIME)?;
+                Box::new(dtls)
+            }
+            Transport::Sctp => Box::new(Sctp::new(host, port)),
+            Transport::Unix => Box::new(Unix::new(&collector.path())),
+            Transport::File => Box::new(Files::new(
+                Pattern::parse(&collector.path())?,
+                self.rotation,
+            )),
+        })
+    }
+}
+
+fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
+    let mut addresses = (host, port).to_socket_addrs()?;
+    let first = addresses.next();
+    first.ok_or_else(|| io::Error::other("no address"))
+}
 
 /// Takes messages to one collector.
 ///
@@ -96,4 +185,46 @@ pub(in crate::export) struct Undelivered {
     pub(in crate::export) error: io::Error,
     /// The first octets of the datagram, as many as came back; may be none.
     pub(in crate::export) quote: Vec<u8>,
+}
+
+impl<L: Link + ?Sized> Link for Box<L> {
+    fn has_sessions(&self) -> bool {
+        (**self).has_sessions()
+    }
+
+    fn is_reliable(&self) -> bool {
+        (**self).is_reliable()
+    }
+
+    fn open(&mut self, now: Instant) -> io::Result<bool> {
+        (**self).open(now)
+    }
+
+    fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        (**self).send(message)
+    }
+
+    fn send_all(&mut self, messages: &mut dyn Iterator<Item = &[u8]>) -> (usize, io::Result<()>) {
+        (**self).send_all(messages)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (**self).flush()
+    }
+
+    fn undelivered(&mut self) -> Option<Undelivered> {
+        (**self).undelivered()
+    }
+
+    fn acknowledged(&mut self) -> u64 {
+        (**self).acknowledged()
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        (**self).is_due(now)
+    }
+
+    fn close(&mut self, until: Instant) -> io::Result<()> {
+        (**self).close(until)
+    }
 }

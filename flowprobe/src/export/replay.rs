@@ -16,7 +16,6 @@ mod target;
 mod tests;
 
 use std::{
-    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -34,15 +33,9 @@ use self::{
     summary::Outcome,
     target::{Plan, Target},
 };
-use super::{
-    Collector, ExportError, Link, Socket,
-    collector::{Format, Transport},
-    link::file::Files,
-    resolve,
-};
+use super::{Collector, ExportError, Format, Identity, Link, Ways};
 use crate::{
-    ipfix::message::PACKET_OVERHEAD,
-    ipfix_file::{Pattern, Rotation},
+    ipfix_file::Rotation,
     run::ending::{Signals, SummaryFile},
 };
 
@@ -53,6 +46,8 @@ pub struct ReplaySettings {
     pub files: Vec<PathBuf>,
     /// Each gets all of it.
     pub collectors: Vec<Collector>,
+    /// Who is who in secure transports, where a collector does not say.
+    pub identity: Identity,
     /// Octets of the largest packet: message, UDP and IP header.
     pub mtu: u16,
     /// How often templates are sent again where there are no sessions (RFC 7011 §8.4).
@@ -101,7 +96,7 @@ fn targets(
     stop: &Arc<AtomicBool>,
 ) -> Result<Vec<Target>, ReplayError> {
     let target = |collector: &Collector| {
-        let (link, max_octets) = link(collector, settings.mtu)?;
+        let (link, max_octets) = link(collector, settings)?;
         let plan = Plan {
             name: collector.to_string(),
             max_octets,
@@ -116,33 +111,24 @@ fn targets(
 }
 
 /// The way to a collector, and octets of the largest message on it.
-fn link(collector: &Collector, mtu: u16) -> Result<(Box<dyn Link + Send>, u16), ReplayError> {
-    if collector
-        .format()
-        .is_some_and(|format| format != Format::Ipfix)
-    {
+fn link(
+    collector: &Collector,
+    settings: &ReplaySettings,
+) -> Result<(Box<dyn Link + Send>, u16), ReplayError> {
+    let format = collector.format().unwrap_or_default();
+    if format != Format::Ipfix {
         return Err(ReplayError::Format(collector.to_string()));
     }
-    let unopened = |source| ExportError::Socket {
+    let ways = Ways {
+        mtu: settings.mtu,
+        identity: &settings.identity,
+        rotation: Rotation::default(),
+    };
+    let link = ways.to(collector).map_err(|source| ExportError::Link {
         collector: collector.to_string(),
         source,
-    };
-    match collector.transport() {
-        Transport::Udp => {
-            let socket = Socket::open(resolve(collector)?).map_err(unopened)?;
-            Ok((Box::new(socket), mtu.saturating_sub(PACKET_OVERHEAD)))
-        }
-        Transport::File => {
-            let pattern = Pattern::parse(&collector.path());
-            let pattern = pattern.map_err(|problem| ReplayError::Name {
-                collector: collector.to_string(),
-                problem,
-            })?;
-            let files = Files::new(pattern, Rotation::default());
-            Ok((Box::new(files), u16::MAX))
-        }
-        _ => Err(unopened(io::ErrorKind::Unsupported.into()).into()),
-    }
+    })?;
+    Ok((link, ways.message_octets(collector)))
 }
 
 /// Gives each target a thread, and returns where its outcome will be.

@@ -437,7 +437,7 @@ impl<L: Link> Sender<L> {
             self.facts
                 .announce(told, front, &delivery, &mut self.wire)?;
             self.wire.flush()?;
-            told.templates = self.sessions;
+            told.templates = self.wire.link.is_reliable();
             told.again_at = now + self.template_refresh;
         }
         Ok(())

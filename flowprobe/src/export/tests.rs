@@ -1,6 +1,6 @@
 //! The whole exporter, over loopback.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 
 use super::*;
 use crate::{
@@ -31,6 +31,7 @@ fn settings(collectors: &[SocketAddr]) -> Settings {
             .collect(),
         groups: Vec::new(),
         identity: Identity::default(),
+        rotation: Rotation::default(),
         mtu: 1400,
         template_refresh: Duration::from_secs(60),
         // Slower than any receive buffer fills.

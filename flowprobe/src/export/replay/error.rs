@@ -2,11 +2,7 @@
 
 use std::io;
 
-use crate::{
-    export::ExportError,
-    ipfix_file::{PatternError, ReadError},
-    run::SummaryError,
-};
+use crate::{export::ExportError, ipfix_file::ReadError, run::SummaryError};
 
 /// Why files were not sent, or not all of them.
 #[derive(Debug, thiserror::Error)]
@@ -20,14 +16,6 @@ pub enum ReplayError {
     /// A collector of NetFlow.
     #[error("collector {0}: files are sent as they are, which is IPFIX: leave out the format")]
     Format(String),
-    /// Files that cannot be called so.
-    #[error("collector {collector}: {problem}")]
-    Name {
-        /// Which.
-        collector: String,
-        /// Why.
-        problem: PatternError,
-    },
     /// The summary.
     #[error(transparent)]
     Summary(#[from] SummaryError),

@@ -218,6 +218,7 @@ fn settings(files: Vec<std::path::PathBuf>, collectors: &[&str]) -> ReplaySettin
     ReplaySettings {
         files,
         collectors: collectors.iter().map(collector).collect(),
+        identity: crate::export::Identity::default(),
         mtu: 576,
         template_refresh: Duration::from_secs(60),
         export_rate: 20_000,
@@ -318,8 +319,8 @@ fn a_signal_ends_it_and_what_is_missing_is_said() {
     let files = files(&scratch, &many(300));
     let (socket, url) = listen();
     drop(socket);
-    let address: crate::export::Collector = url.parse().expect("a collector");
-    let (link, octets) = super::link(&address, 576).expect("a socket");
+    let settings = settings(Vec::new(), &[&url]);
+    let (link, octets) = super::link(&settings.collectors[0], &settings).expect("a socket");
     let plan = plan(&files, octets);
     let stop = Arc::clone(&plan.stop);
     let target = Target::new(link, plan);

@@ -141,6 +141,7 @@ impl<L: Link + Clone> Bench<L> {
             collectors: Vec::new(),
             groups: Vec::new(),
             identity: crate::export::Identity::default(),
+            rotation: crate::ipfix_file::Rotation::default(),
             mtu: 1400,
             template_refresh: Duration::from_secs(60),
             export_rate: 0,
