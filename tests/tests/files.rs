@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread,
@@ -12,6 +13,7 @@ use anyhow::{Context as _, Result};
 use flowprobe_tests::{
     capture_file::{Order, Record as Captured, pcap},
     collector::{Collector, Received},
+    flow::{Flow, Truth},
     ipfix::{Decoder, Record},
     judges::{Directory, Nfcapd, Reading, ipfix_dump, wait_until_read},
     mix::mix,
@@ -25,21 +27,29 @@ use flowprobe_tests::{
 const START_NS: u64 = 1_700_000_000_000_000_000;
 const SCTP: u8 = 132;
 
-/// What flowprobe exports of the mix, and a file that holds the messages as they came.
-fn exported(namespace: &Netns, directory: &Path) -> Result<(Received, PathBuf)> {
-    let collector = Collector::start(namespace, "127.0.0.1:4739", true)?;
+/// The mix, in many turns.
+fn capture() -> Vec<u8> {
     let packets = mix();
     let records: Vec<_> = (0..40)
         .flat_map(|turn| packets.iter().map(move |packet| (turn, packet)))
         // A minute and more apart, so that each turn is a flow of its own.
         .map(|(turn, packet)| Captured::whole(START_NS + turn * 100_000_000_000, &packet.frame))
         .collect();
-    let capture = pcap(Order::Little, true, 1, &records);
-    let run = pcap_in(namespace, &["-", "--collector", &collector.url()], &capture)?;
+    pcap(Order::Little, true, 1, &records)
+}
+
+/// What flowprobe exports of the mix, and a file that holds the messages as they came.
+fn exported(namespace: &Netns, directory: &Path) -> Result<(Received, PathBuf)> {
+    let collector = Collector::start(namespace, "127.0.0.1:4739", true)?;
+    let run = pcap_in(
+        namespace,
+        &["-", "--collector", &collector.url()],
+        &capture(),
+    )?;
     assert_eq!(run.code, 0, "{}", run.log);
     let received = collector.stop();
     received.assert_well_formed();
-    truth(&packets, 40).assert_equals(&received.truth());
+    truth(&mix(), 40).assert_equals(&received.truth());
     let octets: Vec<u8> = received
         .datagrams
         .iter()
@@ -139,6 +149,67 @@ fn libfixbuf_and_python_read_every_record() -> Result<()> {
     let sets = data_sets(&fs::read(&made)?);
     let stats = format!(", {sets} decodable sets, 0 replacements, 0 missing sets total");
     assert!(text.contains(&stats), "not {stats}: {text}");
+    Ok(())
+}
+
+/// Over TCP, where messages have no bounds but what they say of themselves.
+#[test]
+fn python_collects_what_is_replayed_over_tcp() -> Result<()> {
+    let namespace = Netns::new("tcp")?;
+    let directory = Directory::new(namespace.name())?;
+    let (received, raw) = exported(&namespace, directory.path())?;
+    let mut python = namespace.command("ipfix2csv");
+    python.args(["--collect", "tcp", "--bind", "127.0.0.1", "--port", "4739"]);
+    python.args(["packetDeltaCount", "octetDeltaCount"]);
+    python.stdout(Stdio::piped()).stderr(Stdio::null());
+    end_with_parent(&mut python);
+    let mut python = python
+        .spawn()
+        .context("cannot run ipfix2csv (package python3-ipfix)")?;
+    // It may not listen yet: that is waited for.
+    assert_success(&replay(
+        &namespace,
+        &[&raw],
+        &["-c", "tcp://127.0.0.1:4739"],
+    )?);
+    let lines = BufReader::new(python.stdout.take().context("no pipe")?).lines();
+    let mut counts = Vec::new();
+    for line in lines.skip(1).take(received.flows.len()) {
+        let line = line?.replace('"', "");
+        let (packets, octets) = line.split_once(',').context(line.clone())?;
+        counts.push((packets.parse::<u64>()?, octets.parse::<u64>()?));
+    }
+    python.kill()?;
+    python.wait()?;
+    let flows = received.flows.iter().map(|flow| flow.counts);
+    let mut expected: Vec<_> = flows
+        .map(|counts| (counts.packets, counts.octets))
+        .collect();
+    counts.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(counts, expected);
+    Ok(())
+}
+
+/// What goes to a file is what goes over UDP.
+#[test]
+fn captures_are_metered_into_files() -> Result<()> {
+    let namespace = Netns::new("pcap")?;
+    let directory = Directory::new(namespace.name())?;
+    let (received, _) = exported(&namespace, directory.path())?;
+    let url = format!("file://{}/flows.ipfix", directory.path().display());
+    let run = pcap_in(&namespace, &["-", "--collector", &url], &capture())?;
+    assert_eq!(run.code, 0, "{}", run.log);
+    assert_eq!(
+        run.ledger().collectors[0].sent.records,
+        received.flows.len() as u64
+    );
+    let (records, _) = decoded(&fs::read(directory.path().join("flows.ipfix"))?)?;
+    let flows = records.iter().filter(|(_, record)| !record.is_options());
+    let flows: Vec<_> = flows
+        .map(|(_, record)| Flow::from_ipfix(record))
+        .collect::<Result<_>>()?;
+    truth(&mix(), 40).assert_equals(&Truth::of(&flows));
     Ok(())
 }
 

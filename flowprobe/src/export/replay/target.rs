@@ -70,6 +70,8 @@ struct Sent {
 enum Ended {
     /// The session broke; there may be another.
     Broken(io::Error),
+    /// The session has lasted long enough: another one follows.
+    Due,
     /// The collector does not come back.
     Away(io::Error),
     /// A file is not what it was when all were read before.
@@ -152,7 +154,7 @@ impl Target {
         outcome.error = ended.err().map(|ended| match ended {
             Ended::Broken(error) | Ended::Away(error) => error.to_string(),
             Ended::File(error) => format!("changed while it was sent: {error}"),
-            Ended::Asked => "stopped by a signal".to_owned(),
+            Ended::Asked | Ended::Due => "stopped by a signal".to_owned(),
         });
         outcome
     }
@@ -163,14 +165,19 @@ impl Target {
             match self.session() {
                 Err(Ended::Broken(error)) if self.progress_at.elapsed() < PATIENCE => {
                     let collector = &self.plan.name;
-                    tracing::warn!(collector, %error, "session broke: what has not arrived is sent again");
+                    tracing::warn!(
+                        collector,
+                        %error,
+                        "session broke: what has not arrived is sent again"
+                    );
                     self.take_acknowledged();
-                    self.in_flight.clear();
-                    self.acknowledged = 0;
-                    self.too_large = 0;
                 }
+                Err(Ended::Due) => {}
                 ended => return ended,
             }
+            self.in_flight.clear();
+            self.acknowledged = 0;
+            self.too_large = 0;
         }
     }
 
@@ -229,6 +236,12 @@ impl Target {
             return Ok(());
         }
         self.deliver(to)?;
+        if self.sessions && self.link.is_due(Instant::now()) {
+            self.wait_for_the_last()?;
+            let closed = self.link.close(Instant::now() + PROBE_EVERY);
+            closed.map_err(Ended::Broken)?;
+            return Err(Ended::Due);
+        }
         if self.reliable || Instant::now() < self.refresh_at {
             return Ok(());
         }
