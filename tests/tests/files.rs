@@ -2,42 +2,54 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use flowprobe_tests::{
     capture_file::{Order, Record as Captured, pcap},
     collector::{Collector, Received},
+    flow::{Flow, Truth},
     ipfix::{Decoder, Record},
     judges::{Directory, Nfcapd, Reading, ipfix_dump, wait_until_read},
     mix::mix,
     netns::Netns,
     offline::pcap_in,
     packets::truth,
-    probe::output,
+    probe::{binary, end_with_parent, output},
 };
 
 /// 2023-11-14 22:13:20 UTC, in nanoseconds since 1970.
 const START_NS: u64 = 1_700_000_000_000_000_000;
 const SCTP: u8 = 132;
 
-/// What flowprobe exports of the mix, and a file that holds the messages as they came.
-fn exported(namespace: &Netns, directory: &Path) -> Result<(Received, PathBuf)> {
-    let collector = Collector::start(namespace, "127.0.0.1:4739", true)?;
+/// The mix, in many turns.
+fn capture() -> Vec<u8> {
     let packets = mix();
     let records: Vec<_> = (0..40)
         .flat_map(|turn| packets.iter().map(move |packet| (turn, packet)))
         // A minute and more apart, so that each turn is a flow of its own.
         .map(|(turn, packet)| Captured::whole(START_NS + turn * 100_000_000_000, &packet.frame))
         .collect();
-    let capture = pcap(Order::Little, true, 1, &records);
-    let run = pcap_in(namespace, &["-", "--collector", &collector.url()], &capture)?;
+    pcap(Order::Little, true, 1, &records)
+}
+
+/// What flowprobe exports of the mix, and a file that holds the messages as they came.
+fn exported(namespace: &Netns, directory: &Path) -> Result<(Received, PathBuf)> {
+    let collector = Collector::start(namespace, "127.0.0.1:4739", true)?;
+    let run = pcap_in(
+        namespace,
+        &["-", "--collector", &collector.url()],
+        &capture(),
+    )?;
     assert_eq!(run.code, 0, "{}", run.log);
     let received = collector.stop();
     received.assert_well_formed();
-    truth(&packets, 40).assert_equals(&received.truth());
+    truth(&mix(), 40).assert_equals(&received.truth());
     let octets: Vec<u8> = received
         .datagrams
         .iter()
@@ -140,6 +152,67 @@ fn libfixbuf_and_python_read_every_record() -> Result<()> {
     Ok(())
 }
 
+/// Over TCP, where messages have no bounds but what they say of themselves.
+#[test]
+fn python_collects_what_is_replayed_over_tcp() -> Result<()> {
+    let namespace = Netns::new("tcp")?;
+    let directory = Directory::new(namespace.name())?;
+    let (received, raw) = exported(&namespace, directory.path())?;
+    let mut python = namespace.command("ipfix2csv");
+    python.args(["--collect", "tcp", "--bind", "127.0.0.1", "--port", "4739"]);
+    python.args(["packetDeltaCount", "octetDeltaCount"]);
+    python.stdout(Stdio::piped()).stderr(Stdio::null());
+    end_with_parent(&mut python);
+    let mut python = python
+        .spawn()
+        .context("cannot run ipfix2csv (package python3-ipfix)")?;
+    // It may not listen yet: that is waited for.
+    assert_success(&replay(
+        &namespace,
+        &[&raw],
+        &["-c", "tcp://127.0.0.1:4739"],
+    )?);
+    let lines = BufReader::new(python.stdout.take().context("no pipe")?).lines();
+    let mut counts = Vec::new();
+    for line in lines.skip(1).take(received.flows.len()) {
+        let line = line?.replace('"', "");
+        let (packets, octets) = line.split_once(',').context(line.clone())?;
+        counts.push((packets.parse::<u64>()?, octets.parse::<u64>()?));
+    }
+    python.kill()?;
+    python.wait()?;
+    let flows = received.flows.iter().map(|flow| flow.counts);
+    let mut expected: Vec<_> = flows
+        .map(|counts| (counts.packets, counts.octets))
+        .collect();
+    counts.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(counts, expected);
+    Ok(())
+}
+
+/// What goes to a file is what goes over UDP.
+#[test]
+fn captures_are_metered_into_files() -> Result<()> {
+    let namespace = Netns::new("pcap")?;
+    let directory = Directory::new(namespace.name())?;
+    let (received, _) = exported(&namespace, directory.path())?;
+    let url = format!("file://{}/flows.ipfix", directory.path().display());
+    let run = pcap_in(&namespace, &["-", "--collector", &url], &capture())?;
+    assert_eq!(run.code, 0, "{}", run.log);
+    assert_eq!(
+        run.ledger().collectors[0].sent.records,
+        received.flows.len() as u64
+    );
+    let (records, _) = decoded(&fs::read(directory.path().join("flows.ipfix"))?)?;
+    let flows = records.iter().filter(|(_, record)| !record.is_options());
+    let flows: Vec<_> = flows
+        .map(|(_, record)| Flow::from_ipfix(record))
+        .collect::<Result<_>>()?;
+    truth(&mix(), 40).assert_equals(&Truth::of(&flows));
+    Ok(())
+}
+
 #[test]
 fn nfdump_reads_what_is_replayed_as_it_was() -> Result<()> {
     let namespace = Netns::new("replay")?;
@@ -178,6 +251,53 @@ fn nfdump_reads_what_is_replayed_as_it_was() -> Result<()> {
     read.sort_unstable();
     expected.sort_unstable();
     assert!(read == expected, "{read:#?}\nis not\n{expected:#?}");
+    Ok(())
+}
+
+/// What a killed process leaves is whole, and the next one says what it has made of it.
+#[test]
+fn a_killed_process_leaves_whole_messages() -> Result<()> {
+    let namespace = Netns::new("killed")?;
+    let directory = Directory::new(namespace.name())?;
+    let (received, raw) = exported(&namespace, directory.path())?;
+    let out = directory.path().join("out");
+    fs::create_dir(&out)?;
+    let url = format!("file://{}/", out.display());
+    let part = || {
+        let entries = fs::read_dir(&out).ok()?;
+        let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        paths.find(|path| path.extension().is_some_and(|end| end == "part"))
+    };
+    // One message has all of it, and so the file is named before it can be killed: many files.
+    let mut command = namespace.command(binary()?);
+    command.arg("replay").args(vec![&raw; 400]);
+    command.args(["--collector", &url, "--export-rate", "20000"]);
+    end_with_parent(&mut command);
+    let mut child = command.stderr(Stdio::null()).spawn()?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while part().is_none_or(|part| fs::metadata(part).is_ok_and(|data| data.len() < 300_000)) {
+        assert!(Instant::now() < deadline, "nothing is written");
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.kill()?;
+    child.wait()?;
+    let part = part().context("it was named")?;
+    let killed = fs::read(&part)?;
+    let next = replay(&namespace, &[&raw], &["--collector", &url])?;
+    assert_success(&next);
+    let log = String::from_utf8(next.stderr)?;
+    assert!(log.contains(" was left over: its "), "{log}");
+    let mended = fs::read(part.with_extension(""))?;
+    assert!(killed.starts_with(&mended) && mended.len() > 200_000);
+    let (records, _) = decoded(&mended)?;
+    for turn in records.chunks(received.records.len()) {
+        assert!(turn == &received.records[..turn.len()], "other records");
+    }
+    assert_eq!(
+        fs::read_dir(&out)?.count(),
+        2,
+        "and the one of the second process"
+    );
     Ok(())
 }
 

@@ -48,8 +48,12 @@ impl Link for Files {
 
     fn open(&mut self, _now: Instant) -> io::Result<bool> {
         if !self.took_over {
-            self.series.take_over().map_err(plain)?.iter().for_each(say);
             self.took_over = true;
+            match self.series.take_over() {
+                Ok(taken) => taken.iter().for_each(say),
+                // What cannot be mended is no reason to write nothing.
+                Err(error) => tracing::warn!(%error, "a file that was left over stays as it is"),
+            }
         }
         self.complete()?;
         self.series.begin(unix_ms()).map_err(plain)?;

@@ -1,5 +1,7 @@
 //! One collector: gets the files one after the other, and again from where a session broke off.
 
+mod wait;
+
 use std::{
     collections::VecDeque,
     io::{self, ErrorKind},
@@ -7,7 +9,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -25,8 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Between looks at what takes its time.
 const TICK: Duration = Duration::from_millis(1);
-/// After the last datagram: time for its ICMP error to come back.
-const LINGER: Duration = Duration::from_millis(100);
 /// Datagrams that an ICMP error may still be about; errors arrive within a round trip.
 const WINDOW: usize = 1024;
 /// Tells messages apart: their header, and that of their first set.
@@ -70,6 +69,8 @@ struct Sent {
 enum Ended {
     /// The session broke; there may be another.
     Broken(io::Error),
+    /// The session has lasted long enough: another one follows.
+    Due,
     /// The collector does not come back.
     Away(io::Error),
     /// A file is not what it was when all were read before.
@@ -89,6 +90,8 @@ pub(super) struct Target {
     link: Box<dyn Link + Send>,
     plan: Plan,
     sessions: bool,
+    /// Whether no message of a session is lost, so that templates need not be said again.
+    reliable: bool,
     framer: Framer,
     pacer: Pacer,
     refresh_at: Instant,
@@ -107,11 +110,12 @@ pub(super) struct Target {
 impl Target {
     pub(super) fn new(link: Box<dyn Link + Send>, plan: Plan) -> Self {
         let now = Instant::now();
-        let sessions = link.has_sessions();
+        let (sessions, reliable) = (link.has_sessions(), link.is_reliable());
         Self {
             link,
             sessions,
-            framer: Framer::new(plan.max_octets, sessions),
+            reliable,
+            framer: Framer::new(plan.max_octets, reliable),
             pacer: Pacer::new(plan.export_rate, BURST, now),
             refresh_at: now,
             in_flight: VecDeque::new(),
@@ -149,7 +153,7 @@ impl Target {
         outcome.error = ended.err().map(|ended| match ended {
             Ended::Broken(error) | Ended::Away(error) => error.to_string(),
             Ended::File(error) => format!("changed while it was sent: {error}"),
-            Ended::Asked => "stopped by a signal".to_owned(),
+            Ended::Asked | Ended::Due => "stopped by a signal".to_owned(),
         });
         outcome
     }
@@ -160,14 +164,19 @@ impl Target {
             match self.session() {
                 Err(Ended::Broken(error)) if self.progress_at.elapsed() < PATIENCE => {
                     let collector = &self.plan.name;
-                    tracing::warn!(collector, %error, "session broke: what has not arrived is sent again");
+                    tracing::warn!(
+                        collector,
+                        %error,
+                        "session broke: what has not arrived is sent again"
+                    );
                     self.take_acknowledged();
-                    self.in_flight.clear();
-                    self.acknowledged = 0;
-                    self.too_large = 0;
                 }
+                Err(Ended::Due) => {}
                 ended => return ended,
             }
+            self.in_flight.clear();
+            self.acknowledged = 0;
+            self.too_large = 0;
         }
     }
 
@@ -194,7 +203,7 @@ impl Target {
 
     /// Sends what is not settled.
     fn session(&mut self) -> Result<(), Ended> {
-        self.framer = Framer::new(self.plan.max_octets, self.sessions);
+        self.framer = Framer::new(self.plan.max_octets, self.reliable);
         self.refresh_at = Instant::now() + self.plan.template_refresh;
         let contents = Arc::clone(&self.plan.contents);
         let from = self.settled;
@@ -226,7 +235,13 @@ impl Target {
             return Ok(());
         }
         self.deliver(to)?;
-        if self.sessions || Instant::now() < self.refresh_at {
+        if self.sessions && self.link.is_due(Instant::now()) {
+            self.wait_for_the_last()?;
+            let closed = self.link.close(Instant::now() + PROBE_EVERY);
+            closed.map_err(Ended::Broken)?;
+            return Err(Ended::Due);
+        }
+        if self.reliable || Instant::now() < self.refresh_at {
             return Ok(());
         }
         self.framer.refresh();
@@ -282,15 +297,6 @@ impl Target {
             self.settle(self.in_flight.len().saturating_sub(WINDOW));
         }
         Ok(())
-    }
-
-    /// Nothing is taken now.
-    fn wait_for_room(&mut self) -> Result<(), Ended> {
-        if self.progress_at.elapsed() >= PATIENCE {
-            let error = io::Error::new(ErrorKind::TimedOut, "it has taken nothing for 30 seconds");
-            return Err(Ended::Away(error));
-        }
-        self.pause(TICK)
     }
 
     /// Takes in what has arrived, and what has not.
@@ -356,69 +362,6 @@ impl Target {
             last = Some(report.error);
         }
         last
-    }
-
-    /// Without sessions: asks with a template, which has no sequence number to lose, until there
-    /// is no error any more.
-    fn wait_for_collector(&mut self, error: io::Error) -> Result<(), Ended> {
-        let collector = self.plan.name.clone();
-        tracing::warn!(collector, %error, "collector cannot be reached: it is waited for");
-        let mut error = error;
-        let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
-            self.pause(PROBE_EVERY)?;
-            // Those about datagrams from before are in; what comes now is the answer.
-            drop(self.take_undelivered());
-            let probe = self.framer.probe(Now::read().stamp().unix_s());
-            if let Err(refused) = self.link.send(&probe) {
-                error = refused;
-                continue;
-            }
-            self.pause(PROBE_EVERY)?;
-            match self.take_undelivered() {
-                Some(refused) => error = refused,
-                None => {
-                    tracing::info!(collector, "collector can be reached again");
-                    return Ok(());
-                }
-            }
-        }
-        Err(Ended::Away(error))
-    }
-
-    /// All is sent; it may not have arrived.
-    fn wait_for_the_last(&mut self) -> Result<(), Ended> {
-        if !self.sessions {
-            self.pause(LINGER)?;
-            return match self.take_undelivered() {
-                Some(error) => Err(Ended::Away(error)),
-                None => Ok(()),
-            };
-        }
-        while !self.in_flight.is_empty() {
-            self.listen()?;
-            if self.progress_at.elapsed() >= PATIENCE {
-                return Err(Ended::Broken(ErrorKind::TimedOut.into()));
-            }
-            thread::sleep(TICK);
-        }
-        Ok(())
-    }
-
-    /// Waits, unless a signal comes.
-    fn pause(&self, time: Duration) -> Result<(), Ended> {
-        const SLICE: Duration = Duration::from_millis(50);
-        let until = Instant::now() + time;
-        loop {
-            if self.plan.stop.load(Ordering::Relaxed) {
-                return Err(Ended::Asked);
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            thread::sleep(left.min(SLICE));
-        }
     }
 }
 

@@ -47,11 +47,18 @@ struct Fragile {
     open: bool,
     /// Calls of `flush` since the last message.
     waits: usize,
+    reliable: bool,
+    /// A session is due to be followed by another after so many messages.
+    due_after: usize,
 }
 
 impl Link for Fragile {
     fn has_sessions(&self) -> bool {
         true
+    }
+
+    fn is_reliable(&self) -> bool {
+        self.reliable
     }
 
     fn open(&mut self, _now: Instant) -> io::Result<bool> {
@@ -100,6 +107,17 @@ impl Link for Fragile {
         Ok(())
     }
 
+    fn is_due(&mut self, _now: Instant) -> bool {
+        let world = self.world.lock().expect("lock");
+        let Heard { acknowledged, sent } = world.sessions.last().expect("open");
+        acknowledged.len() + sent.len() >= self.due_after
+    }
+
+    fn close(&mut self, _until: Instant) -> io::Result<()> {
+        self.open = false;
+        Ok(())
+    }
+
     fn acknowledged(&mut self) -> u64 {
         let world = self.world.lock().expect("lock");
         let heard = world.sessions.last().expect("open");
@@ -144,12 +162,13 @@ proptest! {
         count in 1_u32..200,
         max_octets in 400_u16..3000,
         lives in prop::collection::vec((0_usize..30, 0_usize..30), 0..6),
+        due_after in 20_usize..80,
     ) {
         let scratch = Scratch::new();
         let records = many(count);
         let files = files(&scratch, &records);
         let world = Arc::<Mutex<World>>::default();
-        let link = Fragile { world: Arc::clone(&world), lives, open: false, waits: 0 };
+        let link = Fragile { world: Arc::clone(&world), lives, open: false, waits: 0, reliable: true, due_after };
         let outcome = Target::new(Box::new(link), plan(&files, max_octets)).run();
         let world = world.lock().expect("lock");
         let mut arrived = Vec::new();
@@ -262,6 +281,33 @@ fn templates_are_said_again_over_udp() {
         assert!(octets <= 576 - 48);
     }
     assert!(data > 20 && templates >= 2 * data, "{templates} and {data}");
+}
+
+/// RFC 7011 §8.4, of DTLS as of UDP.
+#[test]
+fn templates_are_said_again_in_sessions_that_may_lose_messages() {
+    let scratch = Scratch::new();
+    let files = files(&scratch, &many(300));
+    let count = |reliable| {
+        let world = Arc::<Mutex<World>>::default();
+        let link = Fragile {
+            world: Arc::clone(&world),
+            lives: Vec::new(),
+            open: false,
+            waits: 0,
+            reliable,
+            due_after: usize::MAX,
+        };
+        let mut plan = plan(&files, 1000);
+        plan.template_refresh = Duration::from_nanos(1);
+        Target::new(Box::new(link), plan).run();
+        let world = world.lock().expect("lock");
+        let of_templates = |message: &&Vec<u8>| message[16..18] == [0, 2];
+        let messages = world.sessions[0].acknowledged.iter();
+        messages.filter(of_templates).count()
+    };
+    let (once, again) = (count(true), count(false));
+    assert!(once < 10 && again > 20, "{once} and {again}");
 }
 
 #[test]

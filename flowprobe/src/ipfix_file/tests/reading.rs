@@ -177,6 +177,14 @@ fn broken_templates_are_found() {
     assert_eq!(flaw(&nothing).1, Flaw::NoOctets(256));
 }
 
+/// python-ipfix 0.9.7 leaves sets without records, which libfixbuf 2.4.1 takes for one.
+#[test]
+fn a_set_without_records_has_none() {
+    let sets: [(u16, &[u8]); 4] = [(2, &TEMPLATE), (256, &[]), (256, &record(b"x")), (2, &[])];
+    let kinds = kinds(&message(7, 0, &sets)).expect("no damage");
+    assert_eq!(kinds.len(), 2, "{kinds:?}");
+}
+
 /// A template is valid until it is withdrawn, and in its domain.
 #[test]
 fn withdrawn_templates_are_unknown() {
