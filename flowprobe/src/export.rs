@@ -212,12 +212,12 @@ pub enum ExportError {
         id: u32,
     },
     /// No way to a collector.
-    #[error("collector {collector}: {source}")]
+    #[error("collector {collector}: {why}")]
     Link {
         /// Which.
         collector: String,
         /// Why.
-        source: LinkError,
+        why: LinkError,
     },
     /// No place for what a collector misses.
     #[error("collector {collector}: {why}")]
@@ -504,9 +504,9 @@ impl Exporter {
             .settings
             .ways()
             .to(collector)
-            .map_err(|source| ExportError::Link {
+            .map_err(|why| ExportError::Link {
                 collector: collector.to_string(),
-                source,
+                why,
             })?;
         let encoders = encoders(collector, plan.settings)?;
         // Members of a group have one another, or their shares.

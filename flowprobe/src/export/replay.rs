@@ -124,9 +124,9 @@ fn link(
         identity: &settings.identity,
         rotation: Rotation::default(),
     };
-    let link = ways.to(collector).map_err(|source| ExportError::Link {
+    let link = ways.to(collector).map_err(|why| ExportError::Link {
         collector: collector.to_string(),
-        source,
+        why,
     })?;
     Ok((link, ways.message_octets(collector)))
 }

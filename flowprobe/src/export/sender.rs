@@ -55,6 +55,8 @@ const LISTEN_EVERY: Duration = Duration::from_secs(1);
 const TURN: usize = 16;
 /// How often a session that is being set up is looked at, and what it has not acknowledged.
 const SESSION_EVERY: Duration = Duration::from_millis(10);
+/// How often a session is tried at the end, once a second.
+const LAST_TRIES: u32 = 5;
 /// Messages of a spool that are sent before anything else is looked at.
 const DRAINED_AT_ONCE: usize = 64;
 /// At the end: time to put on disk what a collector has not taken.
@@ -118,8 +120,8 @@ pub(super) struct Sender<L> {
     ending: Ending,
     /// Classes whose last statistics are sent.
     concluded: usize,
-    /// A question asked at the end was answered with an error: nobody will come back.
-    hopeless: bool,
+    /// Tries at the end that failed.
+    last_tries: u32,
     /// Its place in a group.
     seat: Option<Seat>,
     /// What it has missed.
@@ -166,7 +168,7 @@ impl<L: Link> Sender<L> {
             busy_since: None,
             ending: Ending::No,
             concluded: 0,
-            hopeless: false,
+            last_tries: 0,
             seat: None,
             spool: None,
             draining: None,
@@ -270,8 +272,8 @@ impl<L: Link> Sender<L> {
             tracing::warn!(collector, %error, "collector cannot be reached: flows wait");
             self.wire.outlet.account().count_outage();
         }
-        if let Path::Down { asked, .. } = self.path {
-            self.hopeless |= asked && matches!(self.ending, Ending::Flushing(_));
+        if let (Path::Down { asked: true, .. }, Ending::Flushing(_)) = (self.path, self.ending) {
+            self.last_tries += 1;
         }
         self.on_trial = None;
         self.path = Path::Down {
@@ -537,7 +539,9 @@ impl<L: Link> Sender<L> {
         };
         let nothing_waits = self.wire.outlet.account().queued().records == 0;
         let ending = matches!(self.ending, Ending::Flushing(_));
-        if ending && (nothing_waits || self.hopeless) {
+        // A session keeps what was not acknowledged: its collector may just be starting again.
+        let enough = if self.sessions { LAST_TRIES } else { 1 };
+        if ending && (nothing_waits || self.last_tries >= enough) {
             return self.abandon(cause.label());
         }
         Some(next)

@@ -29,6 +29,8 @@ pub(super) enum Cause {
     Refused,
     /// No way to the host.
     Unreachable,
+    /// It is not who it should be, or does not believe that we are.
+    Untrusted,
     /// More octets than the path takes.
     TooBig,
     /// The socket takes nothing now.
@@ -39,6 +41,8 @@ impl Cause {
     pub(super) fn of(error: &io::Error) -> Self {
         match (error.kind(), error.raw_os_error()) {
             (ErrorKind::ConnectionRefused, _) => Self::Refused,
+            // Where the operating system says so, it is a firewall.
+            (ErrorKind::PermissionDenied, None) => Self::Untrusted,
             (ErrorKind::WouldBlock, _) | (_, Some(libc::ENOBUFS | libc::ENOMEM)) => Self::Busy,
             (_, Some(libc::EMSGSIZE)) => Self::TooBig,
             // No route, no neighbour, an interface that is down, a firewall's veto.
@@ -50,6 +54,7 @@ impl Cause {
         match self {
             Self::Refused => "refused",
             Self::Unreachable => "unreachable",
+            Self::Untrusted => "untrusted",
             Self::TooBig => "too_big",
             Self::Busy => "socket_full",
         }
