@@ -302,7 +302,11 @@ impl Spool {
 
 fn make(directory: &Path) -> io::Result<()> {
     // Who may see traffic is for the user to say.
-    match DirBuilder::new().mode(0o700).create(directory) {
+    match DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+    {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
         made => made,
     }
