@@ -287,6 +287,7 @@ fn exporter(args: &ExportArgs, collector: &Collector) -> Result<Arc<Exporter>> {
         rotation: Rotation::default(),
         mtu: args.mtu,
         template_refresh: Duration::from_secs(3600),
+        template_refresh_packets: 0,
         export_rate: 0,
         queue: 2 * args.flows as usize,
         domains: vec![Domain {
@@ -296,7 +297,7 @@ fn exporter(args: &ExportArgs, collector: &Collector) -> Result<Arc<Exporter>> {
         }],
         sampling_profile: Profile::Default,
         interfaces: Vec::new(),
-        dot1q: false,
+        content: export::Content::default(),
         output: None,
     };
     let exporter = Exporter::start(&settings, Arc::new(NoFigures))?;

@@ -14,6 +14,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::{
     attach::XdpMode,
     export::{Collector, Format, Group, Identity, Output},
+    ipfix::Fields,
     load::MAX_FLOWS,
     sampling::{Profile, Rated, SampleKey, Sampling},
     table,
@@ -283,6 +284,15 @@ pub struct Export {
     /// Send templates and options again this often, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub template_refresh: Duration,
+
+    /// And over UDP after so many messages; 0 goes by time alone
+    #[arg(long, value_name = "MESSAGES", default_value_t = 0)]
+    pub template_refresh_packets: u32,
+
+    /// Fields of flow records in IPFIX, in this order, by their IANA names with commas
+    /// between them [default: all]
+    #[arg(long, value_name = "ELEMENT,ELEMENT...", value_parser = Fields::from_str)]
+    pub fields: Option<Fields>,
 
     /// Most records a second to each collector; 0 does not limit
     #[arg(long, value_name = "RECORDS", default_value_t = 200_000)]

@@ -33,6 +33,7 @@ use std::{
 
 pub use account::DestinationReport;
 pub use collector::{Collector, CollectorError, Format, Identity, Transport};
+pub use encoder::Content;
 pub use group::{Group, GroupError, Mode};
 pub use link::{LinkError, TlsError};
 pub use spool::SpoolError;
@@ -89,6 +90,8 @@ pub struct Settings {
     pub mtu: u16,
     /// How often templates and options are sent again (RFC 7011 §8.4).
     pub template_refresh: Duration,
+    /// And after so many messages, where messages may be lost; 0 does not count them.
+    pub template_refresh_packets: u32,
     /// Flow records a second to each collector; 0 is as fast as the socket takes them.
     pub export_rate: u32,
     /// Records that wait for each destination. One takes about 120 octets, shared between
@@ -100,8 +103,8 @@ pub struct Settings {
     pub sampling_profile: Profile,
     /// Interfaces to name to the collectors.
     pub interfaces: Vec<Interface>,
-    /// Whether single VLAN tags are told by the elements of 802.1Q too.
-    pub dot1q: bool,
+    /// What flow records have in them.
+    pub content: Content,
     /// What to print on standard output.
     pub output: Option<Output>,
 }
@@ -541,14 +544,15 @@ impl Exporter {
             collector: collector.to_string(),
             why,
         };
-        let directory = settings.directory.join(directory_name(collector));
-        let spool = Spool::open(&directory, settings.octets).map_err(failed)?;
+        let name = directory_name(collector);
+        let spool = Spool::open_in(&settings.directory, &name, settings.octets).map_err(failed)?;
+        let name = spool.directory().display().to_string();
         let shared = Shared::new(spool, Arc::clone(&plan.outlet));
         let members = Members::new(2, true, Duration::ZERO);
         let intake = Intake::new(Arc::clone(&shared));
-        let dot1q = plan.settings.dot1q;
+        let content = &plan.settings.content;
         let encoder = |domain: &Domain| {
-            let encoder = Encoder::new(Format::Ipfix, domain.id, SPOOL_MESSAGE, dot1q);
+            let encoder = Encoder::new(Format::Ipfix, domain.id, SPOOL_MESSAGE, content);
             encoder.unwrap_or_else(|_| unreachable!("SPOOL_MESSAGE holds any record"))
         };
         let encoders = plan.settings.domains.iter().map(encoder).collect();
@@ -558,7 +562,6 @@ impl Exporter {
             ..plan.settings.clone()
         };
         let sender = Sender::new(intake, encoders, outlet, facts, &unpaced, Now::read());
-        let name = directory.display().to_string();
         let sender = sender.seated(name, members.seat(1));
         let bell = Arc::clone(&self.bell);
         self.spawn("spool", move || drive(sender, &bell))?;
@@ -638,7 +641,7 @@ fn encoders(collector: &Collector, settings: &Settings) -> Result<Vec<Encoder>, 
     let mtu = settings.mtu;
     let octets = settings.ways().message_octets(collector);
     let format = collector.format().unwrap_or_default();
-    let encoder = |domain: &Domain| Encoder::new(format, domain.id, octets, settings.dot1q);
+    let encoder = |domain: &Domain| Encoder::new(format, domain.id, octets, &settings.content);
     let encoders = settings.domains.iter().map(encoder);
     encoders
         .collect::<Result<_, TooSmall>>()

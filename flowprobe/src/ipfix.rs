@@ -4,6 +4,7 @@
 //! whoever sends them commits or discards each one.
 
 pub mod element;
+pub mod fields;
 pub mod message;
 pub mod options;
 pub mod template;
@@ -11,5 +12,6 @@ pub mod template;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use fields::{Fields, FieldsError};
 pub use message::Encoder;
 pub use template::{Field, Scope, Template};

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use super::{Export, Pcap, Run, VlanElements};
 use crate::{
-    export::{self, Collector, CollectorError, Domain, Format, Output, SpoolSettings},
+    export::{self, Collector, CollectorError, Content, Domain, Format, Output, SpoolSettings},
     ipfix_file::Rotation,
     pcap,
     run::{self, ControlSocket, RunError},
@@ -190,6 +190,7 @@ fn export_settings(
         },
         mtu: options.mtu,
         template_refresh: options.template_refresh,
+        template_refresh_packets: options.template_refresh_packets,
         export_rate: options.export_rate,
         queue,
         domains: vec![Domain {
@@ -199,7 +200,10 @@ fn export_settings(
         }],
         sampling_profile,
         interfaces: Vec::new(),
-        dot1q: options.vlan_elements == VlanElements::Dot1q,
+        content: Content {
+            dot1q: options.vlan_elements == VlanElements::Dot1q,
+            fields: options.fields,
+        },
         output,
     })
 }

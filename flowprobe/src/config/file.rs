@@ -170,6 +170,13 @@ impl Reader {
                     .collect();
                 values.extend(self.judge(key, ports?.join(","), value.span()));
             }
+            (Kind::Names, DeValue::Array(list)) => {
+                let names = list.iter();
+                let names: Option<Vec<_>> = names
+                    .map(|name| self.scalar(key, Kind::Text, name, false))
+                    .collect();
+                values.extend(self.judge(key, names?.join(","), value.span()));
+            }
             _ => values.extend(self.value(key, kind, value, many)),
         }
         (self.problems.len() == before).then_some(Item::Values(values))
@@ -235,9 +242,9 @@ impl Reader {
         value: &Spanned<DeValue<'_>>,
         many: bool,
     ) -> Option<String> {
-        use Kind::{Integer, Ports, Rate, Seconds, Text, Words};
+        use Kind::{Integer, Names, Ports, Rate, Seconds, Text, Words};
         match (kind, value.get_ref()) {
-            (Text | Ports | Rate | Words(_), DeValue::String(text)) => {
+            (Text | Ports | Names | Rate | Words(_), DeValue::String(text)) => {
                 Some(text.clone().into_owned())
             }
             (Integer | Seconds | Ports | Rate, DeValue::Integer(number)) => {

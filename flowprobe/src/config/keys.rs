@@ -11,6 +11,7 @@ use clap::{
 use crate::{
     cli::{Cli, Ports},
     export::Group,
+    ipfix::Fields,
     nearest::nearest,
     sampling::{SampleKey, Sampling},
 };
@@ -61,6 +62,8 @@ pub(super) enum Kind {
     Seconds,
     /// A port, several, or text as the option has it.
     Ports,
+    /// Names with commas between them, or a list.
+    Names,
     /// A rate, or just its N.
     Rate,
     /// Text, or a table of its words.
@@ -121,6 +124,7 @@ impl Kind {
             () if is(&[TypeId::of::<Duration>()]) => Self::Seconds,
             () if is(&[TypeId::of::<Ports>()]) => Self::Ports,
             () if is(&[TypeId::of::<Sampling>()]) => Self::Rate,
+            () if is(&[TypeId::of::<Fields>()]) => Self::Names,
             () if is(&[TypeId::of::<Group>()]) => Self::Words(GROUP),
             () => Self::Text,
         }
@@ -133,6 +137,7 @@ impl Kind {
             Self::Integer => "a whole number, without quotes",
             Self::Seconds => "a number of seconds, without quotes",
             Self::Ports => "a port or a list of ports, for example [4789, 8472]",
+            Self::Names => "a list of names in quotes",
             Self::Rate => "a number, or a rate in quotes",
             Self::Words(_) => "tables, [[group]] with mode and collectors, or text in quotes",
             Self::Text if many => "text in quotes, or a list of it: [\"…\", \"…\"]",

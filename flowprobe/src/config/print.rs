@@ -155,6 +155,10 @@ fn literal(option: &Arg, values: &[String]) -> String {
             (Kind::Integer | Kind::Seconds, Ok(number)) => number.to_string(),
             (Kind::Ports | Kind::Rate, Ok(number)) if digits(value) => number.to_string(),
             (Kind::Ports, _) => format!("[{}]", value.replace(' ', "").replace(',', ", ")),
+            (Kind::Names, _) => {
+                let names: Vec<_> = value.split(',').map(|name| quoted(name.trim())).collect();
+                format!("[{}]", names.join(", "))
+            }
             _ => quoted(value),
         }
     };

@@ -96,7 +96,7 @@ fn said(text: &str) -> Vec<String> {
 }
 
 /// Every option with a value that is not its default: as a key, and as flags.
-const EVERY: [(&str, &str, &[&str]); 42] = [
+const EVERY: [(&str, &str, &[&str]); 44] = [
     ("interface", "['a', 'b']", &["-i", "a", "-i", "b"]),
     (
         "collector",
@@ -124,6 +124,16 @@ const EVERY: [(&str, &str, &[&str]); 42] = [
     ("output", "'table'", &["--output", "table"]),
     ("mtu", "0x200", &["--mtu", "512"]),
     ("template-refresh", "0.5", &["--template-refresh", "0.5"]),
+    (
+        "template-refresh-packets",
+        "20",
+        &["--template-refresh-packets", "20"],
+    ),
+    (
+        "fields",
+        "['ipVersion', 'packetDeltaCount']",
+        &["--fields", "ipVersion,packetDeltaCount"],
+    ),
     ("export-rate", "1_000", &["--export-rate", "1000"]),
     ("observation-domain", "7", &["--observation-domain", "7"]),
     ("vlan-elements", "'dot1q'", &["--vlan-elements", "dot1q"]),

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     ipfix::{
-        Template, element,
+        Template,
         message::{HEADER, MIN_OCTETS, SET_HEADER},
         options::{
             AlgorithmRate, CountSelector, DomainName, ExportingReliability, FlowKeys, FlowSelector,
@@ -107,6 +107,9 @@ pub(super) trait Stream {
     /// Why nothing more can be sent now.
     type Stop;
 
+    /// The templates of flow records.
+    fn flow_templates(&self) -> Vec<Template>;
+
     /// Whether templates are said once in a session, and can be withdrawn.
     fn has_sessions(&self) -> bool;
 
@@ -200,8 +203,8 @@ impl Facts {
         front: Front,
         stream: &mut S,
     ) -> Result<(), S::Stop> {
-        for template in &element::ALL {
-            stream.put(|encoder| encoder.template(template))?;
+        for template in stream.flow_templates() {
+            stream.put(|encoder| encoder.template(&template))?;
         }
         let others = [
             &InterfaceName::TEMPLATE,
@@ -250,7 +253,7 @@ impl Facts {
             };
             stream.put(|encoder| encoder.options(&record))?;
         }
-        for template in &element::ALL {
+        for template in stream.flow_templates() {
             let record = FlowKeys {
                 template: template.id,
                 keys: template.flow_keys(),

@@ -4,7 +4,7 @@ use super::Format;
 use crate::{
     encode::{Fit, Mark, Stamp},
     ipfix::{
-        self, Template, element,
+        self, Fields, Template, element,
         message::SET_HEADER,
         options::{OptionsRecord, TakesOptions},
     },
@@ -18,6 +18,15 @@ use crate::{
 pub(super) struct TooSmall {
     /// What is needed.
     pub(super) least: usize,
+}
+
+/// What flow records have in them, where the format leaves a choice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    /// Whether single VLAN tags are told by the elements of 802.1Q too.
+    pub dot1q: bool,
+    /// Which fields, of IPFIX; all where it is not said.
+    pub fields: Option<Fields>,
 }
 
 /// Builds the messages of one stream in one observation domain, in the format of its collector.
@@ -42,20 +51,21 @@ macro_rules! delegate {
 }
 
 impl Encoder {
-    /// An encoder whose messages have at most `max_octets`. With `dot1q` single VLAN tags are told
-    /// by the elements of 802.1Q too, where the format has them.
+    /// An encoder whose messages have at most `max_octets`.
     pub(super) fn new(
         format: Format,
         observation_domain: u32,
         max_octets: u16,
-        dot1q: bool,
+        content: &Content,
     ) -> Result<Self, TooSmall> {
+        let dot1q = content.dot1q;
         match format {
             Format::Ipfix => {
                 let least = ipfix::message::MIN_OCTETS;
                 let mut encoder = ipfix::Encoder::new(observation_domain, max_octets)
                     .map_err(|_| TooSmall { least })?;
                 encoder.use_dot1q(dot1q);
+                encoder.use_fields(content.fields.clone());
                 Ok(Self::Ipfix(encoder))
             }
             Format::V9 => {
@@ -74,10 +84,18 @@ impl Encoder {
     pub(super) fn full_message(&self) -> usize {
         let shortest = element::IPV4.record_length();
         match self {
-            Self::Ipfix(encoder) => (encoder.remaining() - SET_HEADER) / shortest,
+            Self::Ipfix(encoder) => encoder.full_message(),
             // Its times are 32 bits, not 64.
             Self::V9(encoder) => (encoder.remaining() - SET_HEADER) / (shortest - 2 * 4),
             Self::V5(encoder) => encoder.remaining() / v5::RECORD,
+        }
+    }
+
+    /// The templates of flow records, where the format has any.
+    pub(super) fn flow_templates(&self) -> Vec<Template> {
+        match self {
+            Self::Ipfix(encoder) => encoder.flow_templates(),
+            Self::V9(_) | Self::V5(_) => element::ALL.to_vec(),
         }
     }
 

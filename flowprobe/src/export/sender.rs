@@ -109,6 +109,10 @@ pub(super) struct Sender<L> {
     told: Vec<Told>,
     pacer: Pacer,
     template_refresh: Duration,
+    /// And after so many messages, where that is not 0.
+    refresh_messages: u64,
+    /// Messages before the latest templates.
+    refreshed: u64,
     /// Records of a message that is full for sure.
     full_message: usize,
     path: Path,
@@ -161,6 +165,8 @@ impl<L: Link> Sender<L> {
             told: Told::of(&settings.domains, now.at),
             pacer: Pacer::new(settings.export_rate, full_message, now.at),
             template_refresh: settings.template_refresh,
+            refresh_messages: settings.template_refresh_packets.into(),
+            refreshed: 0,
             full_message,
             path,
             missed: false,
@@ -566,10 +572,20 @@ impl<L: Link> Sender<L> {
         due.min().unwrap_or(self.wire.now.at + LISTEN_EVERY)
     }
 
+    /// Whether so many messages have gone out that templates are due (RFC 7011 §8.4). Where nothing
+    /// is lost they are said once.
+    fn many_messages(&self) -> bool {
+        let since = self.wire.messages - self.refreshed;
+        self.refresh_messages > 0 && since >= self.refresh_messages && !self.wire.link.is_reliable()
+    }
+
     /// Templates and options of each domain, when they are due (RFC 7011 §8.4). Templates are
     /// valid in their domain only (§3.4.1). In a session they are said once (§8.1).
     fn announce(&mut self) -> Result<(), Stop> {
         let now = self.wire.now.at;
+        if self.many_messages() {
+            self.told.iter_mut().for_each(|told| told.forget(now));
+        }
         for told in self.told.iter_mut().filter(|told| told.again_at <= now) {
             self.wire.turn_to(told.class);
             let (front, delivery) = {
@@ -584,6 +600,7 @@ impl<L: Link> Sender<L> {
             self.wire.flush()?;
             told.templates = self.wire.link.is_reliable();
             told.again_at = now + self.template_refresh;
+            self.refreshed = self.wire.messages;
         }
         Ok(())
     }
@@ -626,6 +643,9 @@ impl<L: Link> Sender<L> {
             self.wire.flush()?;
             self.busy_since = None;
             self.pacer.spend(loaded, self.wire.now.at);
+            if self.many_messages() {
+                break;
+            }
         }
         Ok(self.wire.now.at)
     }

@@ -150,6 +150,24 @@ impl Spool {
         })
     }
 
+    /// Opens the spool of this name in a directory of spools, and makes that too.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(super) fn open_in(
+        directory: &Path,
+        name: &str,
+        limit_octets: u64,
+    ) -> Result<Self, SpoolError> {
+        make(directory).map_err(at(directory))?;
+        Self::open(&directory.join(name), limit_octets)
+    }
+
+    /// Where it is.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Flows that wait, those of earlier processes too.
     pub(super) fn waiting(&self) -> Volume {
         let tail = self.tail.iter().map(|tail| tail.flows);
@@ -302,11 +320,7 @@ impl Spool {
 
 fn make(directory: &Path) -> io::Result<()> {
     // Who may see traffic is for the user to say.
-    match DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-    {
+    match DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
         made => made,
     }

@@ -37,6 +37,7 @@ fn settings(collectors: &[SocketAddr]) -> Settings {
         rotation: Rotation::default(),
         mtu: 1400,
         template_refresh: Duration::from_secs(60),
+        template_refresh_packets: 0,
         // Slower than any receive buffer fills.
         export_rate: 20_000,
         queue: 1 << 20,
@@ -47,7 +48,7 @@ fn settings(collectors: &[SocketAddr]) -> Settings {
         }],
         sampling_profile: crate::sampling::Profile::Default,
         interfaces: Vec::new(),
-        dot1q: false,
+        content: crate::export::Content::default(),
         output: None,
     }
 }

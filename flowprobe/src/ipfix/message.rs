@@ -3,6 +3,7 @@
 use flowprobe_ebpf::{KeyV4, KeyV6, KeyWide};
 
 use super::{
+    Fields,
     element::{self, FlowElements, IPV4, IPV6},
     options::{OptionsRecord, TakesOptions},
     template::Template,
@@ -57,6 +58,8 @@ pub struct Encoder {
     data_records: u32,
     /// See [`Self::use_dot1q`].
     dot1q: bool,
+    /// See [`Self::use_fields`].
+    fields: Option<Fields>,
 }
 
 impl Encoder {
@@ -77,12 +80,18 @@ impl Encoder {
             sequence: 0,
             data_records: 0,
             dot1q: false,
+            fields: None,
         })
     }
 
     /// Adds a template; false if the message is full.
     #[must_use]
     pub fn template(&mut self, template: &Template) -> bool {
+        let part = self.fields.as_ref();
+        let part = part
+            .and_then(|fields| fields.template(template.id))
+            .copied();
+        let template = part.as_ref().unwrap_or(template);
         let set = if template.scopes == 0 {
             TEMPLATE_SET
         } else {
@@ -133,6 +142,9 @@ impl Encoder {
 
     #[inline]
     fn add_flow(&mut self, record: &FlowRecord) -> bool {
+        if self.fields.is_some() {
+            return self.some_fields(record);
+        }
         if self.dot1q && record.key.vlan() != 0 {
             return self.wide(&record.key.widened(), record);
         }
@@ -157,6 +169,49 @@ impl Encoder {
         });
         self.data_records += u32::from(added);
         added
+    }
+
+    /// Adds the fields of a record that were asked for; false if the message is full.
+    fn some_fields(&mut self, record: &FlowRecord) -> bool {
+        let mut whole = [0; element::LONGEST];
+        let mut of = 0;
+        element::encode(record, self.dot1q, |template| {
+            of = template.id;
+            Some(&mut whole[..template.record_length()])
+        });
+        let Some(fields) = self.fields.take() else {
+            return false;
+        };
+        let octets = fields.template(of).map_or(0, Template::record_length);
+        let room = self.room(of, octets);
+        let added = room.map(|to| fields.copy(of, &whole, to)).is_some();
+        self.fields = Some(fields);
+        self.data_records += u32::from(added);
+        added
+    }
+
+    /// Flow records have these fields only; with none, all that there are.
+    pub fn use_fields(&mut self, fields: Option<Fields>) {
+        self.fields = fields;
+    }
+
+    /// The templates of flow records.
+    #[must_use]
+    pub fn flow_templates(&self) -> Vec<Template> {
+        match &self.fields {
+            Some(fields) => fields.templates().copied().collect(),
+            None => element::ALL.to_vec(),
+        }
+    }
+
+    /// Flow records of a message that is full for sure.
+    #[must_use]
+    pub fn full_message(&self) -> usize {
+        let shortest = self
+            .fields
+            .as_ref()
+            .map_or(IPV4.record_length(), Fields::shortest);
+        (self.remaining() - SET_HEADER) / shortest
     }
 
     /// Whether flows with one VLAN tag are told with the elements of 802.1Q too (243, 244), in the

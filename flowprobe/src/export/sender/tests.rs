@@ -145,6 +145,7 @@ impl<L: Link + Clone> Bench<L> {
             rotation: crate::ipfix_file::Rotation::default(),
             mtu: 1400,
             template_refresh: Duration::from_secs(60),
+            template_refresh_packets: 0,
             export_rate: 0,
             queue: 1 << 20,
             domains: vec![domain(7, "", "1/100")],
@@ -154,7 +155,7 @@ impl<L: Link + Clone> Bench<L> {
                 name: "veth0".to_owned(),
                 description: "to the server".to_owned(),
             }],
-            dot1q: false,
+            content: crate::export::Content::default(),
             output: None,
         };
         change(&mut settings);
@@ -167,10 +168,9 @@ impl<L: Link + Clone> Bench<L> {
             unix_ms: 1_700_000_000_000,
             uptime_ms: 1000,
         };
-        let encoders = settings
-            .domains
-            .iter()
-            .map(|domain| Encoder::new(format, domain.id, octets, false).expect("large enough"));
+        let encoders = settings.domains.iter().map(|domain| {
+            Encoder::new(format, domain.id, octets, &settings.content).expect("large enough")
+        });
         let sender = Sender::new(
             network.clone(),
             encoders.collect(),
@@ -319,6 +319,23 @@ fn templates_are_repeated_at_the_interval() {
     bench.run(95_000);
     assert_eq!(bench.collected().of(512).len(), 10);
     assert_eq!(bench.collected().gap, 0);
+}
+
+/// RFC 7011 §8.4, RFC 3954 §9: by time, and by the number of packets.
+#[test]
+fn templates_are_repeated_after_so_many_messages() {
+    let mut bench = Bench::new(|settings| settings.template_refresh_packets = 10);
+    bench.send(many(2000));
+    bench.run(2000);
+    let messages = bench.delivered();
+    let told = bench.collected().of(512).len();
+    // A batch that is under way is not interrupted.
+    assert!(
+        told >= 3 && told <= messages / 10 + 1,
+        "{told} of {messages}"
+    );
+    bench.run(10_000);
+    assert_eq!(bench.collected().of(512).len(), told, "nothing was sent");
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::{
         encoder::Encoder,
         link::Link,
     },
+    ipfix::Template,
 };
 
 /// Why records are dropped or wait.
@@ -86,6 +87,8 @@ pub(super) struct Wire<L> {
     on_the_way: VecDeque<Cargo>,
     /// Messages of this session that are.
     acknowledged: u64,
+    /// Messages handed over.
+    pub(super) messages: u64,
     pub(super) now: Now,
 }
 
@@ -101,6 +104,7 @@ impl<L: Link> Wire<L> {
             history: History::default(),
             on_the_way: VecDeque::new(),
             acknowledged: 0,
+            messages: 0,
             now,
         }
     }
@@ -180,6 +184,7 @@ impl<L: Link> Wire<L> {
         self.history.next_batch();
         loop {
             let (taken, result) = self.link.send_all(&mut self.batch.messages());
+            self.messages += taken as u64;
             for _ in 0..taken {
                 self.taken();
             }
@@ -291,6 +296,10 @@ impl<L: Link> Wire<L> {
 
 impl<L: Link> Stream for Wire<L> {
     type Stop = Stop;
+
+    fn flow_templates(&self) -> Vec<Template> {
+        self.encoders[self.class].flow_templates()
+    }
 
     fn has_sessions(&self) -> bool {
         self.link.has_sessions()

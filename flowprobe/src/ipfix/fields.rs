@@ -1,0 +1,222 @@
+//! Flow records with the fields that a user asks for, instead of all that there are.
+
+use std::{ops::Range, str::FromStr};
+
+use super::{
+    element::{ALL, LONGEST},
+    template::{Field, Template},
+};
+use crate::nearest::nearest;
+
+/// Why records cannot have these fields.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FieldsError {
+    /// Neither key nor statistics have it.
+    #[error("{}", unknown(.0))]
+    Unknown(String),
+    /// A template says each of its fields once.
+    #[error("{0} is named twice")]
+    Twice(String),
+    /// A template without fields would withdraw itself (RFC 7011 §8.1).
+    #[error("this leaves flows of IPv{0} without a field: add one that they have")]
+    Nothing(u8),
+}
+
+/// All names, each once.
+fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter()
+        .flat_map(|template| template.fields)
+        .map(|field| field.name)
+}
+
+fn unknown(name: &str) -> String {
+    match nearest(name, names()) {
+        Some(one) => format!("{name:?} is no element of flow records: did you mean {one}?"),
+        None => format!("{name:?} is no element of flow records; README.md has a list"),
+    }
+}
+
+/// A template with some of the fields of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Part {
+    template: Template,
+    /// Where each field is in a record of the whole template.
+    places: Vec<Range<usize>>,
+}
+
+/// The fields of flow records, in the order of their templates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fields {
+    /// In the order of [`ALL`].
+    parts: Vec<Part>,
+}
+
+impl Fields {
+    /// Those of these IANA names, in this order. What a template has not is left out there; what
+    /// it has twice, outside of a tunnel and in it, is there twice, outer first (RFC 7011 §8).
+    ///
+    /// # Errors
+    /// An unknown name, one that comes twice, or nothing for one version of IP.
+    pub fn new(wanted: &[&str]) -> Result<Self, FieldsError> {
+        for (i, name) in wanted.iter().enumerate() {
+            if !names().any(|known| known == *name) {
+                return Err(FieldsError::Unknown((*name).to_owned()));
+            }
+            if wanted[..i].contains(name) {
+                return Err(FieldsError::Twice((*name).to_owned()));
+            }
+        }
+        let parts: Vec<_> = ALL.iter().map(|whole| Part::of(whole, wanted)).collect();
+        for (part, version) in parts.iter().zip([4, 6]) {
+            if part.places.is_empty() {
+                return Err(FieldsError::Nothing(version));
+            }
+        }
+        Ok(Self { parts })
+    }
+
+    /// The templates.
+    pub fn templates(&self) -> impl Iterator<Item = &Template> {
+        self.parts.iter().map(|part| &part.template)
+    }
+
+    /// Octets of the shortest record.
+    #[must_use]
+    pub fn shortest(&self) -> usize {
+        let lengths = self.templates().map(Template::record_length);
+        lengths.min().unwrap_or(LONGEST)
+    }
+
+    /// The template that takes the place of the one of this number.
+    pub(super) fn template(&self, id: u16) -> Option<&Template> {
+        self.templates().find(|template| template.id == id)
+    }
+
+    /// Copies the fields of a record of the whole template `id` into `to`, which is as long as a
+    /// record of the part.
+    pub(super) fn copy(&self, id: u16, whole: &[u8], to: &mut [u8]) {
+        let part = self.parts.iter().find(|part| part.template.id == id);
+        let mut rest = to;
+        for place in part.iter().flat_map(|part| &part.places) {
+            let (field, after) = rest.split_at_mut(place.len());
+            field.copy_from_slice(&whole[place.clone()]);
+            rest = after;
+        }
+        debug_assert!(rest.is_empty());
+    }
+}
+
+impl Part {
+    fn of(whole: &Template, wanted: &[&str]) -> Self {
+        let mut at = 0;
+        let placed: Vec<(Field, Range<usize>)> = whole
+            .fields
+            .iter()
+            .map(|field| {
+                let start = at;
+                at += usize::from(field.length);
+                (*field, start..at)
+            })
+            .collect();
+        let chosen: Vec<_> = wanted
+            .iter()
+            .flat_map(|name| placed.iter().filter(move |(field, _)| field.name == *name))
+            .collect();
+        let fields: Vec<Field> = chosen.iter().map(|(field, _)| *field).collect();
+        Self {
+            template: Template {
+                // They are asked for once, and needed until the end of the process.
+                fields: Vec::leak(fields),
+                ..*whole
+            },
+            places: chosen.into_iter().map(|(_, place)| place.clone()).collect(),
+        }
+    }
+}
+
+/// Names with commas between them.
+impl FromStr for Fields {
+    type Err = FieldsError;
+
+    fn from_str(text: &str) -> Result<Self, FieldsError> {
+        let wanted: Vec<_> = text.split(',').map(str::trim).collect();
+        Self::new(&wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        encode::{Fit, Stamp},
+        ipfix::{
+            Encoder,
+            tests::{
+                decode::Collected,
+                sample::{many, one_of_each_wide},
+            },
+        },
+    };
+
+    /// Records with some fields have them as records with all have them.
+    #[test]
+    fn fields_are_those_of_whole_records_in_the_order_asked_for() {
+        let records = [many(20), one_of_each_wide().to_vec()].concat();
+        let names = "octetDeltaCount, sourceIPv4Address, sourceIPv6Address,packetDeltaCount";
+        let fields: Fields = names.parse().expect("fields");
+        let collect = |fields: Option<Fields>| {
+            let mut encoder = Encoder::new(7, 16_000).expect("large enough");
+            encoder.use_fields(fields);
+            for template in encoder.flow_templates() {
+                assert!(encoder.template(&template));
+            }
+            for record in &records {
+                assert_eq!(encoder.flow(record), Fit::In);
+            }
+            let mut collected = Collected::default();
+            collected.message(encoder.message(Stamp {
+                unix_ms: 0,
+                boot_unix_ms: 0,
+            }));
+            collected
+        };
+        let (all, some) = (collect(None), collect(Some(fields)));
+        assert_eq!(some.records.len(), all.records.len());
+        for ((of, whole), (id, part)) in all.records.iter().zip(&some.records) {
+            assert_eq!(of, id);
+            let named = |number: u16| whole.iter().filter(move |(element, _)| *element == number);
+            let expected: Vec<_> = [1, 8, 27, 2].into_iter().flat_map(named).collect();
+            assert_eq!(part.iter().collect::<Vec<_>>(), expected, "{id}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_nearest_element() {
+        let error = |text: &str| text.parse::<Fields>().expect_err(text).to_string();
+        for (text, message) in [
+            (
+                "octetDeltaCont",
+                "\"octetDeltaCont\" is no element of flow records: did you mean octetDeltaCount?",
+            ),
+            (
+                "applicationName",
+                "\"applicationName\" is no element of flow records; README.md has a list",
+            ),
+            (
+                "",
+                "\"\" is no element of flow records; README.md has a list",
+            ),
+            ("ipVersion,ipVersion", "ipVersion is named twice"),
+            (
+                "sourceIPv6Address",
+                "this leaves flows of IPv4 without a field: add one that they have",
+            ),
+            (
+                "sourceIPv4Address",
+                "this leaves flows of IPv6 without a field: add one that they have",
+            ),
+        ] {
+            assert_eq!(error(text), message);
+        }
+    }
+}
