@@ -22,9 +22,22 @@ pub(super) enum Turn {
     Anothers,
 }
 
+/// What a member says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// It takes flows.
+    There,
+    /// Its first session is being set up, and nothing has gone wrong.
+    Coming,
+    /// It cannot be reached.
+    Away,
+}
+
 /// What is known of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Health {
+    /// Nothing yet.
+    New,
     /// Nothing bad so far.
     Well,
     /// It has failed, and is there again since then.
@@ -47,7 +60,7 @@ impl Health {
         match self {
             Self::Well => true,
             Self::Back(since) => now >= since + hold_down,
-            Self::Away | Self::Gone => false,
+            Self::New | Self::Away | Self::Gone => false,
         }
     }
 
@@ -91,7 +104,7 @@ impl Members {
             turns,
             hold_down,
             state: Mutex::new(State {
-                members: vec![Health::Well; count],
+                members: vec![Health::New; count],
                 holder: None,
             }),
         })
@@ -105,7 +118,8 @@ impl Members {
         }
     }
 
-    /// Those that new flows may go to: the steady ones, or else all that are there, or else all.
+    /// Those that new flows may go to: the steady ones and those that are new, or else all that are
+    /// there, or else all.
     pub(super) fn takers(&self, now: Instant) -> Vec<usize> {
         let state = self.lock();
         let those = |may: &dyn Fn(&Health) -> bool| -> Vec<usize> {
@@ -115,7 +129,8 @@ impl Members {
                 .map(|(i, _)| i)
                 .collect()
         };
-        let steady = those(&|health| health.is_steady(self.hold_down, now));
+        let may = |health: &Health| *health == Health::New || health.is_steady(self.hold_down, now);
+        let steady = those(&may);
         let there = || those(&|health| health.is_there());
         [steady]
             .into_iter()
@@ -139,13 +154,15 @@ pub(super) struct Seat {
 impl Seat {
     /// Says whether this one is there, and whether nothing of its is on the way; answers whether
     /// the flows are its own.
-    pub(super) fn turn(&self, up: bool, idle: bool, now: Instant) -> Turn {
+    pub(super) fn turn(&self, presence: Presence, idle: bool, now: Instant) -> Turn {
         let mut state = self.group.lock();
         let me = self.index;
-        state.members[me] = match (state.members[me], up) {
-            (Health::Away, true) => Health::Back(now),
-            (health, true) => health,
-            (_, false) => Health::Away,
+        state.members[me] = match (state.members[me], presence) {
+            (Health::New, Presence::There) => Health::Well,
+            (Health::Away, Presence::There) => Health::Back(now),
+            (health, Presence::There) => health,
+            (Health::New, Presence::Coming) => Health::New,
+            (_, Presence::Coming | Presence::Away) => Health::Away,
         };
         if !self.group.turns {
             return Turn::Mine;
@@ -180,7 +197,10 @@ impl Seat {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        Presence::{Away, Coming, There},
+        *,
+    };
 
     const HOLD_DOWN: Duration = Duration::from_secs(30);
 
@@ -194,41 +214,41 @@ mod tests {
         let seats = seats(3);
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(seats[1].turn(true, true, at(0)), Turn::Anothers);
-        assert_eq!(seats[0].turn(true, true, at(0)), Turn::Begins);
-        assert_eq!(seats[0].turn(true, true, at(1)), Turn::Mine);
+        assert_eq!(seats[0].turn(There, true, at(0)), Turn::Begins);
+        assert_eq!(seats[1].turn(There, true, at(0)), Turn::Anothers);
+        assert_eq!(seats[0].turn(There, true, at(1)), Turn::Mine);
         // It fails; the next one takes over once it has let go.
-        assert_eq!(seats[1].turn(true, true, at(2)), Turn::Anothers);
-        assert_eq!(seats[0].turn(false, true, at(2)), Turn::Anothers);
-        assert_eq!(seats[2].turn(true, true, at(2)), Turn::Anothers);
-        assert_eq!(seats[1].turn(true, true, at(2)), Turn::Begins);
+        assert_eq!(seats[1].turn(There, true, at(2)), Turn::Anothers);
+        assert_eq!(seats[0].turn(Away, true, at(2)), Turn::Anothers);
+        assert_eq!(seats[2].turn(There, true, at(2)), Turn::Anothers);
+        assert_eq!(seats[1].turn(There, true, at(2)), Turn::Begins);
         // It is back, but not for long enough.
-        assert_eq!(seats[0].turn(true, true, at(10)), Turn::Anothers);
-        assert_eq!(seats[1].turn(true, true, at(39)), Turn::Mine);
+        assert_eq!(seats[0].turn(There, true, at(10)), Turn::Anothers);
+        assert_eq!(seats[1].turn(There, true, at(39)), Turn::Mine);
         // It comes and goes: the time begins again.
-        assert_eq!(seats[0].turn(false, true, at(39)), Turn::Anothers);
-        assert_eq!(seats[0].turn(true, true, at(41)), Turn::Anothers);
-        assert_eq!(seats[1].turn(true, true, at(50)), Turn::Mine);
+        assert_eq!(seats[0].turn(Away, true, at(39)), Turn::Anothers);
+        assert_eq!(seats[0].turn(There, true, at(41)), Turn::Anothers);
+        assert_eq!(seats[1].turn(There, true, at(50)), Turn::Mine);
         // What is on its way is waited for.
-        assert_eq!(seats[1].turn(true, false, at(72)), Turn::Mine);
-        assert_eq!(seats[0].turn(true, true, at(72)), Turn::Anothers);
-        assert_eq!(seats[1].turn(true, true, at(72)), Turn::Anothers);
-        assert_eq!(seats[0].turn(true, true, at(72)), Turn::Begins);
+        assert_eq!(seats[1].turn(There, false, at(72)), Turn::Mine);
+        assert_eq!(seats[0].turn(There, true, at(72)), Turn::Anothers);
+        assert_eq!(seats[1].turn(There, true, at(72)), Turn::Anothers);
+        assert_eq!(seats[0].turn(There, true, at(72)), Turn::Begins);
     }
 
     #[test]
     fn where_none_is_there_the_first_that_comes_back_has_the_turn() {
         let seats = seats(2);
         let now = Instant::now();
-        assert_eq!(seats[0].turn(true, true, now), Turn::Begins);
+        assert_eq!(seats[0].turn(There, true, now), Turn::Begins);
         for seat in seats.iter().rev() {
-            seat.turn(false, true, now);
+            seat.turn(Away, true, now);
         }
-        assert_eq!(seats[0].turn(false, true, now), Turn::Mine);
+        assert_eq!(seats[0].turn(Away, true, now), Turn::Mine);
         // The one that holds it lets go of it as soon as another is there.
-        assert_eq!(seats[1].turn(true, true, now), Turn::Anothers);
-        assert_eq!(seats[0].turn(false, true, now), Turn::Anothers);
-        assert_eq!(seats[1].turn(true, true, now), Turn::Begins);
+        assert_eq!(seats[1].turn(There, true, now), Turn::Anothers);
+        assert_eq!(seats[0].turn(Away, true, now), Turn::Anothers);
+        assert_eq!(seats[1].turn(There, true, now), Turn::Begins);
         assert!(!seats[1].retire());
         assert!(seats[0].retire());
     }
@@ -239,16 +259,35 @@ mod tests {
         let seats: Vec<_> = (0..3).map(|index| group.seat(index)).collect();
         let now = Instant::now();
         assert_eq!(group.takers(now), [0, 1, 2]);
-        assert_eq!(seats[1].turn(false, true, now), Turn::Mine);
+        assert_eq!(seats[1].turn(Away, true, now), Turn::Mine);
         assert_eq!(group.takers(now), [0, 2]);
-        seats[1].turn(true, true, now);
+        seats[1].turn(There, true, now);
         assert_eq!(group.takers(now), [0, 2]);
         assert_eq!(group.takers(now + HOLD_DOWN), [0, 1, 2]);
-        seats[0].turn(false, true, now);
-        seats[2].turn(false, true, now);
+        seats[0].turn(Away, true, now);
+        seats[2].turn(Away, true, now);
         assert_eq!(group.takers(now), [1], "better one that is new than none");
-        seats[1].turn(false, true, now);
+        seats[1].turn(Away, true, now);
         assert_eq!(group.takers(now), [0, 1, 2], "one of them has to keep them");
         assert!(seats[0].retire());
+    }
+
+    /// Connections come up in any order: the first of the list has the turn once it is there.
+    #[test]
+    fn one_that_is_only_coming_has_not_failed() {
+        let seats = seats(2);
+        let now = Instant::now();
+        assert_eq!(seats[0].turn(Coming, true, now), Turn::Anothers);
+        assert_eq!(seats[1].turn(There, true, now), Turn::Begins);
+        assert_eq!(seats[0].turn(There, true, now), Turn::Anothers);
+        assert_eq!(seats[1].turn(There, true, now), Turn::Anothers);
+        assert_eq!(seats[0].turn(There, true, now), Turn::Begins);
+        let group = Members::new(2, false, HOLD_DOWN);
+        let seats: Vec<_> = (0..2).map(|index| group.seat(index)).collect();
+        seats[0].turn(There, true, now);
+        seats[1].turn(Coming, true, now);
+        assert_eq!(group.takers(now), [0, 1]);
+        seats[1].turn(Away, true, now);
+        assert_eq!(group.takers(now), [0]);
     }
 }

@@ -32,7 +32,7 @@ use super::{
     announce::{Facts, Told},
     encoder::Encoder,
     link::Link,
-    members::{Seat, Turn},
+    members::{Presence, Seat, Turn},
     pace::Pacer,
     spool::{SpoolError, intake::Shared},
 };
@@ -118,6 +118,7 @@ pub(super) struct Sender<L> {
     path: Path,
     /// It was there, or was expected to be, and is away.
     missed: bool,
+    up_since: Option<Instant>,
     /// One message of flows is to show whether anybody is there.
     on_trial: Option<Trial>,
     busy_since: Option<Instant>,
@@ -170,6 +171,7 @@ impl<L: Link> Sender<L> {
             full_message,
             path,
             missed: false,
+            up_since: None,
             on_trial: None,
             busy_since: None,
             ending: Ending::No,
@@ -299,6 +301,7 @@ impl<L: Link> Sender<L> {
         }
         self.missed = false;
         self.path = Path::Up;
+        self.up_since = Some(self.wire.now.at);
         // It may have restarted, and forgotten every template.
         for told in &mut self.told {
             told.forget(self.wire.now.at);
@@ -480,8 +483,14 @@ impl<L: Link> Sender<L> {
         self.concluded = 0;
         self.down(Cause::of(error), error);
         if let Path::Down { next, asked, .. } = &mut self.path {
-            // The next one is tried at once; whether it fails is another question.
-            *next = self.wire.now.at;
+            // The next one is tried at once; whether it fails is another question. One that breaks
+            // as soon as it is there is not tried all the time.
+            let lasted = self
+                .up_since
+                .is_some_and(|up| self.wire.now.at >= up + PROBE_EVERY);
+            if lasted {
+                *next = self.wire.now.at;
+            }
             *asked = false;
         }
     }
@@ -510,7 +519,12 @@ impl<L: Link> Sender<L> {
         };
         // What is on its way must have arrived, or wait again, before another goes on.
         let idle = self.wire.acknowledge() == 0;
-        let turn = seat.turn(up, idle, self.wire.now.at);
+        let presence = match (up, self.missed) {
+            (true, _) => Presence::There,
+            (false, false) => Presence::Coming,
+            (false, true) => Presence::Away,
+        };
+        let turn = seat.turn(presence, idle, self.wire.now.at);
         if turn == Turn::Begins {
             tracing::info!(collector = self.name, "flows go to this collector now");
             for told in &mut self.told {

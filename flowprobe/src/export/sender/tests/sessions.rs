@@ -320,3 +320,18 @@ fn another_collector_takes_over_and_gives_back() {
     run(&mut both, 1000);
     assert!(both.iter().all(|bench| bench.ended));
 }
+
+/// Somebody listens there who wants nothing: it is asked once a second, not all the time.
+#[test]
+fn a_session_that_always_breaks_is_tried_once_a_second() {
+    let mut bench = session();
+    bench.send(many(10));
+    for _ in 0..500 {
+        bench.network.borrow_mut().breaks = true;
+        bench.run(10);
+    }
+    let tries = bench.network.borrow().sessions.len();
+    assert!((4..=7).contains(&tries), "{tries} in 5 s");
+    let report = bench.finish();
+    assert_eq!(report.sent.records, 10);
+}
