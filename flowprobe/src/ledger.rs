@@ -214,3 +214,45 @@ impl fmt::Display for Ledger {
         writeln!(f, "balanced: {verdict}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(group: Option<&str>, records: u64) -> DestinationReport {
+        DestinationReport {
+            destination: "udp://h".to_owned(),
+            group: group.map(str::to_owned),
+            sent: volume(records),
+            dropped: Vec::new(),
+            queued: Volume::default(),
+            spooled: Volume::default(),
+            recovered: Volume::default(),
+            messages: 0,
+            wire_octets: 0,
+            encoded: 0,
+            outages: 0,
+        }
+    }
+
+    fn volume(records: u64) -> Volume {
+        Volume {
+            records,
+            ..Volume::default()
+        }
+    }
+
+    #[test]
+    fn members_that_share_the_flows_balance_together_and_others_alone() {
+        let balanced = |reports| {
+            let held = Volume::default();
+            Ledger::new(&Totals::default(), volume(10), held, reports).balanced
+        };
+        assert!(balanced(vec![report(None, 10), report(None, 10)]));
+        assert!(!balanced(vec![report(None, 10), report(None, 9)]));
+        let group = |records| report(Some("balance a b"), records);
+        assert!(balanced(vec![group(3), report(None, 10), group(7)]));
+        assert!(!balanced(vec![group(3), report(None, 10), group(6)]));
+        assert!(!balanced(vec![group(10), report(Some("balance c d"), 9)]));
+    }
+}

@@ -74,3 +74,42 @@ impl History {
         Some((class, volume))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(records: u64) -> Volume {
+        Volume {
+            records,
+            ..Volume::default()
+        }
+    }
+
+    #[test]
+    fn a_refusal_speaks_for_what_was_handed_over_behind_it() {
+        let message = |number: u8| [number; HEAD];
+        let filled = || {
+            let mut history = History::default();
+            for batch in [1..4, 4..6] {
+                history.next_batch();
+                for number in batch {
+                    history.push(&message(number), 0, volume(1 << number));
+                }
+            }
+            history
+        };
+        for (quoted, behind, expected) in [
+            (2, false, 4),
+            (2, true, 4 + 8),
+            (1, true, 2 + 4 + 8),
+            (4, true, 16 + 32),
+            (5, true, 32),
+        ] {
+            let mut history = filled();
+            let taken = history.take(&message(quoted), behind);
+            assert_eq!(taken, Some((0, volume(expected))), "{quoted}");
+            assert_eq!(history.take(&message(quoted), behind), None, "taken once");
+        }
+    }
+}
