@@ -43,6 +43,8 @@ pub struct Received {
     pub datagrams: Vec<Datagram>,
     /// The records in their order, each with its observation domain, likewise.
     pub records: Vec<(u32, Record)>,
+    /// Octets of messages that sessions broke off in.
+    pub cut_octets: usize,
 }
 
 /// A message as it came.
@@ -66,6 +68,59 @@ pub struct Sequence {
 }
 
 impl Received {
+    /// What came in sessions over streams, each with templates and sequence numbers of its own
+    /// (RFC 7011 §10.4); the records are kept.
+    #[must_use]
+    pub fn of_sessions<S: AsRef<[u8]>>(sessions: &[S]) -> Self {
+        let mut all = Self::default();
+        for (number, octets) in sessions.iter().enumerate() {
+            let one = Self::of_session(octets.as_ref());
+            let errors = one.errors.iter();
+            all.errors
+                .extend(errors.map(|error| format!("session {number}: {error}")));
+            all.messages += one.messages;
+            all.cut_octets += one.cut_octets;
+            all.flows.extend(one.flows);
+            all.options.extend(one.options);
+            all.records.extend(one.records);
+            for (id, of_session) in one.domains {
+                let domain = all.domains.entry(id).or_default();
+                domain.received += of_session.received;
+                domain.missing += of_session.missing;
+            }
+        }
+        all
+    }
+
+    fn of_session(octets: &[u8]) -> Self {
+        let mut received = Self::default();
+        let mut decoder = Decoder::default();
+        let mut rest = octets;
+        while let Some(header) = rest.first_chunk::<4>() {
+            let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+            let Some((message, behind)) = rest.split_at_checked(length.max(1)) else {
+                break;
+            };
+            // A session begins with number 0 in each domain.
+            if let Some(&[a, b, c, d]) = message.get(12..16) {
+                let id = u32::from_be_bytes([a, b, c, d]);
+                received.domains.entry(id).or_default();
+            }
+            take(&mut received, &mut decoder, message, true);
+            rest = behind;
+        }
+        received.cut_octets = rest.len();
+        received
+    }
+
+    /// Flows that came more than once, if no two packets sent were of one flow.
+    #[must_use]
+    pub fn twice(&self) -> usize {
+        let mut keys: Vec<_> = self.flows.iter().map(|flow| flow.key).collect();
+        keys.sort_unstable();
+        keys.windows(2).filter(|pair| pair[0] == pair[1]).count()
+    }
+
     /// Counts by flow, over all records.
     #[must_use]
     pub fn truth(&self) -> Truth {

@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     fs,
     io::Write as _,
+    path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
@@ -76,7 +77,20 @@ pub fn pcap<S: AsRef<OsStr>>(arguments: &[S], input: &[u8]) -> Result<Offline> {
 /// # Errors
 /// Where it cannot be run, is killed, or prints what is no flow.
 pub fn pcap_in(namespace: &Netns, arguments: &[&str], input: &[u8]) -> Result<Offline> {
-    run(namespace.command(binary()?), arguments, input)
+    pcap_by(&binary()?, namespace, arguments, input)
+}
+
+/// The same with a program that runs flowprobe.
+///
+/// # Errors
+/// Where it cannot be run, is killed, or prints what is no flow.
+pub fn pcap_by(
+    program: &Path,
+    namespace: &Netns,
+    arguments: &[&str],
+    input: &[u8],
+) -> Result<Offline> {
+    run(namespace.command(program), arguments, input)
 }
 
 fn run<S: AsRef<OsStr>>(mut command: Command, arguments: &[S], input: &[u8]) -> Result<Offline> {

@@ -160,12 +160,38 @@ pub struct Ledger {
 pub struct Collector {
     /// Address.
     pub collector: String,
-    /// Records in messages that the socket took.
+    /// The group that balances in which it has a part; else it has all.
+    pub group: Option<String>,
+    /// Records in messages that the socket took, or that were acknowledged.
     pub sent: Records,
     /// The others, by reason.
     pub dropped: BTreeMap<String, Records>,
+    /// Waiting; nothing at the end.
+    pub queued: Records,
+    /// On disk, for the next run.
+    pub spooled: Records,
+    /// Sent besides, of what an earlier run had left on disk.
+    pub recovered: Records,
+    /// Times that it could not be reached.
+    pub outages: u64,
     /// Messages.
     pub messages: u64,
+}
+
+impl Collector {
+    /// All that it was to get.
+    #[must_use]
+    pub fn total(&self) -> Records {
+        let kept = self.sent.plus(self.queued).plus(self.spooled);
+        let dropped = self.dropped.values();
+        dropped.fold(kept, |sum, dropped| sum.plus(*dropped))
+    }
+
+    /// Records that it did not get, for any reason.
+    #[must_use]
+    pub fn dropped_records(&self) -> u64 {
+        self.dropped.values().map(|dropped| dropped.records).sum()
+    }
 }
 
 impl Ledger {
@@ -194,15 +220,18 @@ impl Ledger {
             (self.accounted.packets, self.accounted_ip_octets),
             (out.packets, out.octets),
         );
+        // Those of a group that balances have the records together.
+        let mut sums = BTreeMap::<&str, Records>::new();
         for collector in &self.collectors {
-            let sum = collector
-                .dropped
-                .values()
-                .fold(collector.sent, |sum, dropped| sum.plus(*dropped));
+            let name = collector.group.as_ref().unwrap_or(&collector.collector);
+            let sum = sums.entry(name).or_default();
+            *sum = sum.plus(collector.total());
+        }
+        for (name, sum) in sums {
             if sum != self.exported {
                 errors.push(format!(
-                    "{}: exported = sent + dropped: {:?} is not {sum:?}",
-                    collector.collector, self.exported
+                    "{name}: exported = sent + dropped + queued + spooled: {:?} is not {sum:?}",
+                    self.exported
                 ));
             }
         }
