@@ -70,7 +70,7 @@ fn bad_input_is_refused_in_one_line() -> Result {
         (&["-", "-"], "standard input is given twice"),
         (&[], "see `flowprobe pcap --help`"),
         (&[path(0), "--max-flows", "0"], "--max-flows"),
-        (&[path(0), "--collector", "tcp://x"], "--collector"),
+        (&[path(0), "--collector", "quic://x"], "--collector"),
     ];
     for (arguments, said) in cases {
         let run = pcap(arguments, b"")?;
