@@ -471,7 +471,11 @@ impl<L: Link> Sender<L> {
         self.wire.end_session();
         self.concluded = 0;
         self.down(Cause::of(error), error);
-        if let Path::Down { next, asked, .. } = &mut self.path {
+        // A disk that is full takes the beginning of a file, again and again.
+        let at_once = !self.wire.link.is_spool();
+        if let Path::Down { next, asked, .. } = &mut self.path
+            && at_once
+        {
             // The next one is tried at once; whether it fails is another question.
             *next = self.wire.now.at;
             *asked = false;
