@@ -28,8 +28,6 @@ const RUN: &[&str] = &[
     "pmacct",
     "libfixbuf-tools",
     "python3-ipfix",
-    "softflowd",
-    "faketime",
     "openssl",
     "tshark",
     "chromium",

@@ -482,12 +482,16 @@ impl<L: Link> Sender<L> {
         self.wire.end_session();
         self.concluded = 0;
         self.down(Cause::of(error), error);
+        let lasted = self
+            .up_since
+            .is_some_and(|up| self.wire.now.at >= up + PROBE_EVERY);
+        if !lasted && matches!(self.ending, Ending::Flushing(_)) {
+            self.last_tries += 1;
+        }
         if let Path::Down { next, asked, .. } = &mut self.path {
             // The next one is tried at once; whether it fails is another question. One that breaks
-            // as soon as it is there is not tried all the time.
-            let lasted = self
-                .up_since
-                .is_some_and(|up| self.wire.now.at >= up + PROBE_EVERY);
+            // as soon as it is there is not tried all the time: a disk that is full takes the
+            // beginning of a file, again and again.
             if lasted {
                 *next = self.wire.now.at;
             }
