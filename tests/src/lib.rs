@@ -20,6 +20,7 @@ pub mod offline;
 pub mod packets;
 pub mod probe;
 pub mod sender;
+pub mod stream;
 pub mod summary;
 pub mod topology;
 pub mod verifier;
