@@ -125,10 +125,7 @@ fn rfc7011_10_4_what_is_dropped_while_a_collector_is_away_is_reported_to_it() ->
     assert_well_formed(session);
     assert_sequences(&session.messages);
     let records = session.messages.iter().flat_map(|message| &message.records);
-    let report = records
-        .clone()
-        .filter(|record| record.template.id == 522)
-        .next_back();
+    let report = records.clone().rfind(|record| record.template.id == 522);
     let report = report.expect("an exporting process reliability record");
     assert_eq!([166, 167, 168].map(|id| number(report, id)), dropped);
     let times: Vec<&[u8]> = report.all(323).collect();
