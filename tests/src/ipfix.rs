@@ -128,6 +128,8 @@ pub struct Message {
     pub domain: u32,
     /// Templates in it, options templates too.
     pub templates: Vec<Arc<Template>>,
+    /// Ids of templates that it withdraws (RFC 7011 §8.1); 2 and 3 are all of their kind.
+    pub withdrawn: Vec<u16>,
     /// Data records in it, of options too.
     pub records: Vec<Record>,
 }
@@ -136,9 +138,21 @@ pub struct Message {
 #[derive(Debug, Default)]
 pub struct Decoder {
     templates: HashMap<(u32, u16), Arc<Template>>,
+    /// Templates can be withdrawn, and are not to be said twice.
+    sessions: bool,
 }
 
 impl Decoder {
+    /// One for TCP or SCTP, where templates are said once, and may be withdrawn (RFC 7011 §8.1).
+    /// Any other is for UDP, where both is otherwise (§8.4).
+    #[must_use]
+    pub fn of_a_session() -> Self {
+        Self {
+            sessions: true,
+            ..Self::default()
+        }
+    }
+
     /// Decodes one message.
     ///
     /// # Errors
@@ -159,6 +173,7 @@ impl Decoder {
             sequence: reader.u32()?,
             domain: reader.u32()?,
             templates: Vec::new(),
+            withdrawn: Vec::new(),
             records: Vec::new(),
         };
         debug_assert_eq!(reader.at, HEADER);
@@ -197,8 +212,15 @@ impl Decoder {
         message: &mut Message,
     ) -> Result<(), Malformed> {
         while !set.is_empty() {
+            if let Some(id) = set.withdrawal() {
+                self.withdraw(set, id, options, message)?;
+                continue;
+            }
             let template = Arc::new(set.template(options)?);
             let known = self.templates.get(&(message.domain, template.id));
+            if self.sessions && known.is_some() {
+                return Err(set.error(format!("§8.1: template {} again", template.id)));
+            }
             // RFC 7011 §8: the same id with other fields, without withdrawal, is an error.
             if known.is_some_and(|known| *known != template) {
                 return Err(set.error(format!("§8.1: template {} changed", template.id)));
@@ -207,6 +229,33 @@ impl Decoder {
             self.templates.insert(key, Arc::clone(&template));
             message.templates.push(template);
         }
+        Ok(())
+    }
+
+    /// A withdrawal, whose four octets are still to be read.
+    fn withdraw(
+        &mut self,
+        set: &mut Reader<'_>,
+        id: u16,
+        options: bool,
+        message: &mut Message,
+    ) -> Result<(), Malformed> {
+        if !self.sessions {
+            return Err(set.error("§8.4: no withdrawal over UDP"));
+        }
+        let domain = message.domain;
+        let is_one = |of: u32, template: &Template| {
+            let all = id == if options { 3 } else { 2 };
+            of == domain && options == (template.scopes > 0) && (all || template.id == id)
+        };
+        let known = self.templates.len();
+        self.templates
+            .retain(|(of, _), template| !is_one(*of, template));
+        if self.templates.len() == known {
+            return Err(set.error(format!("§8.1: {id} withdrawn, which is not there")));
+        }
+        set.at += 4;
+        message.withdrawn.push(id);
         Ok(())
     }
 
@@ -270,6 +319,14 @@ impl Reader<'_> {
         }
     }
 
+    /// The id of a template withdrawal, if one is next: its field count is 0 (RFC 7011 §8.1).
+    fn withdrawal(&self) -> Option<u16> {
+        let [a, b, 0, 0] = *self.octets[self.at..].first_chunk()? else {
+            return None;
+        };
+        Some(u16::from_be_bytes([a, b]))
+    }
+
     fn u16(&mut self) -> Result<u16, Malformed> {
         self.chunk().map(u16::from_be_bytes)
     }
@@ -290,9 +347,6 @@ impl Reader<'_> {
         let (id, count) = (self.u16()?, self.u16()?);
         if id < 256 {
             return Err(self.error(format!("§3.4.1: template id {id}")));
-        }
-        if count == 0 {
-            return Err(self.error("§8.4: no withdrawal over UDP"));
         }
         let scopes = if options { self.u16()? } else { 0 };
         if options && (scopes == 0 || scopes > count) {
@@ -405,6 +459,31 @@ mod tests {
         assert_eq!(message.domain, 9);
         assert_eq!(message.records.len(), 1);
         assert_eq!(message.records[0].number(7), Some(0x1234));
+    }
+
+    /// Templates, withdrawals and what follows, in one session.
+    #[test]
+    fn sessions_have_rules_of_their_own() {
+        let again = |set: &[u8]| {
+            let mut decoder = Decoder::of_a_session();
+            decoder.decode(&MESSAGE).unwrap();
+            let length = 16 + set.len() as u8;
+            let header = [0, 10, 0, length, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 9];
+            let decoded = decoder.decode(&[&header, set].concat());
+            (decoded, decoder.templates.len())
+        };
+        let (decoded, known) = again(&[0, 2, 0, 8, 1, 0, 0, 0]);
+        assert_eq!((decoded.unwrap().withdrawn, known), (vec![0x100], 0));
+        let (decoded, known) = again(&[0, 2, 0, 8, 0, 2, 0, 0]);
+        assert_eq!((decoded.unwrap().withdrawn, known), (vec![2], 0));
+        for (set, rule) in [
+            (&MESSAGE[16..28], "§8.1: template 256 again"),
+            (&[0, 2, 0, 8, 1, 1, 0, 0], "257 withdrawn, which is not"),
+            (&[0, 3, 0, 8, 1, 0, 0, 0], "256 withdrawn, which is not"),
+        ] {
+            let error = again(set).0.unwrap_err();
+            assert!(error.rule.contains(rule), "{error}");
+        }
     }
 
     #[test]

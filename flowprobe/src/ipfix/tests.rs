@@ -2,11 +2,12 @@
 
 pub(crate) mod decode;
 pub(crate) mod expected;
+mod registry;
 pub(crate) mod sample;
 mod shape;
 
 use flowprobe_ebpf::{Around, parse::tunnel::kind};
-use netflow_parser::{NetflowPacket, NetflowParser, variable_versions::ipfix::lookup::IPFixField};
+use netflow_parser::{NetflowPacket, NetflowParser};
 use proptest::prelude::*;
 
 use self::{
@@ -15,7 +16,7 @@ use self::{
     sample::{any_record, key, many, nth, one_of_each_wide, tunnel, wrapped},
 };
 use super::{
-    Encoder, Field, Template, element,
+    Encoder, Template, element,
     message::{HEADER, MIN_OCTETS, SET_HEADER},
     options::{
         AlgorithmRate, CountSelector, DomainName, ExportingReliability, FlowKeys, FlowSelector,
@@ -52,31 +53,6 @@ pub(crate) const OPTIONS: [&Template; 17] = [
 /// Those of flows, and those of options.
 fn every_template() -> impl Iterator<Item = &'static Template> {
     element::ALL.iter().chain(OPTIONS)
-}
-
-/// Elements that the other project's copy of the registry has not, each with the reason.
-const NOT_THERE: [(u16, &str); 1] = [
-    (507, "gtpuTEid"), // of 2022, and the copy ends with 502
-];
-
-/// Another project's copy of the registry gives each number the same name.
-#[test]
-fn names_are_those_of_the_registry() {
-    for Field { name, number, .. } in every_template().flat_map(|t| t.fields) {
-        let theirs = match IPFixField::new(*number, None) {
-            IPFixField::IANA(field) => format!("{field:?}"),
-            other => panic!("{number} is {other:?}"),
-        };
-        if NOT_THERE.contains(&(*number, name)) {
-            assert_eq!(theirs, format!("Unknown({number})"), "it is there now");
-            continue;
-        }
-        assert_eq!(
-            theirs.to_lowercase(),
-            name.to_lowercase(),
-            "element {number}"
-        );
-    }
 }
 
 fn assert_flow(template: u16, fields: &Fields, record: &FlowRecord) {
