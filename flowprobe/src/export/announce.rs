@@ -127,7 +127,12 @@ impl Facts {
         }
     }
 
-    pub(super) fn delivery(&self, told: &Told, account: &Account) -> Delivery {
+    /// How a domain stands: the rate of what is sent next, and what was sent so far.
+    pub(super) fn standing(&self, told: &Told, account: &Account) -> (Front, Delivery) {
+        (account.front(told.class), self.delivery(told, account))
+    }
+
+    fn delivery(&self, told: &Told, account: &Account) -> Delivery {
         let (messages, octets, flows) = account.handed_over(told.class);
         let (not_sent, span_ms) = account.not_sent();
         let (first_ms, last_ms) = span_ms.unwrap_or_default();

@@ -606,13 +606,7 @@ impl<L: Link> Sender<L> {
         }
         for told in self.told.iter_mut().filter(|told| told.again_at <= now) {
             self.wire.turn_to(told.class);
-            let (front, delivery) = {
-                let account = self.wire.outlet.account();
-                (
-                    account.front(told.class),
-                    self.facts.delivery(told, &account),
-                )
-            };
+            let (front, delivery) = self.facts.standing(told, &self.wire.outlet.account());
             self.facts
                 .announce(told, front, &delivery, &mut self.wire)?;
             self.wire.flush()?;
@@ -712,13 +706,7 @@ impl<L: Link> Sender<L> {
     fn conclude(&mut self) -> Result<Instant, Stop> {
         while let Some(told) = self.told.get(self.concluded) {
             self.wire.turn_to(told.class);
-            let (front, delivery) = {
-                let account = self.wire.outlet.account();
-                (
-                    account.front(told.class),
-                    self.facts.delivery(told, &account),
-                )
-            };
+            let (front, delivery) = self.facts.standing(told, &self.wire.outlet.account());
             self.facts
                 .statistics(told, front, &delivery, &mut self.wire)?;
             self.wire.flush()?;
