@@ -294,6 +294,11 @@ pub struct Export {
     #[arg(long, value_name = "ELEMENT,ELEMENT...", value_parser = Fields::from_str)]
     pub fields: Option<Fields>,
 
+    /// Export both directions of a conversation as one record, a biflow (RFC 5103), where
+    /// the format has it (ipfix). A flow waits for its other direction for an idle timeout
+    #[arg(long)]
+    pub biflow: bool,
+
     /// Most records a second to each collector; 0 does not limit
     #[arg(long, value_name = "RECORDS", default_value_t = 200_000)]
     pub export_rate: u32,

@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use super::{Export, Pcap, Run, VlanElements};
 use crate::{
     export::{self, Collector, CollectorError, Content, Domain, Format, Output, SpoolSettings},
+    ipfix::Fields,
     ipfix_file::Rotation,
     pcap,
     run::{self, ControlSocket, RunError},
@@ -31,6 +32,9 @@ pub enum SettingsError {
         /// What is not.
         missing: &'static str,
     },
+    /// A field that flows have not.
+    #[error("only biflows have {0}: give --biflow too, or leave it out")]
+    OfBiflows(&'static str),
     /// What goes to a collector, and how.
     #[error("collector {collector}: {why}")]
     Collector {
@@ -53,6 +57,7 @@ impl SettingsError {
             Self::Run(RunError::Domains(_)) => "observation-domain",
             Self::Run(RunError::ShadowOfSample) => "shadow",
             Self::Collector { .. } => "format",
+            Self::OfBiflows(_) => "fields",
             Self::HalfIdentity { given, .. } => given.trim_start_matches('-'),
             Self::Classes(_) | Self::NoKey | Self::Run(_) => "sample",
         }
@@ -166,6 +171,11 @@ fn export_settings(
         (None, Some(_)) => half("--tls-key", "--tls-cert")?,
         _ => {}
     }
+    if let Some(field) = options.fields.as_ref().and_then(Fields::of_biflows)
+        && !options.biflow
+    {
+        return Err(SettingsError::OfBiflows(field));
+    }
     let mut groups = options.groups;
     for group in &mut groups {
         group.collectors = completed(std::mem::take(&mut group.collectors), options.format)?;
@@ -203,6 +213,7 @@ fn export_settings(
         content: Content {
             dot1q: options.vlan_elements == VlanElements::Dot1q,
             fields: options.fields,
+            biflows: options.biflow,
         },
         output,
     })

@@ -96,7 +96,7 @@ fn said(text: &str) -> Vec<String> {
 }
 
 /// Every option with a value that is not its default: as a key, and as flags.
-const EVERY: [(&str, &str, &[&str]); 44] = [
+const EVERY: [(&str, &str, &[&str]); 45] = [
     ("interface", "['a', 'b']", &["-i", "a", "-i", "b"]),
     (
         "collector",
@@ -134,6 +134,7 @@ const EVERY: [(&str, &str, &[&str]); 44] = [
         "['ipVersion', 'packetDeltaCount']",
         &["--fields", "ipVersion,packetDeltaCount"],
     ),
+    ("biflow", "true", &["--biflow"]),
     ("export-rate", "1_000", &["--export-rate", "1000"]),
     ("observation-domain", "7", &["--observation-domain", "7"]),
     ("vlan-elements", "'dot1q'", &["--vlan-elements", "dot1q"]),

@@ -4,7 +4,8 @@ use super::Format;
 use crate::{
     encode::{Fit, Mark, Stamp},
     ipfix::{
-        self, Fields, Template, element,
+        self, Fields, Template,
+        element::{self, Both},
         message::SET_HEADER,
         options::{OptionsRecord, TakesOptions},
     },
@@ -27,6 +28,8 @@ pub struct Content {
     pub dot1q: bool,
     /// Which fields, of IPFIX; all where it is not said.
     pub fields: Option<Fields>,
+    /// Whether the two halves of a biflow are one record, of IPFIX (RFC 5103).
+    pub biflows: bool,
 }
 
 /// Builds the messages of one stream in one observation domain, in the format of its collector.
@@ -61,11 +64,20 @@ impl Encoder {
         let dot1q = content.dot1q;
         match format {
             Format::Ipfix => {
-                let least = ipfix::message::MIN_OCTETS;
+                let least = match content.biflows {
+                    true => ipfix::message::MIN_OCTETS_BIFLOW,
+                    false => ipfix::message::MIN_OCTETS,
+                };
                 let mut encoder = ipfix::Encoder::new(observation_domain, max_octets)
-                    .map_err(|_| TooSmall { least })?;
+                    .ok()
+                    .filter(|_| usize::from(max_octets) >= least)
+                    .ok_or(TooSmall { least })?;
                 encoder.use_dot1q(dot1q);
                 encoder.use_fields(content.fields.clone());
+                // Without a reverse field the way back would be lost: then it is a record too.
+                let has_reverse = |fields: &Fields| fields.of_biflows().is_some();
+                let biflows = content.biflows && content.fields.as_ref().is_none_or(has_reverse);
+                encoder.use_biflows(biflows);
                 Ok(Self::Ipfix(encoder))
             }
             Format::V9 => {
@@ -127,6 +139,20 @@ impl Encoder {
     #[inline]
     pub(super) fn flow(&mut self, record: &FlowRecord) -> Fit {
         delegate!(self, encoder => encoder.flow(record))
+    }
+
+    /// Whether the two halves of a biflow are one record. Other formats than IPFIX have no reverse
+    /// elements: there each half is a record of its own.
+    pub(super) fn has_biflows(&self) -> bool {
+        matches!(self, Self::Ipfix(encoder) if encoder.has_biflows())
+    }
+
+    /// Adds a biflow, where [`Self::has_biflows`].
+    pub(super) fn biflow(&mut self, both: &Both<'_>) -> Fit {
+        match self {
+            Self::Ipfix(encoder) => encoder.biflow(both),
+            Self::V9(_) | Self::V5(_) => Fit::Never("biflow"),
+        }
     }
 
     /// The message as it goes out.
