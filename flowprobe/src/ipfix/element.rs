@@ -7,13 +7,15 @@
 //! | role | |
 //! |---|---|
 //! | `outer` | of the packet around a tunnel |
-//! | `key` | of the flow key; both directions of a conversation have it, the ends exchanged |
-//! | `own` | of the flow key; each direction has its own |
-//! | `value` | each direction has its own |
-//! | `once` | a value that both directions share |
+//! | `key` | of the flow key |
+//! | `own` | of the flow key, and the way back has its own |
+//! | `value` | a value, and the way back has its own |
+//! | `once` | a value of which the way back tells nothing |
 //!
 //! A biflow (RFC 5103) has all elements of the flow from its source, then the reverse ones of what
-//! each direction has of its own, then who began.
+//! the way back has of its own, then who began. It does without the reverse of what has the ends
+//! exchanged (addresses, ports, MAC addresses), of what a question says of its answer (ICMP), and of
+//! labels, inner VLANs and priorities: tshark takes no template of more than [`MOST_FIELDS`].
 
 mod biflow;
 mod value;
@@ -332,28 +334,39 @@ elements! { |record, key|
     V6     value ipv6ExtensionHeaders       64 u32      = record.marks.options;
     V6     value flowLabelIPv6              31 u32      = record.marks.flow_label;
     // Also in the destination port, where most collectors look for it.
-    V4     own   icmpTypeCodeIPv4           32 u16      =
+    V4     key   icmpTypeCodeIPv4           32 u16      =
         icmp_type_code(key.protocol(), protocol::ICMP, key.destination_port());
-    V6     own   icmpTypeCodeIPv6          139 u16      =
+    V6     key   icmpTypeCodeIPv6          139 u16      =
         icmp_type_code(key.protocol(), protocol::ICMPV6, key.destination_port());
     Both   own   vlanId                     58 u16      = key.vlan();
-    Wide   own   postVlanId                 59 u16      = key.inner_vlan();
-    Wide   own   dot1qVlanId               243 u16      = key.vlan();
-    Wide   value dot1qPriority             244 u8       = record.marks.bits & bits::PRIORITY;
-    Wide   own   dot1qCustomerVlanId       245 u16      = key.inner_vlan();
-    Wide   value dot1qCustomerPriority     246 u8       = record.marks.inner_priority;
-    Wide   own   mplsTopLabelStackSection   70 Label    = key.label(0);
-    Wide   own   mplsLabelStackSection2     71 Label    = key.label(1);
-    Wide   own   mplsLabelStackSection3     72 Label    = key.label(2);
-    Wide   own   mplsLabelStackSection4     73 Label    = key.label(3);
-    Wide   own   mplsLabelStackSection5     74 Label    = key.label(4);
-    Wide   own   mplsLabelStackSection6     75 Label    = key.label(5);
-    Both   value sourceMacAddress           56 Mac      = Mac(record.source_mac);
-    Both   value destinationMacAddress      80 Mac      = Mac(record.destination_mac);
+    Wide   key   postVlanId                 59 u16      = key.inner_vlan();
+    Wide   key   dot1qVlanId               243 u16      = key.vlan();
+    Wide   once  dot1qPriority             244 u8       = record.marks.bits & bits::PRIORITY;
+    Wide   key   dot1qCustomerVlanId       245 u16      = key.inner_vlan();
+    Wide   once  dot1qCustomerPriority     246 u8       = record.marks.inner_priority;
+    Wide   key   mplsTopLabelStackSection   70 Label    = key.label(0);
+    Wide   key   mplsLabelStackSection2     71 Label    = key.label(1);
+    Wide   key   mplsLabelStackSection3     72 Label    = key.label(2);
+    Wide   key   mplsLabelStackSection4     73 Label    = key.label(3);
+    Wide   key   mplsLabelStackSection5     74 Label    = key.label(4);
+    Wide   key   mplsLabelStackSection6     75 Label    = key.label(5);
+    Both   once  sourceMacAddress           56 Mac      = Mac(record.source_mac);
+    Both   once  destinationMacAddress      80 Mac      = Mac(record.destination_mac);
     Both   once  samplingInterval           34 u32      = record.sampling_n;
 }
 
 const _: () = assert!(MAX_LABELS == 6, "a row for each label");
+
+/// Fields of a template, at most: tshark 4.0 takes 60 unless told otherwise, nfcapd 1.7.1 takes 80.
+const MOST_FIELDS: usize = 60;
+
+const _: () = {
+    let mut i = 0;
+    while i < ALL_BIFLOWS.len() {
+        assert!(ALL_BIFLOWS[i].fields.len() <= MOST_FIELDS);
+        i += 1;
+    }
+};
 
 /// Template of IPv4 flow records.
 pub const IPV4: Template = <KeyV4 as FlowElements>::TEMPLATE;

@@ -67,7 +67,7 @@ pub(super) struct Stop {
     pub(super) cause: Cause,
     pub(super) error: io::Error,
     /// The message. Its records wait still, and its encoder is where it was before it.
-    pub(super) unsent: Unsent,
+    pub(super) unsent: Box<Unsent>,
 }
 
 /// The messages at hand, and the way they go.
@@ -214,7 +214,7 @@ impl<L: Link> Wire<L> {
                 return Err(Stop {
                     cause: Cause::of(&error),
                     error,
-                    unsent: next,
+                    unsent: Box::new(next),
                 });
             }
             // Nothing in it that its format can say.
