@@ -3,7 +3,7 @@
 mod domains;
 mod sessions;
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+use std::{cell::RefCell, collections::VecDeque, io, rc::Rc};
 
 use super::*;
 use crate::{
@@ -11,9 +11,12 @@ use crate::{
         DestinationReport, Domain, Format, Interface, Metering, Selection, Telemetry,
         link::Undelivered,
     },
-    ipfix::tests::{
-        decode::{Collected, number},
-        sample::many,
+    ipfix::{
+        element,
+        tests::{
+            decode::{Collected, number},
+            sample::many,
+        },
     },
     record::{FlowRecord, Volume},
 };
