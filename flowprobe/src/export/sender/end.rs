@@ -79,9 +79,8 @@ impl<L: Link> Sender<L> {
     pub(super) fn conclude(&mut self) -> Result<Instant, Stop> {
         while let Some(told) = self.told.get(self.concluded) {
             self.wire.turn_to(told.class);
-            let (front, delivery) = self.facts.standing(told, &self.wire.outlet.account());
-            self.facts
-                .statistics(told, front, &delivery, &mut self.wire)?;
+            let front = self.wire.outlet.account().front(told.class);
+            self.facts.statistics(told, front, &mut self.wire)?;
             self.wire.flush()?;
             self.concluded += 1;
         }

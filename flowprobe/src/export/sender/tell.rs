@@ -28,9 +28,8 @@ impl<L: Link> Sender<L> {
         }
         for told in self.told.iter_mut().filter(|told| told.again_at <= now) {
             self.wire.turn_to(told.class);
-            let (front, delivery) = self.facts.standing(told, &self.wire.outlet.account());
-            self.facts
-                .announce(told, front, &delivery, &mut self.wire)?;
+            let front = self.wire.outlet.account().front(told.class);
+            self.facts.announce(told, front, &mut self.wire)?;
             self.wire.flush()?;
             told.templates = self.wire.link.is_reliable();
             told.again_at = now + self.template_refresh;

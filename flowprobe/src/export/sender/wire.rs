@@ -305,6 +305,10 @@ impl<L: Link> Stream for Wire<L> {
         self.link.has_sessions()
     }
 
+    fn outlet(&self) -> &Arc<Outlet> {
+        &self.outlet
+    }
+
     fn put(&mut self, add: impl Fn(&mut Encoder) -> bool) -> Result<(), Stop> {
         if !add(self.encoder()) {
             self.flush()?;
