@@ -12,6 +12,8 @@
 //! **With sessions** (TCP, §10.4) records stay queued until the other side's transport has
 //! acknowledged them. After a break all that has not been acknowledged is sent again in the next
 //! session: a collector that had read it, and whose acknowledgement was lost, gets it twice.
+//!
+//! A spool is filled by a sender too: its link appends to files.
 
 mod batch;
 mod drain;
@@ -40,7 +42,7 @@ use super::{
     announce::{Facts, Told},
     encoder::Encoder,
     link::Link,
-    members::{Presence, Seat, Turn},
+    members::{Members, Presence, Seat, Turn},
     pace::Pacer,
     spool::intake::Shared,
 };
@@ -84,12 +86,16 @@ pub(super) struct Sender<L> {
     concluded: usize,
     /// Tries at the end that failed.
     last_tries: u32,
-    /// Its place in a group.
-    seat: Option<Seat>,
-    /// What it has missed.
+    /// Its place among those who take flows out of the queue.
+    seat: Seat,
+    /// What they have missed.
     spool: Option<Arc<Shared>>,
-    /// It is being sent what it has missed, and of that so many messages have arrived.
+    /// It is being sent what is on disk, and of that so many messages have arrived.
     draining: Option<u64>,
+    /// Messages handed over before this session.
+    session_from: u64,
+    /// When the spool failed last, and flows that had gone into it then.
+    failed: Option<(Instant, u64)>,
     /// Octets of the largest message.
     max_octets: u16,
 }
@@ -134,24 +140,26 @@ impl<L: Link> Sender<L> {
             ending: Ending::No,
             concluded: 0,
             last_tries: 0,
-            seat: None,
+            seat: Members::new(1, false, Duration::ZERO).seat(0),
             spool: None,
             draining: None,
+            session_from: 0,
+            failed: None,
             max_octets: 0,
         }
     }
 
-    /// Gives it a spool: what waits there goes first, in messages of at most `max_octets`.
+    /// What waits in this spool goes first, in messages of at most `max_octets`.
     pub(super) fn spooling(mut self, spool: Arc<Shared>, max_octets: u16) -> Self {
         self.spool = Some(spool);
         self.max_octets = max_octets;
         self
     }
 
-    /// Makes it one of a group, in which it has a name of its own.
+    /// Gives it a place in a queue, which may have others, and a name of its own.
     pub(super) fn seated(mut self, name: String, seat: Seat) -> Self {
         self.name = name;
-        self.seat = Some(seat);
+        self.seat = seat;
         self
     }
 
@@ -165,7 +173,10 @@ impl<L: Link> Sender<L> {
         match self.ending {
             Ending::Flushing(by) if now.at >= by => return self.abandon("shutdown"),
             Ending::Lingering(until) => match self.linger(until, finish_by) {
-                Lingering::Ended => return None,
+                Lingering::Ended => {
+                    self.seat.retire();
+                    return None;
+                }
                 Lingering::Until(next) => return Some(next),
                 Lingering::Broken => {}
             },
@@ -176,16 +187,16 @@ impl<L: Link> Sender<L> {
         } else {
             self.ask()
         };
-        let turn = self.turn(away.is_none() && self.draining.is_none());
-        self.ask_for_spool();
+        let turn = self.turn(away.is_none());
+        self.note_recovery();
         if let Some(next) = away {
             return self.give_up_or(next);
         }
-        if self.draining.is_some() {
-            return self.drain();
-        }
-        if turn == Turn::Anothers {
-            return self.stand_by();
+        match turn {
+            Turn::Mine | Turn::Begins => {}
+            Turn::Drains => return self.drain(),
+            Turn::Settles => return self.settle(),
+            Turn::Anothers => return self.stand_by(),
         }
         match self.announce().and_then(|()| self.flows()) {
             Ok(next) => {
@@ -199,25 +210,25 @@ impl<L: Link> Sender<L> {
         }
     }
 
-    /// Whether the flows are for this collector now.
+    /// Whether the flows are for this one now.
     fn turn(&mut self, up: bool) -> Turn {
-        let Some(seat) = &self.seat else {
-            return Turn::Mine;
-        };
         // What is on its way must have arrived, or wait again, before another goes on.
-        let idle = self.wire.acknowledge() == 0;
+        let idle = self.wire.acknowledge() == 0 && self.draining.is_none();
         let presence = match (up, self.missed) {
             (true, _) => Presence::There,
             (false, false) => Presence::Coming,
             (false, true) => Presence::Away,
         };
-        let turn = seat.turn(presence, idle, self.wire.now.at);
+        let turn = self.seat.turn(presence, idle, self.wire.now.at);
         if turn == Turn::Begins {
-            tracing::info!(collector = self.name, "flows go to this collector now");
+            if self.wire.link.is_spool() {
+                tracing::debug!(spool = self.name, "flows go to disk now");
+            } else if self.seat.has_others() {
+                tracing::info!(collector = self.name, "flows go to this collector now");
+            }
             for told in &mut self.told {
                 told.forget(self.wire.now.at);
             }
-            return Turn::Mine;
         }
         turn
     }

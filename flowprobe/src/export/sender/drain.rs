@@ -1,15 +1,17 @@
-//! What the collector has missed: it is sent from disk, in a session of its own, before anything newer.
+//! What collectors have missed: it is sent from disk, in a session of its own, before anything newer.
 
-use std::{io, sync::Arc, time::Instant};
-
-use super::{SESSION_EVERY, Sender, path::Path};
-use crate::export::{
-    link::Link,
-    spool::{SpoolError, intake::Shared},
+use std::{
+    io,
+    time::{Duration, Instant},
 };
+
+use super::{SESSION_EVERY, Sender};
+use crate::export::{link::Link, spool::SpoolError};
 
 /// Messages of a spool that are sent before anything else is looked at.
 const DRAINED_AT_ONCE: usize = 64;
+/// A spool that has failed works again once it has for so long.
+const RECOVERED: Duration = Duration::from_secs(5);
 
 /// Why a spool is not emptied further.
 pub(super) enum Drained {
@@ -26,44 +28,20 @@ impl From<SpoolError> for Drained {
 }
 
 impl<L: Link> Sender<L> {
-    /// If something is in the spool, this session is for that.
-    pub(super) fn begin_to_drain(&mut self) {
-        let max_octets = self.max_octets;
-        let begin = |shared: &Arc<Shared>| {
-            let mut spool = shared.spool();
-            let waits = !spool.is_empty();
-            if waits {
-                spool.begin(max_octets);
-            }
-            waits
-        };
-        self.draining = self.spool.as_ref().is_some_and(begin).then_some(0);
-        if self.draining.is_some() {
-            tracing::info!(
-                collector = self.name,
-                "what it has missed is sent from disk"
-            );
-        }
-    }
-
-    /// Says whether flows shall go to disk: once half the queue is full of what cannot be sent.
-    pub(super) fn ask_for_spool(&self) {
-        if let Some(spool) = &self.spool {
-            let cannot = matches!(self.path, Path::Down { .. }) || self.draining.is_some();
-            let account = self.wire.outlet.account();
-            let waiting = account.queued().records;
-            let half = account.room().is_some_and(|room| waiting > room as u64);
-            spool.want(cannot && half);
-        }
-    }
-
-    /// Sends what the collector has missed, before anything newer.
+    /// Sends what is on disk, before anything newer.
     pub(super) fn drain(&mut self) -> Option<Instant> {
         let now = self.wire.now;
+        if self.draining.is_none() {
+            if self.wire.messages > self.session_from {
+                // Templates and sequence numbers of the files are others than those of the queue.
+                self.renew();
+                return Some(now.at);
+            }
+            self.begin_to_drain();
+        }
         match self.drain_some() {
             Ok(Some(next)) => Some(next),
             Ok(None) => {
-                self.draining = None;
                 self.renew();
                 Some(now.at)
             }
@@ -73,23 +51,50 @@ impl<L: Link> Sender<L> {
             }
             Err(Drained::Spool(error)) => {
                 tracing::error!(collector = self.name, %error, "what is on disk stays there");
-                self.draining = None;
-                self.spool = None;
+                self.stop_draining();
+                if let Some(shared) = &self.spool {
+                    shared.give_up();
+                }
                 self.renew();
                 Some(now.at)
             }
         }
     }
 
+    /// This session is for what is on disk.
+    fn begin_to_drain(&mut self) {
+        if let Some(shared) = &self.spool {
+            let collector = &self.name;
+            tracing::info!(collector, "what waits on disk is sent to it");
+            shared.spool().begin(self.max_octets);
+            self.draining = Some(0);
+        }
+    }
+
+    /// The session is not for what is on disk any more.
+    pub(super) fn stop_draining(&mut self) {
+        if let (Some(shared), Some(_)) = (&self.spool, self.draining.take()) {
+            shared.spool().end();
+        }
+    }
+
+    /// Takes note of what of it has arrived.
+    pub(super) fn note_drained(&mut self) -> Result<(), SpoolError> {
+        if let (Some(shared), Some(known)) = (&self.spool, self.draining) {
+            let arrived = self.wire.link.acknowledged();
+            self.draining = Some(arrived);
+            shared.acknowledged(known, arrived, self.wire.now)?;
+        }
+        Ok(())
+    }
+
     /// Sends some of it; returns when to come back, or none if all has arrived.
-    pub(super) fn drain_some(&mut self) -> Result<Option<Instant>, Drained> {
+    fn drain_some(&mut self) -> Result<Option<Instant>, Drained> {
         let now = self.wire.now;
-        let (Some(shared), Some(known)) = (self.spool.clone(), self.draining) else {
+        self.note_drained()?;
+        let Some(shared) = self.spool.clone() else {
             return Ok(None);
         };
-        let arrived = self.wire.link.acknowledged();
-        shared.acknowledged(known, arrived, now)?;
-        self.draining = Some(arrived);
         let mut spool = shared.spool();
         for _ in 0..DRAINED_AT_ONCE {
             let records = spool.data_records() as usize;
@@ -114,5 +119,41 @@ impl<L: Link> Sender<L> {
             }
         }
         Ok(Some(now.at))
+    }
+
+    /// Another is next: waits for what is on its way.
+    pub(super) fn settle(&mut self) -> Option<Instant> {
+        if self.draining.is_some() {
+            if let Err(error) = self.note_drained() {
+                tracing::error!(collector = self.name, %error, "what is on disk is sent again");
+            }
+            let spool = self.spool.as_ref();
+            if spool.is_none_or(|shared| !shared.spool().is_on_the_way()) {
+                self.renew();
+            }
+        }
+        Some(self.wire.now.at + SESSION_EVERY)
+    }
+
+    /// The spool, for this is its sender, has taken nothing.
+    pub(super) fn spool_failed(&mut self, error: &io::Error) {
+        if !self.missed {
+            self.missed = true;
+            tracing::error!(spool = self.name, %error, "flows cannot go to disk: they wait");
+        }
+        self.failed = Some((self.wire.now.at, self.wire.flows_arrived));
+    }
+
+    /// A spool that has failed takes flows again, and has done so for a while: a disk that is full
+    /// takes the beginning of a file again and again.
+    pub(super) fn note_recovery(&mut self) {
+        let Some((at, flows)) = self.failed else {
+            return;
+        };
+        if self.wire.now.at >= at + RECOVERED && self.wire.flows_arrived > flows {
+            self.missed = false;
+            self.failed = None;
+            tracing::info!(spool = self.name, "flows go to disk again");
+        }
     }
 }

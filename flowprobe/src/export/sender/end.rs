@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{PROBE_EVERY, SESSION_EVERY, Sender, path::Path, wire::Stop};
-use crate::export::{link::Link, members::Seat};
+use crate::export::link::Link;
 
 /// After the last message: time for its ICMP error to come back.
 const LINGER: Duration = Duration::from_millis(100);
@@ -62,14 +62,11 @@ impl<L: Link> Sender<L> {
         Some(next)
     }
 
-    /// Drops what waits, unless another collector stands in.
+    /// Drops what waits, unless another stands in.
     pub(super) fn abandon(&mut self, reason: &'static str) -> Option<Instant> {
         self.wire.end_session();
-        if let Some(shared) = &self.spool {
-            shared.spool().end();
-            shared.want(true);
-        }
-        if self.seat.as_ref().is_none_or(Seat::retire) {
+        self.stop_draining();
+        if self.seat.retire() {
             self.wire.outlet.account().close(reason, self.wire.now);
         }
         None

@@ -45,11 +45,9 @@ impl<L: Link> Sender<L> {
 
     /// The collector cannot be reached: ask again later.
     pub(super) fn down(&mut self, cause: Cause, error: &io::Error) {
-        if !self.missed && self.wire.link.is_spool() {
-            self.missed = true;
-            tracing::error!(spool = self.name, %error, "flows cannot go to disk: they wait");
-        }
-        if !self.missed {
+        if self.wire.link.is_spool() {
+            self.spool_failed(error);
+        } else if !self.missed {
             self.missed = true;
             let collector = &self.name;
             tracing::warn!(collector, %error, "collector cannot be reached: flows wait");
@@ -69,12 +67,15 @@ impl<L: Link> Sender<L> {
     /// The collector can be reached.
     pub(super) fn up(&mut self) {
         let collector = &self.name;
-        if self.missed {
+        if self.wire.link.is_spool() {
+            // Whether it takes flows is another question: see `note_recovery`.
+        } else if self.missed {
+            self.missed = false;
             tracing::info!(collector, "collector can be reached again");
         } else {
             tracing::debug!(collector, "collector is connected");
         }
-        self.missed = false;
+        self.session_from = self.wire.messages;
         self.path = Path::Up;
         self.up_since = Some(self.wire.now.at);
         // It may have restarted, and forgotten every template.
@@ -142,7 +143,6 @@ impl<L: Link> Sender<L> {
         match self.wire.link.open(now) {
             Ok(true) => {
                 self.up();
-                self.begin_to_drain();
                 None
             }
             Ok(false) if self.wire.link.is_spool() => Some(now + STAND_BY_EVERY),
@@ -156,14 +156,10 @@ impl<L: Link> Sender<L> {
 
     /// The session is over before its time: what has not arrived waits for the next one.
     pub(super) fn broken(&mut self, error: &io::Error) {
-        if let (Some(shared), Some(known)) = (&self.spool, self.draining.take()) {
-            let arrived = self.wire.link.acknowledged();
-            let settled = shared.acknowledged(known, arrived, self.wire.now);
-            if let Err(error) = settled {
-                tracing::error!(collector = self.name, %error, "what is on disk is sent again");
-            }
-            shared.spool().end();
+        if let Err(error) = self.note_drained() {
+            tracing::error!(collector = self.name, %error, "what is on disk is sent again");
         }
+        self.stop_draining();
         self.wire.end_session();
         self.concluded = 0;
         self.down(Cause::of(error), error);
@@ -187,9 +183,7 @@ impl<L: Link> Sender<L> {
     /// A session that has lasted long enough is followed by another.
     pub(super) fn renew(&mut self) {
         let now = self.wire.now.at;
-        if let Some(shared) = &self.spool {
-            shared.spool().end();
-        }
+        self.stop_draining();
         if let Err(error) = self.wire.link.close(now + PROBE_EVERY) {
             return self.broken(&error);
         }

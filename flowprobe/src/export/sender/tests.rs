@@ -2,6 +2,7 @@
 
 mod domains;
 mod sessions;
+mod spool;
 mod statistics;
 
 use std::{cell::RefCell, collections::VecDeque, io, rc::Rc};

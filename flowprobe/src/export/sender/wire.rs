@@ -87,6 +87,8 @@ pub(super) struct Wire<L> {
     on_the_way: VecDeque<Cargo>,
     /// Messages of this session that are.
     acknowledged: u64,
+    /// Flow records that were acknowledged, in all sessions.
+    pub(super) flows_arrived: u64,
     /// Messages handed over.
     pub(super) messages: u64,
     pub(super) now: Now,
@@ -104,6 +106,7 @@ impl<L: Link> Wire<L> {
             history: History::default(),
             on_the_way: VecDeque::new(),
             acknowledged: 0,
+            flows_arrived: 0,
             messages: 0,
             now,
         }
@@ -276,6 +279,7 @@ impl<L: Link> Wire<L> {
                 account.settle_acknowledged(&cargo, self.now);
             }
             self.acknowledged += 1;
+            self.flows_arrived += cargo.sent.records;
         }
         self.on_the_way.len()
     }
