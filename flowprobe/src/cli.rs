@@ -276,7 +276,8 @@ pub struct Export {
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<OutputFormat>,
 
-    /// Largest IP packet to a collector, in octets; 512 where the path is unknown
+    /// Largest IP packet to a collector, in octets; where the path is known to take less,
+    /// packets are smaller. 512 if routers on it drop what is too large without a word
     #[arg(long, value_name = "OCTETS", default_value_t = 1400,
           value_parser = clap::value_parser!(u16).range(i64::from(crate::export::MIN_MTU)..))]
     pub mtu: u16,

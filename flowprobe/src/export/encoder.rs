@@ -80,6 +80,21 @@ impl Encoder {
         }
     }
 
+    /// Messages have at most `max_octets` from here on. The message at hand has to be empty.
+    pub(super) fn fit(&mut self, max_octets: u16) -> Result<(), TooSmall> {
+        match self {
+            Self::Ipfix(encoder) => encoder.fit(max_octets).map_err(|_| TooSmall {
+                least: ipfix::message::MIN_OCTETS,
+            }),
+            Self::V9(encoder) => encoder
+                .fit(max_octets)
+                .map_err(|error| TooSmall { least: error.least }),
+            Self::V5(encoder) => encoder
+                .fit(max_octets)
+                .map_err(|error| TooSmall { least: error.least }),
+        }
+    }
+
     /// Flow records of a message that is full for sure.
     pub(super) fn full_message(&self) -> usize {
         let shortest = element::IPV4.record_length();

@@ -74,6 +74,11 @@ pub(super) struct Sender<L> {
     refreshed: u64,
     /// Records of a message that is full for sure.
     full_message: usize,
+    /// Octets of the largest message: as was set, and as the path takes it.
+    most_octets: u16,
+    octets: u16,
+    /// Said once that no message fits.
+    narrow: bool,
     path: Path,
     /// It was there, or was expected to be, and is away.
     missed: bool,
@@ -96,15 +101,14 @@ pub(super) struct Sender<L> {
     session_from: u64,
     /// When the spool failed last, and flows that had gone into it then.
     failed: Option<(Instant, u64)>,
-    /// Octets of the largest message.
-    max_octets: u16,
 }
 
 impl<L: Link> Sender<L> {
-    /// A sender with an encoder for each of the domains in `settings`, of which there is one.
+    /// A sender with an encoder for each of the domains in `settings`, of which there is one, for
+    /// messages of at most so many octets.
     pub(super) fn new(
         link: L,
-        encoders: Vec<Encoder>,
+        (encoders, octets): (Vec<Encoder>, u16),
         outlet: Arc<Outlet>,
         facts: Arc<Facts>,
         settings: &Settings,
@@ -132,6 +136,9 @@ impl<L: Link> Sender<L> {
             refresh_messages: settings.template_refresh_packets.into(),
             refreshed: 0,
             full_message,
+            most_octets: octets,
+            octets,
+            narrow: false,
             path,
             missed: false,
             up_since: None,
@@ -145,14 +152,12 @@ impl<L: Link> Sender<L> {
             draining: None,
             session_from: 0,
             failed: None,
-            max_octets: 0,
         }
     }
 
-    /// What waits in this spool goes first, in messages of at most `max_octets`.
-    pub(super) fn spooling(mut self, spool: Arc<Shared>, max_octets: u16) -> Self {
+    /// What waits in this spool goes first.
+    pub(super) fn spooling(mut self, spool: Arc<Shared>) -> Self {
         self.spool = Some(spool);
-        self.max_octets = max_octets;
         self
     }
 
@@ -226,9 +231,7 @@ impl<L: Link> Sender<L> {
             } else if self.seat.has_others() {
                 tracing::info!(collector = self.name, "flows go to this collector now");
             }
-            for told in &mut self.told {
-                told.forget(self.wire.now.at);
-            }
+            self.forget_told();
         }
         turn
     }

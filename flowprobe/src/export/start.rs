@@ -123,7 +123,8 @@ impl Exporter {
                 collector: collector.to_string(),
                 why,
             })?;
-            ready.push((collector, link, encoders(collector, settings)?));
+            let octets = ways.message_octets(collector);
+            ready.push((collector, link, (encoders(collector, settings)?, octets)));
         }
         // What is on disk can be sent to any of them, and whether it arrives is known.
         let mut links = ready.iter();
@@ -139,7 +140,7 @@ impl Exporter {
             let sender = Sender::new(link, encoders, outlet, facts, settings, Now::read());
             let mut sender = sender.seated(collector.to_string(), members.seat(number));
             if let Some(shared) = &shared {
-                sender = sender.spooling(Arc::clone(shared), ways.message_octets(collector));
+                sender = sender.spooling(Arc::clone(shared));
             }
             self.start_sender("export", sender)?;
         }
@@ -168,6 +169,7 @@ impl Exporter {
             encoder.unwrap_or_else(|_| unreachable!("SPOOL_MESSAGE holds any record"))
         };
         let encoders = settings.domains.iter().map(encoder).collect();
+        let encoders = (encoders, SPOOL_MESSAGE);
         let unpaced = Settings {
             export_rate: 0,
             ..settings.clone()

@@ -84,6 +84,23 @@ impl Encoder {
         })
     }
 
+    /// Messages have at most `max_octets` from here on. The message at hand has to be empty.
+    ///
+    /// # Errors
+    /// If that is less than [`MIN_OCTETS`]; nothing has changed then.
+    pub fn fit(&mut self, max_octets: u16) -> Result<(), TooSmall> {
+        let octets = usize::from(max_octets);
+        if octets < MIN_OCTETS {
+            return Err(TooSmall { octets });
+        }
+        debug_assert!(
+            self.is_empty(),
+            "what is in the message may not fit any more"
+        );
+        self.buffer = vec![0; octets].into_boxed_slice();
+        Ok(())
+    }
+
     /// Adds a template; false if the message is full.
     #[must_use]
     pub fn template(&mut self, template: &Template) -> bool {

@@ -23,6 +23,7 @@ use super::{
     Link, alert,
     dial::{Peer, STEP},
     error::Broken,
+    path,
     sys::{self, Ready},
     trust::{Handshake, Kind, TlsError, Trust},
     verdict::Verdict,
@@ -127,7 +128,9 @@ impl Dtls {
             is_named,
             ..
         } = self.trust.handshake().map_err(io::Error::other)?;
-        ssl.set_mtu(self.datagram.into())?;
+        // The handshake has to fit, too.
+        let path = path::datagram_octets(&socket, address).unwrap_or(u16::MAX);
+        ssl.set_mtu(self.datagram.min(path).into())?;
         let datagrams = Datagrams {
             socket,
             outbox: VecDeque::new(),
@@ -151,6 +154,7 @@ fn connected(address: SocketAddr) -> io::Result<UdpSocket> {
     };
     let socket = UdpSocket::bind(any)?;
     socket.set_nonblocking(true)?;
+    path::never_fragment(&socket, address)?;
     socket.connect(address)?;
     Ok(socket)
 }
@@ -270,6 +274,15 @@ impl Link for Dtls {
             Ok(has_room)
         })?;
         taken.then_some(()).ok_or(ErrorKind::WouldBlock.into())
+    }
+
+    fn path_octets(&mut self) -> Option<u16> {
+        let Session::Up(talk) = &self.session else {
+            return None;
+        };
+        let socket = &talk.ssl.get_ref().socket;
+        let octets = path::datagram_octets(socket, talk.address)?;
+        Some(octets.saturating_sub(OVERHEAD))
     }
 
     fn flush(&mut self) -> io::Result<()> {

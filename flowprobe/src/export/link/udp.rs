@@ -11,7 +11,7 @@ use std::{
 };
 
 use self::burst::Burst;
-use super::{Link, Undelivered};
+use super::{Link, Undelivered, path};
 
 /// Octets of a quoted datagram that are looked at.
 const QUOTE: usize = 64;
@@ -57,6 +57,7 @@ impl Socket {
         if set != 0 {
             return Err(io::Error::last_os_error());
         }
+        path::never_fragment(&socket, collector)?;
         Ok(Self {
             socket,
             collector,
@@ -89,6 +90,11 @@ impl Link for Socket {
             return (0, failed);
         }
         self.burst.send(self.socket.as_raw_fd(), messages)
+    }
+
+    fn path_octets(&mut self) -> Option<u16> {
+        self.connect().ok()?;
+        path::datagram_octets(&self.socket, self.collector)
     }
 
     fn undelivered(&mut self) -> Option<Undelivered> {

@@ -66,7 +66,7 @@ impl<L: Link> Sender<L> {
         if let Some(shared) = &self.spool {
             let collector = &self.name;
             tracing::info!(collector, "what waits on disk is sent to it");
-            shared.spool().begin(self.max_octets);
+            shared.spool().begin(self.octets);
             self.draining = Some(0);
         }
     }

@@ -100,6 +100,8 @@ impl<L: Link> Sender<L> {
                 }
                 return Some(now + BUSY_WAIT);
             }
+            // What the network says now may be of an earlier message.
+            Cause::TooBig if self.hear() || self.fit() => return Some(now),
             Cause::TooBig if has_flows && !self.sessions => {
                 self.wire.lose(&stop.unsent, stop.cause);
                 return Some(now);

@@ -26,6 +26,7 @@ struct Sent {
     head: [u8; HEAD],
     class: usize,
     volume: Volume,
+    octets: usize,
     batch: u64,
 }
 
@@ -47,6 +48,7 @@ impl History {
             head: *head,
             class,
             volume,
+            octets: message.len(),
             batch: self.batch,
         });
     }
@@ -58,10 +60,7 @@ impl History {
     /// nobody listens the host answers the first of them only, and the loopback device even takes
     /// them for one datagram.
     pub(super) fn take(&mut self, quote: &[u8], all_behind: bool) -> Option<(usize, Volume)> {
-        let at = match quote.first_chunk() {
-            Some(quoted) => self.sent.iter().rposition(|sent| sent.head == *quoted),
-            None => self.sent.len().checked_sub(1),
-        }?;
+        let at = self.position(quote)?;
         let first = self.sent.get(at)?;
         let (class, batch) = (first.class, first.batch);
         let together = self.sent.iter().skip(at);
@@ -72,6 +71,33 @@ impl History {
             volume += sent.volume;
         }
         Some((class, volume))
+    }
+
+    /// The messages from that which begins with `quote` on that are longer than `octets`, taken out:
+    /// the flows of each class. A router that refuses those that are too long for the path says so
+    /// of one in a while.
+    pub(super) fn take_longer(&mut self, quote: &[u8], octets: usize) -> Vec<(usize, Volume)> {
+        let Some(at) = self.position(quote) else {
+            return Vec::new();
+        };
+        let behind = self.sent.split_off(at);
+        let mut taken = Vec::new();
+        for sent in behind {
+            if sent.octets > octets {
+                taken.push((sent.class, sent.volume));
+            } else {
+                self.sent.push_back(sent);
+            }
+        }
+        taken
+    }
+
+    /// Where the message is that begins with `quote`; the latest one if too little is quoted.
+    fn position(&self, quote: &[u8]) -> Option<usize> {
+        match quote.first_chunk() {
+            Some(quoted) => self.sent.iter().rposition(|sent| sent.head == *quoted),
+            None => self.sent.len().checked_sub(1),
+        }
     }
 }
 
@@ -84,6 +110,24 @@ mod tests {
             records,
             ..Volume::default()
         }
+    }
+
+    #[test]
+    fn what_is_longer_than_the_path_takes_is_lost_from_the_first_on() {
+        let mut history = History::default();
+        let octets = [100, 60, 100, 24, 61];
+        for (number, octets) in octets.into_iter().enumerate() {
+            history.next_batch();
+            let mut message = vec![number as u8; HEAD];
+            message.resize(octets, 0);
+            history.push(&message, number % 2, volume(1 << number));
+        }
+        assert_eq!(history.take_longer(&[9; HEAD], 60), []);
+        let taken = history.take_longer(&[1; HEAD], 60);
+        assert_eq!(taken, [(0, volume(4)), (0, volume(16))]);
+        assert_eq!(history.take_longer(&[2; HEAD], 60), [], "taken once");
+        let left = [0, 1, 3].map(|number| history.take(&[number; HEAD], false));
+        assert_eq!(left.map(|left| left.is_some()), [true; 3]);
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use std::{io, time::Instant};
 
 use super::{Ending, PROBE_EVERY, SESSION_EVERY, STAND_BY_EVERY, Sender, wire::Cause};
-use crate::{export::link::Link, ipfix::element};
+use crate::{
+    export::{encoder::TooSmall, link::Link},
+    ipfix::element,
+};
 
 /// What is known of the collector.
 #[derive(Clone, Copy, Debug)]
@@ -35,12 +38,58 @@ impl<L: Link> Sender<L> {
         while let Some(report) = self.wire.link.undelivered() {
             heard = true;
             let cause = Cause::of(&report.error);
-            self.wire.blame(&report.quote, cause);
+            let too_big = cause == Cause::TooBig;
+            let path = too_big.then(|| self.wire.link.path_octets()).flatten();
+            if let Some(octets) = path {
+                self.wire.blame_longer(&report.quote, octets);
+                self.fit();
+                // What was lost may have had templates in it.
+                self.forget_told();
+            } else {
+                self.wire.blame(&report.quote, cause);
+            }
             if matches!(cause, Cause::Refused | Cause::Unreachable) {
                 self.down(cause, &report.error);
             }
         }
         heard
+    }
+
+    /// Makes messages as long as their path takes them, but no longer than was set; whether that is
+    /// another length than before.
+    pub(super) fn fit(&mut self) -> bool {
+        let path = self.wire.link.path_octets();
+        let octets = path.map_or(self.most_octets, |path| path.min(self.most_octets));
+        if octets == self.octets {
+            return false;
+        }
+        let collector = &self.name;
+        if let Err(TooSmall { least }) = self.wire.fit(octets) {
+            if !self.narrow {
+                self.narrow = true;
+                tracing::error!(
+                    collector,
+                    "the path takes messages of {octets} octets, and a record may need {least}: \
+                     flows are lost"
+                );
+            }
+            return false;
+        }
+        if octets < self.octets {
+            tracing::warn!(
+                collector,
+                "the path takes messages of {octets} octets: they are shorter"
+            );
+        } else {
+            tracing::info!(
+                collector,
+                "the path takes longer messages: they have {octets} octets"
+            );
+        }
+        self.narrow = false;
+        self.octets = octets;
+        self.full_message = self.wire.encoder().full_message();
+        true
     }
 
     /// The collector cannot be reached: ask again later.
@@ -79,9 +128,7 @@ impl<L: Link> Sender<L> {
         self.path = Path::Up;
         self.up_since = Some(self.wire.now.at);
         // It may have restarted, and forgotten every template.
-        for told in &mut self.told {
-            told.forget(self.wire.now.at);
-        }
+        self.forget_told();
     }
 
     /// While the collector is away: asks for it, and returns when to come back. A template is

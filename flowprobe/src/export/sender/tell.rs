@@ -19,12 +19,21 @@ impl<L: Link> Sender<L> {
         self.refresh_messages > 0 && since >= self.refresh_messages && !self.wire.link.is_reliable()
     }
 
+    /// All is to be said again, now.
+    pub(super) fn forget_told(&mut self) {
+        let now = self.wire.now.at;
+        self.told.iter_mut().for_each(|told| told.forget(now));
+    }
+
     /// Templates and options of each domain, when they are due (RFC 7011 §8.4). Templates are
     /// valid in their domain only (§3.4.1). In a session they are said once (§8.1).
     pub(super) fn announce(&mut self) -> Result<(), Stop> {
         let now = self.wire.now.at;
         if self.many_messages() {
-            self.told.iter_mut().for_each(|told| told.forget(now));
+            self.forget_told();
+        }
+        if self.announce_at() <= now {
+            self.fit();
         }
         for told in self.told.iter_mut().filter(|told| told.again_at <= now) {
             self.wire.turn_to(told.class);

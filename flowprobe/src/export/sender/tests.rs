@@ -1,6 +1,7 @@
 //! The sender against a network and a clock of the test's own.
 
 mod domains;
+mod path;
 mod sessions;
 mod spool;
 mod statistics;
@@ -38,6 +39,9 @@ struct Network {
     /// The socket's error queue, and whether `send` reports it.
     errors: VecDeque<Undelivered>,
     pending: bool,
+    /// Octets of the longest datagram that the path takes, and that the host knows of it.
+    path: Option<u16>,
+    known_path: Option<u16>,
 }
 
 impl Link for Rc<RefCell<Network>> {
@@ -53,6 +57,19 @@ impl Link for Rc<RefCell<Network>> {
         if std::mem::take(&mut network.pending) {
             return Err(refused());
         }
+        let longer = |path: Option<u16>| path.is_some_and(|path| datagram.len() > path.into());
+        if longer(network.known_path) {
+            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        }
+        if longer(network.path) {
+            // A router answers the first one only.
+            if network.errors.is_empty() {
+                let quote = datagram[..network.quoted].to_vec();
+                let error = io::Error::from_raw_os_error(libc::EMSGSIZE);
+                network.errors.push_back(Undelivered { error, quote });
+            }
+            return Ok(());
+        }
         if network.closed {
             let quote = datagram[..datagram.len().min(network.quoted)].to_vec();
             network.errors.push_back(Undelivered {
@@ -66,9 +83,17 @@ impl Link for Rc<RefCell<Network>> {
         Ok(())
     }
 
+    fn path_octets(&mut self) -> Option<u16> {
+        self.borrow().known_path
+    }
+
     fn undelivered(&mut self) -> Option<Undelivered> {
         let mut network = self.borrow_mut();
         network.pending = false;
+        let error = network.errors.front().map(|report| &report.error);
+        if error.is_some_and(|error| error.raw_os_error() == Some(libc::EMSGSIZE)) {
+            network.known_path = network.path;
+        }
         network.errors.pop_front()
     }
 }
@@ -178,7 +203,7 @@ impl<L: Link + Clone> Bench<L> {
         });
         let sender = Sender::new(
             network.clone(),
-            encoders.collect(),
+            (encoders.collect(), octets),
             Arc::clone(&outlet),
             Arc::new(Facts::new(&settings, Arc::new(Figures))),
             &settings,

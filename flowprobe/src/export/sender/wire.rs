@@ -17,7 +17,7 @@ use crate::{
         Now,
         account::{Cargo, Outlet},
         announce::Stream,
-        encoder::Encoder,
+        encoder::{Encoder, TooSmall},
         link::Link,
     },
     ipfix::Template,
@@ -264,6 +264,21 @@ impl<L: Link> Wire<L> {
             let mut account = self.outlet.account();
             account.undelivered(class, volume, cause.label(), self.now);
         }
+    }
+
+    /// Messages from the quoted one on that are longer than `octets` were not delivered.
+    pub(super) fn blame_longer(&mut self, quote: &[u8], octets: u16) {
+        let mut account = self.outlet.account();
+        for (class, volume) in self.history.take_longer(quote, octets.into()) {
+            account.undelivered(class, volume, Cause::TooBig.label(), self.now);
+        }
+    }
+
+    /// Messages have at most `octets` from here on.
+    pub(super) fn fit(&mut self, octets: u16) -> Result<(), TooSmall> {
+        self.discard();
+        let mut encoders = self.encoders.iter_mut();
+        encoders.try_for_each(|encoder| encoder.fit(octets))
     }
 
     /// Takes note of what has arrived since; returns how many messages have not.

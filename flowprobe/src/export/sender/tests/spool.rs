@@ -70,7 +70,7 @@ impl Queue {
             bench.outlet = Arc::clone(&outlet);
             bench.seat(members.seat(number));
             let sender = bench.sender.take().expect("it is there");
-            bench.sender = Some(sender.spooling(Arc::clone(&shared), 1352));
+            bench.sender = Some(sender.spooling(Arc::clone(&shared)));
             bench
         };
         let collectors: Vec<_> = (0..collectors).map(collector).collect();
