@@ -6,6 +6,7 @@ mod dial;
 pub(super) mod dtls;
 mod error;
 pub(super) mod file;
+mod icmp;
 mod path;
 pub(super) mod sctp;
 mod stream;
