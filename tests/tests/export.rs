@@ -223,8 +223,10 @@ fn messages_fit_a_path_that_is_narrower_further_on() -> Result {
                 assert_eq!(report.sent, ledger.exported);
                 continue;
             }
-            let lost: Vec<_> = report.dropped.keys().collect();
-            assert_eq!(lost, ["too_big"], "{report:?}");
+            // Templates are what it refuses first.
+            assert!(received.messages < report.messages, "{report:?}");
+            let lost = report.dropped.keys().filter(|reason| *reason != "too_big");
+            assert_eq!(lost.count(), 0, "{report:?}");
             assert!(report.sent.records > packets.len() as u64 / 2, "{report:?}");
         }
     }
