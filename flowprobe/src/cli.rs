@@ -251,14 +251,14 @@ pub struct Export {
     #[command(flatten)]
     pub tls: Tls,
 
-    /// Where flows wait for collectors of tcp://, tls:// and sctp:// that are away once
-    /// half of --export-queue is full of them, and at the end; they are sent when it is
-    /// back, or by the next run
+    /// Where flows wait for collectors of tcp://, tls:// and sctp:// that are away, or for
+    /// a group that fails over and of which none is there, once half of --export-queue is
+    /// full of them, and at the end; they are sent when one is back, or by the next run
     #[arg(long, value_name = "DIRECTORY")]
     pub spool: Option<PathBuf>,
 
-    /// Octets in the spool of each collector; when they are used up the oldest flows
-    /// are dropped, and counted
+    /// Octets in the spool of each collector, or group that fails over; when they are
+    /// used up the oldest flows are dropped, and counted
     #[arg(long, value_name = "OCTETS", default_value_t = 1 << 30,
           value_parser = clap::value_parser!(u64).range(crate::export::MIN_SPOOL..))]
     pub spool_octets: u64,
@@ -276,7 +276,8 @@ pub struct Export {
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<OutputFormat>,
 
-    /// Largest IP packet to a collector, in octets; 512 where the path is unknown
+    /// Largest IP packet to a collector, in octets; where the path is known to take less,
+    /// packets are smaller. 512 if routers on it drop what is too large without a word
     #[arg(long, value_name = "OCTETS", default_value_t = 1400,
           value_parser = clap::value_parser!(u16).range(i64::from(crate::export::MIN_MTU)..))]
     pub mtu: u16,

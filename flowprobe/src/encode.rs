@@ -11,6 +11,16 @@ pub enum Fit {
     Never(&'static str),
 }
 
+/// A limit that some template or record would not fit in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a message of {octets} octets is too small: at least {least} are needed")]
+pub struct TooSmall {
+    /// The limit asked for.
+    pub octets: usize,
+    /// What is needed.
+    pub least: usize,
+}
+
 /// When a message is sent, as headers of messages have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {

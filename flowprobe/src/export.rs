@@ -17,6 +17,7 @@ mod print;
 pub mod replay;
 mod sender;
 mod spool;
+mod start;
 #[cfg(test)]
 mod tests;
 
@@ -40,21 +41,14 @@ pub use spool::SpoolError;
 
 use self::{
     account::Outlet,
-    announce::Facts,
     balance::Balance,
-    encoder::{Encoder, TooSmall},
+    encoder::Encoder,
     link::{Link, Ways},
-    members::{Members, Seat},
     print::Printer,
-    sender::Sender,
-    spool::{
-        Spool,
-        intake::{Intake, Shared},
-    },
 };
 use crate::{
     clock::uptime_ms,
-    encode::Stamp,
+    encode::{Stamp, TooSmall},
     ipfix::message::{MIN_OCTETS, PACKET_OVERHEAD},
     ipfix_file::Rotation,
     record::FlowRecord,
@@ -66,9 +60,6 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// Smallest `--spool-octets`.
 pub const MIN_SPOOL: u64 = spool::MIN_LIMIT;
-
-/// Octets of the largest message on disk.
-const SPOOL_MESSAGE: u16 = 16_384;
 
 /// Smallest `--mtu`.
 pub const MIN_MTU: u16 = MIN_OCTETS as u16 + PACKET_OVERHEAD;
@@ -455,119 +446,6 @@ impl Exporter {
         self.reports()
     }
 
-    fn start_senders(
-        &mut self,
-        settings: &Settings,
-        telemetry: Arc<dyn Telemetry>,
-    ) -> Result<(), ExportError> {
-        let facts = Arc::new(Facts::new(settings, telemetry));
-        for collector in &settings.collectors {
-            let outlet = self.outlet(collector.to_string(), settings);
-            let plan = Plan::new(outlet, &facts, settings);
-            self.start_sender(collector, plan)?;
-        }
-        for group in &settings.groups {
-            let collectors = &group.collectors;
-            let count = collectors.len();
-            let turns = group.mode == Mode::Failover;
-            let members = Members::new(count, turns, group.hold_down);
-            let name = group.to_string();
-            let outlets: Vec<_> = match group.mode {
-                Mode::All => collectors
-                    .iter()
-                    .map(|collector| self.outlet(collector.to_string(), settings))
-                    .collect(),
-                Mode::Failover => vec![self.outlet(name, settings); count],
-                Mode::Balance => collectors
-                    .iter()
-                    .map(|collector| {
-                        let outlet = new_outlet(collector.to_string(), settings);
-                        let outlet = Arc::new(outlet.share_of(name.clone()));
-                        self.outlets.push(Arc::clone(&outlet));
-                        outlet
-                    })
-                    .collect(),
-            };
-            for (i, (collector, outlet)) in collectors.iter().zip(&outlets).enumerate() {
-                let mut plan = Plan::new(Arc::clone(outlet), &facts, settings);
-                if group.mode != Mode::All {
-                    plan.seat = Some((collector.to_string(), members.seat(i)));
-                }
-                self.start_sender(collector, plan)?;
-            }
-            if group.mode == Mode::Balance {
-                self.balanced.push(Balance::new(outlets, members));
-            }
-        }
-        Ok(())
-    }
-
-    fn start_sender(&mut self, collector: &Collector, plan: Plan<'_>) -> Result<(), ExportError> {
-        let link = plan
-            .settings
-            .ways()
-            .to(collector)
-            .map_err(|why| ExportError::Link {
-                collector: collector.to_string(),
-                why,
-            })?;
-        let encoders = encoders(collector, plan.settings)?;
-        // Members of a group have one another, or their shares.
-        let spool = match &plan.settings.spool {
-            Some(spool) if link.is_reliable() && collector.has_host() && plan.seat.is_none() => {
-                Some(self.start_spool(collector, spool, &plan)?)
-            }
-            _ => None,
-        };
-        let outlet = Arc::clone(&plan.outlet);
-        let facts = Arc::clone(&plan.facts);
-        let mut sender = Sender::new(link, encoders, outlet, facts, plan.settings, Now::read());
-        if let Some((spool, seat)) = spool {
-            let octets = plan.settings.ways().message_octets(collector);
-            let sender_with = sender.seated(collector.to_string(), seat);
-            sender = sender_with.spooling(spool, octets);
-        } else if let Some((name, seat)) = plan.seat {
-            sender = sender.seated(name, seat);
-        }
-        let bell = Arc::clone(&self.bell);
-        self.spawn("export", move || drive(sender, &bell))
-    }
-
-    /// A spool that stands in for a collector; it shares the queue, and the turn.
-    fn start_spool(
-        &mut self,
-        collector: &Collector,
-        settings: &SpoolSettings,
-        plan: &Plan<'_>,
-    ) -> Result<(Arc<Shared>, Seat), ExportError> {
-        let failed = |why| ExportError::Spool {
-            collector: collector.to_string(),
-            why,
-        };
-        let name = directory_name(collector);
-        let spool = Spool::open_in(&settings.directory, &name, settings.octets).map_err(failed)?;
-        let name = spool.directory().display().to_string();
-        let shared = Shared::new(spool, Arc::clone(&plan.outlet));
-        let members = Members::new(2, true, Duration::ZERO);
-        let intake = Intake::new(Arc::clone(&shared));
-        let content = &plan.settings.content;
-        let encoder = |domain: &Domain| {
-            let encoder = Encoder::new(Format::Ipfix, domain.id, SPOOL_MESSAGE, content);
-            encoder.unwrap_or_else(|_| unreachable!("SPOOL_MESSAGE holds any record"))
-        };
-        let encoders = plan.settings.domains.iter().map(encoder).collect();
-        let (outlet, facts) = (Arc::clone(&plan.outlet), Arc::clone(&plan.facts));
-        let unpaced = Settings {
-            export_rate: 0,
-            ..plan.settings.clone()
-        };
-        let sender = Sender::new(intake, encoders, outlet, facts, &unpaced, Now::read());
-        let sender = sender.seated(name, members.seat(1));
-        let bell = Arc::clone(&self.bell);
-        self.spawn("spool", move || drive(sender, &bell))?;
-        Ok((shared, members.seat(0)))
-    }
-
     /// A destination of every record.
     fn outlet(&mut self, destination: String, settings: &Settings) -> Arc<Outlet> {
         let outlet = Arc::new(new_outlet(destination, settings));
@@ -604,36 +482,9 @@ fn check(domains: &[Domain]) -> Result<(), ExportError> {
     }
 }
 
-/// What a sender is made of, besides its link.
-struct Plan<'a> {
-    outlet: Arc<Outlet>,
-    facts: Arc<Facts>,
-    settings: &'a Settings,
-    /// Its name and place in a group.
-    seat: Option<(String, Seat)>,
-}
-
-impl<'a> Plan<'a> {
-    fn new(outlet: Arc<Outlet>, facts: &Arc<Facts>, settings: &'a Settings) -> Self {
-        Self {
-            outlet,
-            facts: Arc::clone(facts),
-            settings,
-            seat: None,
-        }
-    }
-}
-
 fn new_outlet(destination: String, settings: &Settings) -> Outlet {
     let rates: Vec<_> = settings.domains.iter().map(|d| d.sampling).collect();
     Outlet::new(destination, settings.queue, &rates)
-}
-
-/// A name for a directory that no other collector has.
-fn directory_name(collector: &Collector) -> String {
-    let scheme = collector.transport().scheme();
-    let host = collector.host().replace(['/', '%'], "_");
-    format!("{scheme}-{host}-{}", collector.port())
 }
 
 /// An encoder for each domain.
@@ -645,18 +496,10 @@ fn encoders(collector: &Collector, settings: &Settings) -> Result<Vec<Encoder>, 
     let encoders = settings.domains.iter().map(encoder);
     encoders
         .collect::<Result<_, TooSmall>>()
-        .map_err(|TooSmall { least }| ExportError::Mtu {
+        .map_err(|TooSmall { least, .. }| ExportError::Mtu {
             mtu,
             collector: collector.to_string(),
             // What is around the message: for DTLS more than for UDP.
             least: least + usize::from(mtu.saturating_sub(octets)),
         })
-}
-
-/// The thread of a collector: one step after the other, until all are done.
-fn drive<L: Link>(mut sender: Sender<L>, bell: &Bell) {
-    let mut heard = 0;
-    while let Some(next) = sender.step(Now::read(), bell.finish_by()) {
-        heard = bell.wait(heard, next);
-    }
 }

@@ -10,15 +10,5 @@ pub mod v9;
 #[cfg(test)]
 mod tests;
 
-/// A limit that some template or record would not fit in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a message of {octets} octets is too small: at least {least} are needed")]
-pub struct TooSmall {
-    /// The limit asked for.
-    pub octets: usize,
-    /// What is needed.
-    pub least: usize,
-}
-
 /// Why a flow whose times 32 bits of milliseconds cannot tell is never sent.
 const TIME: &str = "time";

@@ -1,14 +1,16 @@
 //! Collectors that go and come back, refuse, or are several.
 
-use std::{thread, time::Duration};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use flowprobe_tests::{
+    capture_file::{Order, Record as Captured, pcap},
     collector::{Collector, Received},
     flow::Truth,
+    offline::pcap_in,
     packets::{Ip, Packet, truth},
     probe::Probe,
     sender::Sender,
-    topology::{Pair, Wire},
+    topology::{Pair, Routed, Wire},
 };
 
 type Result = anyhow::Result<()>;
@@ -150,8 +152,10 @@ fn each_of_several_collectors_gets_every_record() -> Result {
 
 #[test]
 fn no_message_is_longer_than_the_path_takes() -> Result {
-    for mtu in [512, 1400] {
+    // With each what the path to the collector takes.
+    for (mtu, path) in [(512, 65_536), (1400, 65_536), (1400, 1000)] {
         let pair = Pair::new(Wire::default())?;
+        pair.sensor.ip(&format!("link set lo mtu {path}"))?;
         let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
         let collector = Collector::start(&pair.sensor, "127.0.0.1:4739", true)?;
         let (url, limit) = (collector.url(), mtu.to_string());
@@ -169,11 +173,62 @@ fn no_message_is_longer_than_the_path_takes() -> Result {
             .iter()
             .map(|datagram| datagram.octets.len() + 28);
         let longest = longest.max().expect("messages");
+        let mtu = mtu.min(path);
         assert!(longest <= mtu, "{longest} octets where {mtu} fit");
         assert!(
             longest > mtu - 120,
             "messages are not filled: {longest} of {mtu}"
         );
+    }
+    Ok(())
+}
+
+/// A router on the way takes less than the exporter's own wire. What it refuses is counted, then
+/// messages fit; none is cut into fragments.
+#[test]
+fn messages_fit_a_path_that_is_narrower_further_on() -> Result {
+    const PATH: usize = 1280;
+    let routed = Routed::new()?;
+    for (host, port) in [(&routed.gateway, Routed::WAN), (&routed.server, "eth0")] {
+        host.ip(&format!("link set {port} mtu {PATH}"))?;
+    }
+    let packets: Vec<_> = (0..20).flat_map(burst).collect();
+    let at = 1_767_225_600_000_000_000;
+    let records: Vec<_> = packets
+        .iter()
+        .map(|packet| Captured::whole(at, &packet.frame))
+        .collect();
+    let capture = pcap(Order::Little, true, 1, &records);
+    for (host, headers) in [(Routed::SERVER_V4, 28), (Routed::SERVER_V6, 48)] {
+        let address = SocketAddr::new(host.parse()?, 4739).to_string();
+        let fits = PATH - headers;
+        let said = format!("the path takes messages of {fits} octets");
+        // Linux remembers what the router has said.
+        for known in [false, true] {
+            let collector = Collector::start(&routed.server, &address, true)?;
+            let url = collector.url();
+            let run = pcap_in(&routed.client, &["-", "-c", &url], &capture)?;
+            assert_eq!(run.code, 0, "{}", run.log);
+            let received = collector.stop();
+            let longest = received.datagrams.iter().map(|one| one.octets.len()).max();
+            let longest = longest.expect("messages");
+            assert!(longest <= fits && longest > fits - 120, "{host}: {longest}");
+            assert_eq!(run.log.matches(&said).count(), 1, "{}", run.log);
+            let ledger = run.ledger();
+            assert_eq!(ledger.errors(), [""; 0]);
+            let report = &ledger.collectors[0];
+            assert_eq!(received.flows.len() as u64, report.sent.records, "{host}");
+            if known {
+                received.assert_well_formed();
+                assert_eq!(report.sent, ledger.exported);
+                continue;
+            }
+            // Templates are what it refuses first.
+            assert!(received.messages < report.messages, "{report:?}");
+            let lost = report.dropped.keys().filter(|reason| *reason != "too_big");
+            assert_eq!(lost.count(), 0, "{report:?}");
+            assert!(report.sent.records > packets.len() as u64 / 2, "{report:?}");
+        }
     }
     Ok(())
 }

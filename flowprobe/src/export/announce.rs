@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use super::{
     Domain, Interface, Settings, Telemetry,
-    account::{Account, Front},
+    account::{Account, Front, Outlet},
     encoder::Encoder,
 };
 use crate::{
@@ -96,12 +96,6 @@ fn sequence(epoch: u32) -> u64 {
     u64::from(epoch) + 1
 }
 
-/// What this collector was sent and not sent so far.
-pub(super) struct Delivery {
-    metering: MeteringStatistics,
-    exporting: ExportingReliability,
-}
-
 /// Where records go: into the message at hand or, when that is full, into the next one.
 pub(super) trait Stream {
     /// Why nothing more can be sent now.
@@ -112,6 +106,9 @@ pub(super) trait Stream {
 
     /// Whether templates are said once in a session, and can be withdrawn.
     fn has_sessions(&self) -> bool;
+
+    /// Whose account has what was sent so far.
+    fn outlet(&self) -> &Arc<Outlet>;
 
     /// Sends the message at hand if `add` finds no room in it, and then adds to the next one.
     fn put(&mut self, add: impl Fn(&mut Encoder) -> bool) -> Result<(), Self::Stop>;
@@ -127,33 +124,31 @@ impl Facts {
         }
     }
 
-    /// How a domain stands: the rate of what is sent next, and what was sent so far.
-    pub(super) fn standing(&self, told: &Told, account: &Account) -> (Front, Delivery) {
-        (account.front(told.class), self.delivery(told, account))
+    /// What was sent so far. RFC 7011 §4.1: in the scope of the domain, so the sum of them is the
+    /// process's.
+    fn sent(&self, told: &Told, account: &Account) -> MeteringStatistics {
+        let (messages, octets, flows) = account.handed_over(told.class);
+        MeteringStatistics {
+            observation_domain: told.observation_domain,
+            process: self.process,
+            octets,
+            messages,
+            flows,
+        }
     }
 
-    fn delivery(&self, told: &Told, account: &Account) -> Delivery {
-        let (messages, octets, flows) = account.handed_over(told.class);
+    /// What never will be. RFC 7011 §4.3: in the scope of the exporting process, which has all
+    /// domains.
+    fn not_sent(&self, account: &Account) -> ExportingReliability {
         let (not_sent, span_ms) = account.not_sent();
         let (first_ms, last_ms) = span_ms.unwrap_or_default();
-        Delivery {
-            // RFC 7011 §4.1: in the scope of the domain, so the sum of them is the process's.
-            metering: MeteringStatistics {
-                observation_domain: told.observation_domain,
-                process: self.process,
-                octets,
-                messages,
-                flows,
-            },
-            // RFC 7011 §4.3: in the scope of the exporting process, which has all domains.
-            exporting: ExportingReliability {
-                process: self.process,
-                flows: not_sent.records,
-                packets: not_sent.packets,
-                octets: not_sent.octets,
-                first_ms,
-                last_ms,
-            },
+        ExportingReliability {
+            process: self.process,
+            flows: not_sent.records,
+            packets: not_sent.packets,
+            octets: not_sent.octets,
+            first_ms,
+            last_ms,
         }
     }
 
@@ -162,14 +157,13 @@ impl Facts {
         &self,
         told: &Told,
         front: Front,
-        delivery: &Delivery,
         stream: &mut S,
     ) -> Result<(), S::Stop> {
         if !told.templates {
             self.templates(told, front, stream)?;
         }
         self.options(told, front, stream)?;
-        self.statistics(told, front, delivery, stream)
+        self.statistics(told, front, stream)
     }
 
     /// What a collector needs between the last flow of one rate and the first flow of the next:
@@ -334,7 +328,6 @@ impl Facts {
         &self,
         told: &Told,
         front: Front,
-        delivery: &Delivery,
         stream: &mut S,
     ) -> Result<(), S::Stop> {
         let metering = self.telemetry.metering(told.class);
@@ -348,10 +341,13 @@ impl Facts {
             last_ms,
         };
         self.selection(told, front, stream)?;
-        stream.put(|encoder| encoder.options(&delivery.metering))?;
+        // Asked for when the record is encoded: RFC 7011 §4.1 counts what was sent before, and a
+        // message that was full has just been.
+        let outlet = Arc::clone(stream.outlet());
+        stream.put(|encoder| encoder.options(&self.sent(told, &outlet.account())))?;
         stream.put(|encoder| encoder.options(&reliability))?;
         if is_first(told) {
-            stream.put(|encoder| encoder.options(&delivery.exporting))?;
+            stream.put(|encoder| encoder.options(&self.not_sent(&outlet.account())))?;
         }
         Ok(())
     }

@@ -3,39 +3,50 @@
 use std::{
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
+    time::Instant,
 };
 
 use super::{Now, account::Outlet, members::Members};
 use crate::record::{FlowKey, FlowRecord};
 
-/// Collectors that share the flows.
+/// Collectors that share the flows, each with a queue of its own.
 #[derive(Debug)]
 pub(super) struct Balance {
-    outlets: Vec<Arc<Outlet>>,
-    members: Arc<Members>,
+    queues: Vec<(Arc<Outlet>, Arc<Members>)>,
     /// Keyed, so that nobody can choose flows that all go to one collector.
     keyed: RandomState,
 }
 
 impl Balance {
-    pub(super) fn new(outlets: Vec<Arc<Outlet>>, members: Arc<Members>) -> Self {
+    /// Each is a queue, and who takes from it.
+    pub(super) fn new(queues: Vec<(Arc<Outlet>, Arc<Members>)>) -> Self {
         Self {
-            outlets,
-            members,
+            queues,
             keyed: RandomState::new(),
         }
     }
 
     /// Queues each record for one of them. They are in the order of their classes, and stay so.
     pub(super) fn push(&self, records: &[FlowRecord], now: Now) {
-        let takers = self.members.takers(now.at);
-        let mut shares = vec![Vec::new(); self.outlets.len()];
+        let takers = self.takers(now.at);
+        let mut shares = vec![Vec::new(); self.queues.len()];
         for record in records {
             shares[self.taker(&record.key, &takers)].push(*record);
         }
-        for (outlet, share) in self.outlets.iter().zip(shares) {
+        for ((outlet, _), share) in self.queues.iter().zip(shares) {
             outlet.account().push(&Arc::new(share), now);
         }
+    }
+
+    /// Those that new flows may go to: the steady ones and those that are new, or else all that are
+    /// there, or else all: one of them has to keep them.
+    fn takers(&self, now: Instant) -> Vec<usize> {
+        let standing = |(_, members): &(_, Arc<Members>)| members.standing(now);
+        let standings: Vec<_> = self.queues.iter().map(standing).collect();
+        let best = standings.iter().max();
+        let numbered = standings.iter().enumerate();
+        let takers = numbered.filter(|(_, standing)| Some(*standing) == best);
+        takers.map(|(number, _)| number).collect()
     }
 
     /// The one of `takers` that has this conversation: the one with the highest number that hash
@@ -52,12 +63,45 @@ mod tests {
     use std::{collections::BTreeSet, time::Duration};
 
     use super::*;
-    use crate::{ipfix::tests::sample::key, sampling::Sampling};
+    use crate::{
+        export::members::Presence::{Away, Coming, There},
+        ipfix::tests::sample::key,
+        sampling::Sampling,
+    };
+
+    const HOLD_DOWN: Duration = Duration::from_secs(30);
 
     fn balance(count: usize) -> Balance {
-        let outlet = |i: usize| Arc::new(Outlet::new(i.to_string(), 1 << 20, &[Sampling::All]));
-        let members = Members::new(count, false, Duration::from_secs(1));
-        Balance::new((0..count).map(outlet).collect(), members)
+        let queue = |i: usize| {
+            let outlet = Outlet::new(i.to_string(), 1 << 20, &[Sampling::All]);
+            (Arc::new(outlet), Members::new(1, false, HOLD_DOWN))
+        };
+        Balance::new((0..count).map(queue).collect())
+    }
+
+    #[test]
+    fn new_flows_go_to_those_that_are_there_and_steady() {
+        let balance = balance(3);
+        let seats: Vec<_> = balance.queues.iter().map(|(_, m)| m.seat(0)).collect();
+        let now = Instant::now();
+        assert_eq!(balance.takers(now), [0, 1, 2]);
+        seats[0].turn(There, true, now);
+        seats[1].turn(Coming, true, now);
+        assert_eq!(balance.takers(now), [0, 1, 2], "nothing has gone wrong");
+        seats[1].turn(Away, true, now);
+        assert_eq!(balance.takers(now), [0, 2]);
+        seats[1].turn(There, true, now);
+        assert_eq!(balance.takers(now), [0, 2]);
+        assert_eq!(balance.takers(now + HOLD_DOWN), [0, 1, 2]);
+        seats[0].turn(Away, true, now);
+        seats[2].turn(Away, true, now);
+        assert_eq!(balance.takers(now), [1], "better one that is new than none");
+        seats[1].turn(Away, true, now);
+        assert_eq!(
+            balance.takers(now),
+            [0, 1, 2],
+            "one of them has to keep them"
+        );
     }
 
     #[test]
@@ -91,7 +135,8 @@ mod tests {
         let balance = balance(2);
         let records = crate::ipfix::tests::sample::many(1000);
         balance.push(&records, Now::read());
-        let queued = balance.outlets.iter().map(|o| o.account().queued().records);
+        let queues = balance.queues.iter();
+        let queued = queues.map(|(outlet, _)| outlet.account().queued().records);
         let queued: Vec<_> = queued.collect();
         assert_eq!(queued.iter().sum::<u64>(), 1000);
         assert!(queued.iter().all(|share| *share > 0), "{queued:?}");

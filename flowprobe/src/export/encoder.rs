@@ -2,7 +2,7 @@
 
 use super::Format;
 use crate::{
-    encode::{Fit, Mark, Stamp},
+    encode::{Fit, Mark, Stamp, TooSmall},
     ipfix::{
         self, Fields, Template,
         element::{self, Both},
@@ -13,13 +13,6 @@ use crate::{
     record::FlowRecord,
     sampling::Sampling,
 };
-
-/// Octets that are fewer than any message of the format needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooSmall {
-    /// What is needed.
-    pub(super) least: usize,
-}
 
 /// What flow records have in them, where the format leaves a choice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,32 +57,29 @@ impl Encoder {
         let dot1q = content.dot1q;
         match format {
             Format::Ipfix => {
-                let least = match content.biflows {
-                    true => ipfix::message::MIN_OCTETS_BIFLOW,
-                    false => ipfix::message::MIN_OCTETS,
-                };
-                let mut encoder = ipfix::Encoder::new(observation_domain, max_octets)
-                    .ok()
-                    .filter(|_| usize::from(max_octets) >= least)
-                    .ok_or(TooSmall { least })?;
+                let mut encoder = ipfix::Encoder::new(observation_domain, max_octets)?;
                 encoder.use_dot1q(dot1q);
                 encoder.use_fields(content.fields.clone());
                 // Without a reverse field the way back would be lost: then it is a record too.
                 let has_reverse = |fields: &Fields| fields.of_biflows().is_some();
-                let biflows = content.biflows && content.fields.as_ref().is_none_or(has_reverse);
-                encoder.use_biflows(biflows);
+                if content.biflows && content.fields.as_ref().is_none_or(has_reverse) {
+                    encoder.use_biflows()?;
+                }
                 Ok(Self::Ipfix(encoder))
             }
             Format::V9 => {
-                let mut encoder = v9::Encoder::new(observation_domain, max_octets)
-                    .map_err(|error| TooSmall { least: error.least })?;
+                let mut encoder = v9::Encoder::new(observation_domain, max_octets)?;
                 encoder.use_dot1q(dot1q);
                 Ok(Self::V9(encoder))
             }
             Format::V5 => v5::Encoder::new(observation_domain, max_octets)
-                .map(|encoder| Self::V5(Box::new(encoder)))
-                .map_err(|error| TooSmall { least: error.least }),
+                .map(|encoder| Self::V5(Box::new(encoder))),
         }
+    }
+
+    /// Messages have at most `max_octets` from here on. The message at hand has to be empty.
+    pub(super) fn fit(&mut self, max_octets: u16) -> Result<(), TooSmall> {
+        delegate!(self, encoder => encoder.fit(max_octets))
     }
 
     /// Flow records of a message that is full for sure.

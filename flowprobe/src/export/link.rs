@@ -6,6 +6,8 @@ mod dial;
 pub(super) mod dtls;
 mod error;
 pub(super) mod file;
+mod icmp;
+mod path;
 pub(super) mod sctp;
 mod stream;
 mod sys;
@@ -155,6 +157,11 @@ pub(in crate::export) trait Link {
         (taken, Ok(()))
     }
 
+    /// Octets of the longest message that the path takes, as far as is known.
+    fn path_octets(&mut self) -> Option<u16> {
+        None
+    }
+
     /// Moves on what `send` has taken and the kernel not yet. An error is the end of the session.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
@@ -215,6 +222,10 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn send_all(&mut self, messages: &mut dyn Iterator<Item = &[u8]>) -> (usize, io::Result<()>) {
         (**self).send_all(messages)
+    }
+
+    fn path_octets(&mut self) -> Option<u16> {
+        (**self).path_octets()
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,23 +1,40 @@
-//! Collectors that stand in for each other, or share the flows: who is there, and whose turn it is.
+//! Who takes the flows out of a queue: the collectors that may, in the order of preference, and
+//! behind all of them the spool.
 //!
-//! In a group with failover they have one queue, and one of them at a time takes from it: the first
-//! one that is there. A collector that fails loses its turn at once, and what it has not
-//! acknowledged waits again for the next one. In a group that balances each has a queue, and gets
-//! new flows as long as it is there. In both, one that comes back has to be there for a while, the
-//! hold-down, before flows go to it again, so that one that comes and goes does not take them along.
+//! One of them at a time has the flows: the first collector that is there. One that fails loses its
+//! turn at once, and what it has not acknowledged waits again for the next one. One that comes back
+//! has to be there for a while, the hold-down, before it takes the turn from another, so that one
+//! that comes and goes does not take the flows along.
+//!
+//! The spool has them while no collector can. What is in it is older than what waits in the queue:
+//! the collector whose turn it is gets that first, and meanwhile the spool may go on to take flows.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
+
+/// For so long collectors of which nothing is known yet are waited for at the start: as long as a
+/// connection may take.
+const COMING: Duration = Duration::from_secs(10);
 
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// This one's, as before.
+    /// The flows are for this one, as before.
     Mine,
-    /// This one's from now on.
+    /// They are from now on.
     Begins,
+    /// This collector is sent what is on disk.
+    Drains,
+    /// Another is next: what is on its way shall arrive, and nothing more be sent.
+    Settles,
     /// That of another, or of nobody yet.
     Anothers,
 }
@@ -27,13 +44,24 @@ pub(super) enum Turn {
 pub(super) enum Presence {
     /// It takes flows.
     There,
-    /// Its first session is being set up, and nothing has gone wrong.
+    /// A session is being set up, and nothing has gone wrong.
     Coming,
     /// It cannot be reached.
     Away,
 }
 
-/// What is known of a member.
+/// Whether new flows should be kept for a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    /// None of its collectors is there.
+    Away,
+    /// One is, and not for long yet.
+    Back,
+    /// One is, or nothing bad is known of it.
+    Steady,
+}
+
+/// What is known of a collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Health {
     /// Nothing yet.
@@ -47,11 +75,26 @@ enum Health {
     Gone,
 }
 
+/// A member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// By its number in the order of preference.
+    Collector(usize),
+    Spool,
+}
+
 #[derive(Debug)]
 struct State {
     /// In the order of preference.
-    members: Vec<Health>,
-    holder: Option<usize>,
+    collectors: Vec<Health>,
+    /// Whether the spool takes flows; none where there is no spool.
+    spool: Option<bool>,
+    /// Since when there are any.
+    began: Option<Instant>,
+    /// Who takes flows out of the queue.
+    queue: Option<Place>,
+    /// The collector that is sent what is on disk.
+    drain: Option<usize>,
 }
 
 impl Health {
@@ -67,76 +110,136 @@ impl Health {
     fn is_there(self) -> bool {
         matches!(self, Self::Well | Self::Back(_))
     }
-}
 
-impl State {
-    /// Who should have the turn.
-    fn wanted(&self, hold_down: Duration, now: Instant) -> Option<usize> {
-        let holder = self
-            .holder
-            .filter(|holder| self.members[*holder].is_there());
-        let mut members = self.members.iter();
-        let steady = members.position(|health| health.is_steady(hold_down, now));
-        match (steady, holder) {
-            // One that is less preferred does not take over from one that works.
-            (Some(steady), Some(holder)) => Some(steady.min(holder)),
-            (steady, holder) => {
-                let any = || self.members.iter().position(|health| health.is_there());
-                holder.or(steady).or_else(any)
-            }
+    fn after(self, presence: Presence, now: Instant) -> Self {
+        match (self, presence) {
+            (Self::New, Presence::There) => Self::Well,
+            (Self::Away, Presence::There) => Self::Back(now),
+            (health, Presence::There | Presence::Coming) => health,
+            (_, Presence::Away) => Self::Away,
         }
     }
 }
 
-/// The collectors of a group, in the order of preference.
+impl State {
+    /// The collector whose turn it is.
+    fn collector(&self, hold_down: Duration, now: Instant) -> Option<usize> {
+        let holder = match (self.drain, self.queue) {
+            (Some(holder), _) | (None, Some(Place::Collector(holder))) => Some(holder),
+            (None, Some(Place::Spool) | None) => None,
+        };
+        let holder = holder.filter(|holder| self.collectors[*holder].is_there());
+        let mut collectors = self.collectors.iter();
+        let steady = collectors.position(|health| health.is_steady(hold_down, now));
+        let found = match (steady, holder) {
+            // One that is less preferred does not take over from one that works.
+            (Some(steady), Some(holder)) => Some(steady.min(holder)),
+            (steady, holder) => {
+                let any = || self.collectors.iter().position(|health| health.is_there());
+                holder.or(steady).or_else(any)
+            }
+        };
+        // Connections come up in any order.
+        let waited = self.began.is_none_or(|began| now >= began + COMING);
+        found.filter(|found| waited || !self.collectors[..*found].contains(&Health::New))
+    }
+
+    fn note(&mut self, place: Place, presence: Presence, now: Instant) {
+        self.began.get_or_insert(now);
+        match place {
+            Place::Collector(i) => self.collectors[i] = self.collectors[i].after(presence, now),
+            Place::Spool => self.spool = Some(presence == Presence::There),
+        }
+    }
+
+    fn let_go(&mut self, place: Place) {
+        if self.queue == Some(place) {
+            self.queue = None;
+        }
+        if self.drain.map(Place::Collector) == Some(place) {
+            self.drain = None;
+        }
+    }
+
+    fn collectors_are_gone(&self) -> bool {
+        let mut collectors = self.collectors.iter();
+        collectors.all(|health| *health == Health::Gone)
+    }
+}
+
+/// The members of a queue.
 #[derive(Debug)]
 pub(super) struct Members {
-    /// Whether one of them at a time has the flows.
-    turns: bool,
     hold_down: Duration,
+    /// Whether anything is on disk that is to be sent.
+    backlog: AtomicBool,
     state: Mutex<State>,
 }
 
 impl Members {
-    /// A group of so many; `turns` if one at a time has the flows.
-    pub(super) fn new(count: usize, turns: bool, hold_down: Duration) -> Arc<Self> {
+    /// So many collectors, and a spool or none.
+    pub(super) fn new(collectors: usize, spool: bool, hold_down: Duration) -> Arc<Self> {
         Arc::new(Self {
-            turns,
             hold_down,
+            backlog: AtomicBool::new(false),
             state: Mutex::new(State {
-                members: vec![Health::New; count],
-                holder: None,
+                collectors: vec![Health::New; collectors],
+                spool: spool.then_some(false),
+                began: None,
+                queue: None,
+                drain: None,
             }),
         })
     }
 
-    /// The place of the one at `index`.
-    pub(super) fn seat(self: &Arc<Self>, index: usize) -> Seat {
+    /// The place of the collector with this number.
+    pub(super) fn seat(self: &Arc<Self>, number: usize) -> Seat {
+        self.place(Place::Collector(number))
+    }
+
+    /// The place of the spool.
+    pub(super) fn spool_seat(self: &Arc<Self>) -> Seat {
+        self.place(Place::Spool)
+    }
+
+    fn place(self: &Arc<Self>, place: Place) -> Seat {
         Seat {
-            group: Arc::clone(self),
-            index,
+            members: Arc::clone(self),
+            place,
         }
     }
 
-    /// Those that new flows may go to: the steady ones and those that are new, or else all that are
-    /// there, or else all.
-    pub(super) fn takers(&self, now: Instant) -> Vec<usize> {
-        let state = self.lock();
-        let those = |may: &dyn Fn(&Health) -> bool| -> Vec<usize> {
-            let members = state.members.iter().enumerate();
-            members
-                .filter(|(_, health)| may(health))
-                .map(|(i, _)| i)
-                .collect()
+    /// Says whether anything is on disk that is to be sent. Who says so holds the spool, so that
+    /// what is said last is true.
+    pub(super) fn set_backlog(&self, backlog: bool) {
+        self.backlog.store(backlog, Ordering::Release);
+    }
+
+    fn backlog(&self) -> bool {
+        self.backlog.load(Ordering::Acquire)
+    }
+
+    /// Whether no collector takes flows: none is there, or what is on disk goes first.
+    pub(super) fn nobody_takes(&self, now: Instant) -> bool {
+        self.backlog() || self.lock().collector(self.hold_down, now).is_none()
+    }
+
+    /// Whether no collector will ever take any.
+    pub(super) fn collectors_are_gone(&self) -> bool {
+        self.lock().collectors_are_gone()
+    }
+
+    /// Whether new flows should be kept for it.
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        let standing = |health: &Health| match health {
+            Health::New => Standing::Steady,
+            health if health.is_steady(self.hold_down, now) => Standing::Steady,
+            health if health.is_there() => Standing::Back,
+            _ => Standing::Away,
         };
-        let may = |health: &Health| *health == Health::New || health.is_steady(self.hold_down, now);
-        let steady = those(&may);
-        let there = || those(&|health| health.is_there());
-        [steady]
-            .into_iter()
-            .chain(std::iter::once_with(there))
-            .find(|found| !found.is_empty())
-            .unwrap_or_else(|| those(&|_| true))
+        let state = self.lock();
+        let best = state.collectors.iter().map(standing).max();
+        best.unwrap_or(Standing::Away)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -147,147 +250,71 @@ impl Members {
 /// The place of one of them.
 #[derive(Debug)]
 pub(super) struct Seat {
-    group: Arc<Members>,
-    index: usize,
+    members: Arc<Members>,
+    place: Place,
 }
 
 impl Seat {
     /// Says whether this one is there, and whether nothing of its is on the way; answers whether
     /// the flows are its own.
     pub(super) fn turn(&self, presence: Presence, idle: bool, now: Instant) -> Turn {
-        let mut state = self.group.lock();
-        let me = self.index;
-        state.members[me] = match (state.members[me], presence) {
-            (Health::New, Presence::There) => Health::Well,
-            (Health::Away, Presence::There) => Health::Back(now),
-            (health, Presence::There) => health,
-            (Health::New, Presence::Coming) => Health::New,
-            (_, Presence::Coming | Presence::Away) => Health::Away,
+        let mut state = self.members.lock();
+        let me = self.place;
+        state.note(me, presence, now);
+        let collector = state.collector(self.members.hold_down, now);
+        let collector = collector.map(Place::Collector);
+        let spool = (state.spool == Some(true)).then_some(Place::Spool);
+        let (queue, drain) = match self.members.backlog() {
+            true => (spool, collector),
+            false => (collector.or(spool), None),
         };
-        if !self.group.turns {
-            return Turn::Mine;
-        }
-        let wanted = state.wanted(self.group.hold_down, now);
-        match state.holder {
-            Some(holder) if holder == me => {
-                if wanted == Some(me) || wanted.is_none() || !idle {
-                    return Turn::Mine;
+        let drains = |state: &State| state.drain.map(Place::Collector);
+        let kept = [
+            (state.queue, queue, Turn::Mine),
+            (drains(&state), drain, Turn::Drains),
+        ];
+        for (holder, wanted, turn) in kept {
+            if holder == Some(me) {
+                if wanted == Some(me) {
+                    return turn;
                 }
-                state.holder = None;
-                Turn::Anothers
+                if !idle {
+                    return Turn::Settles;
+                }
             }
-            None if wanted == Some(me) => {
-                state.holder = Some(me);
+        }
+        state.let_go(me);
+        let others = matches!(state.queue, Some(Place::Collector(_)));
+        match me {
+            Place::Collector(i) if drain == Some(me) && drains(&state).is_none() && !others => {
+                state.drain = Some(i);
+                Turn::Drains
+            }
+            // While a collector is sent what is on disk the queue is the spool's, or nobody's.
+            _ if queue == Some(me)
+                && state.queue.is_none()
+                && (me == Place::Spool || state.drain.is_none()) =>
+            {
+                state.queue = Some(me);
                 Turn::Begins
             }
             _ => Turn::Anothers,
         }
     }
 
+    /// Whether other collectors may have the flows.
+    pub(super) fn has_others(&self) -> bool {
+        self.members.lock().collectors.len() > 1
+    }
+
     /// This one ends. Returns whether nobody is left who could take what waits.
     pub(super) fn retire(&self) -> bool {
-        let mut state = self.group.lock();
-        state.members[self.index] = Health::Gone;
-        if state.holder == Some(self.index) {
-            state.holder = None;
+        let mut state = self.members.lock();
+        match self.place {
+            Place::Collector(i) => state.collectors[i] = Health::Gone,
+            Place::Spool => state.spool = None,
         }
-        !self.group.turns || state.members.iter().all(|health| *health == Health::Gone)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{
-        Presence::{Away, Coming, There},
-        *,
-    };
-
-    const HOLD_DOWN: Duration = Duration::from_secs(30);
-
-    fn seats(count: usize) -> Vec<Seat> {
-        let group = Members::new(count, true, HOLD_DOWN);
-        (0..count).map(|index| group.seat(index)).collect()
-    }
-
-    #[test]
-    fn the_first_that_is_there_has_the_turn_and_takes_it_back_after_the_hold_down() {
-        let seats = seats(3);
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(seats[0].turn(There, true, at(0)), Turn::Begins);
-        assert_eq!(seats[1].turn(There, true, at(0)), Turn::Anothers);
-        assert_eq!(seats[0].turn(There, true, at(1)), Turn::Mine);
-        // It fails; the next one takes over once it has let go.
-        assert_eq!(seats[1].turn(There, true, at(2)), Turn::Anothers);
-        assert_eq!(seats[0].turn(Away, true, at(2)), Turn::Anothers);
-        assert_eq!(seats[2].turn(There, true, at(2)), Turn::Anothers);
-        assert_eq!(seats[1].turn(There, true, at(2)), Turn::Begins);
-        // It is back, but not for long enough.
-        assert_eq!(seats[0].turn(There, true, at(10)), Turn::Anothers);
-        assert_eq!(seats[1].turn(There, true, at(39)), Turn::Mine);
-        // It comes and goes: the time begins again.
-        assert_eq!(seats[0].turn(Away, true, at(39)), Turn::Anothers);
-        assert_eq!(seats[0].turn(There, true, at(41)), Turn::Anothers);
-        assert_eq!(seats[1].turn(There, true, at(50)), Turn::Mine);
-        // What is on its way is waited for.
-        assert_eq!(seats[1].turn(There, false, at(72)), Turn::Mine);
-        assert_eq!(seats[0].turn(There, true, at(72)), Turn::Anothers);
-        assert_eq!(seats[1].turn(There, true, at(72)), Turn::Anothers);
-        assert_eq!(seats[0].turn(There, true, at(72)), Turn::Begins);
-    }
-
-    #[test]
-    fn where_none_is_there_the_first_that_comes_back_has_the_turn() {
-        let seats = seats(2);
-        let now = Instant::now();
-        assert_eq!(seats[0].turn(There, true, now), Turn::Begins);
-        for seat in seats.iter().rev() {
-            seat.turn(Away, true, now);
-        }
-        assert_eq!(seats[0].turn(Away, true, now), Turn::Mine);
-        // The one that holds it lets go of it as soon as another is there.
-        assert_eq!(seats[1].turn(There, true, now), Turn::Anothers);
-        assert_eq!(seats[0].turn(Away, true, now), Turn::Anothers);
-        assert_eq!(seats[1].turn(There, true, now), Turn::Begins);
-        assert!(!seats[1].retire());
-        assert!(seats[0].retire());
-    }
-
-    #[test]
-    fn new_flows_go_to_those_that_are_there_and_steady() {
-        let group = Members::new(3, false, HOLD_DOWN);
-        let seats: Vec<_> = (0..3).map(|index| group.seat(index)).collect();
-        let now = Instant::now();
-        assert_eq!(group.takers(now), [0, 1, 2]);
-        assert_eq!(seats[1].turn(Away, true, now), Turn::Mine);
-        assert_eq!(group.takers(now), [0, 2]);
-        seats[1].turn(There, true, now);
-        assert_eq!(group.takers(now), [0, 2]);
-        assert_eq!(group.takers(now + HOLD_DOWN), [0, 1, 2]);
-        seats[0].turn(Away, true, now);
-        seats[2].turn(Away, true, now);
-        assert_eq!(group.takers(now), [1], "better one that is new than none");
-        seats[1].turn(Away, true, now);
-        assert_eq!(group.takers(now), [0, 1, 2], "one of them has to keep them");
-        assert!(seats[0].retire());
-    }
-
-    /// Connections come up in any order: the first of the list has the turn once it is there.
-    #[test]
-    fn one_that_is_only_coming_has_not_failed() {
-        let seats = seats(2);
-        let now = Instant::now();
-        assert_eq!(seats[0].turn(Coming, true, now), Turn::Anothers);
-        assert_eq!(seats[1].turn(There, true, now), Turn::Begins);
-        assert_eq!(seats[0].turn(There, true, now), Turn::Anothers);
-        assert_eq!(seats[1].turn(There, true, now), Turn::Anothers);
-        assert_eq!(seats[0].turn(There, true, now), Turn::Begins);
-        let group = Members::new(2, false, HOLD_DOWN);
-        let seats: Vec<_> = (0..2).map(|index| group.seat(index)).collect();
-        seats[0].turn(There, true, now);
-        seats[1].turn(Coming, true, now);
-        assert_eq!(group.takers(now), [0, 1]);
-        seats[1].turn(Away, true, now);
-        assert_eq!(group.takers(now), [0]);
+        state.let_go(self.place);
+        state.spool.is_none() && state.collectors_are_gone()
     }
 }

@@ -24,7 +24,7 @@ mod tests;
 use std::{
     collections::VecDeque,
     fs::{self, DirBuilder, File, OpenOptions},
-    io,
+    io, mem,
     os::unix::fs::{DirBuilderExt as _, FileExt as _},
     path::{Path, PathBuf},
 };
@@ -50,6 +50,8 @@ const FILES: u64 = 16;
 const SMALLEST_FILE: u64 = MIN_LIMIT / FILES;
 /// Octets of a file at most: what has arrived is removed file by file.
 const LARGEST_FILE: u64 = 64 << 20;
+/// Room for the templates of a file: those of one domain have 2,500 octets.
+const TEMPLATES: u64 = 4096;
 /// Largest message in a file.
 const MESSAGE_OCTETS: u16 = u16::MAX;
 
@@ -90,6 +92,8 @@ pub(super) struct Spool {
     session: Session,
     framer: Framer,
     settled: Position,
+    /// Dropped, and not told yet.
+    dropped: Volume,
     /// Said once that this cannot be kept.
     complained: bool,
     drain: Option<Drain>,
@@ -145,6 +149,7 @@ impl Spool {
             session: Session::default(),
             framer: Framer::new(MESSAGE_OCTETS, true),
             settled,
+            dropped: Volume::default(),
             complained: false,
             drain: None,
         })
@@ -206,14 +211,20 @@ impl Spool {
         let header = message.first_chunk().ok_or(SpoolError::NoMessage)?;
         let header = Header::parse(header).map_err(|_| SpoolError::NoMessage)?;
         // As much as the message, and sets and a header more where it is made anew.
-        let dropped = self.make_room(2 * message.len() as u64)?;
-        let appended = self.begin_file(header.export_time_s);
+        let octets = 2 * message.len() as u64;
+        self.make_room(octets)?;
+        let appended = self.begin_file(header.export_time_s, octets + TEMPLATES);
         let appended = appended.and_then(|()| self.frame(header, message));
         if let (Err(_), Some(tail)) = (&appended, &mut self.tail) {
             // What the file has got of templates is not known any more: the next one says all.
             tail.broken = true;
         }
-        appended.map(|()| dropped)
+        appended.map(|()| self.take_dropped())
+    }
+
+    /// What was dropped to make room for a message that could not be appended then.
+    pub(super) fn take_dropped(&mut self) -> Volume {
+        mem::take(&mut self.dropped)
     }
 
     fn file_octets(&self) -> u64 {
@@ -221,8 +232,7 @@ impl Spool {
     }
 
     /// Drops the oldest files, until there is room for `octets`.
-    fn make_room(&mut self, octets: u64) -> Result<Volume, SpoolError> {
-        let mut dropped = Volume::default();
+    fn make_room(&mut self, octets: u64) -> Result<(), SpoolError> {
         while self.octets() + octets > self.limit_octets {
             let sending = self.drain.as_ref().map_or(0, Drain::last_number);
             let oldest = self
@@ -231,14 +241,14 @@ impl Spool {
                 .position(|segment| segment.number > sending);
             match oldest.and_then(|oldest| self.segments.remove(oldest)) {
                 Some(segment) => {
+                    self.dropped = sum(self.dropped, segment.flows);
                     remove(&self.directory, segment.number)?;
-                    dropped = sum(dropped, segment.flows);
                 }
                 None if self.tail.is_some() => self.complete()?,
                 None => break, // all of it is being sent
             }
         }
-        Ok(dropped)
+        Ok(())
     }
 
     /// Completes the file that is being written.
@@ -250,12 +260,12 @@ impl Spool {
         Ok(())
     }
 
-    /// Begins a file with all templates, if none is begun.
-    fn begin_file(&mut self, export_time_s: u32) -> Result<(), SpoolError> {
+    /// Begins a file with all templates, if none is begun, where there is room for `octets`.
+    fn begin_file(&mut self, export_time_s: u32, octets: u64) -> Result<(), SpoolError> {
         if self.tail.is_some() {
             return Ok(());
         }
-        let tail = Tail::begin(&self.directory, self.next_number)?;
+        let tail = Tail::begin(&self.directory, self.next_number, octets)?;
         self.next_number += 1;
         self.tail = Some(tail);
         self.framer.restart();

@@ -1,5 +1,6 @@
 //! The whole exporter, over loopback.
 
+mod groups;
 mod sessions;
 
 use std::net::{SocketAddr, UdpSocket};

@@ -9,7 +9,7 @@ use super::{
     template::Template,
 };
 use crate::{
-    encode::{Fit, Mark, Stamp},
+    encode::{Fit, Mark, Stamp, TooSmall},
     record::{FlowKey, FlowRecord},
 };
 
@@ -32,14 +32,6 @@ const VERSION: u16 = 10;
 const TEMPLATE_SET: u16 = 2;
 /// Set of options templates (RFC 7011 §3.3.2).
 const OPTIONS_TEMPLATE_SET: u16 = 3;
-
-/// A limit that some template or record would not fit in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a message of {octets} octets is too small: at least {MIN_OCTETS} are needed")]
-pub struct TooSmall {
-    /// The limit asked for.
-    pub octets: usize,
-}
 
 /// Builds the messages of one stream in one observation domain, one at a time.
 ///
@@ -74,7 +66,10 @@ impl Encoder {
     pub fn new(observation_domain: u32, max_octets: u16) -> Result<Self, TooSmall> {
         let octets = usize::from(max_octets);
         if octets < MIN_OCTETS {
-            return Err(TooSmall { octets });
+            return Err(TooSmall {
+                octets,
+                least: MIN_OCTETS,
+            });
         }
         Ok(Self {
             observation_domain,
@@ -87,6 +82,27 @@ impl Encoder {
             fields: None,
             biflows: false,
         })
+    }
+
+    /// Messages have at most `max_octets` from here on. The message at hand has to be empty.
+    ///
+    /// # Errors
+    /// If that is less than what it needs; nothing has changed then.
+    pub fn fit(&mut self, max_octets: u16) -> Result<(), TooSmall> {
+        let octets = usize::from(max_octets);
+        let least = match self.biflows {
+            true => MIN_OCTETS_BIFLOW,
+            false => MIN_OCTETS,
+        };
+        if octets < least {
+            return Err(TooSmall { octets, least });
+        }
+        debug_assert!(
+            self.is_empty(),
+            "what is in the message may not fit any more"
+        );
+        self.buffer = vec![0; octets].into_boxed_slice();
+        Ok(())
     }
 
     /// Adds a template; false if the message is full.
@@ -192,11 +208,13 @@ impl Encoder {
         if added { Fit::In } else { Fit::Full }
     }
 
-    /// Whether the two halves of a biflow are one record (RFC 5103). It takes messages of
-    /// [`MIN_OCTETS_BIFLOW`].
-    pub fn use_biflows(&mut self, biflows: bool) {
-        debug_assert!(!biflows || self.buffer.len() >= MIN_OCTETS_BIFLOW);
-        self.biflows = biflows;
+    /// Makes one record of the two halves of a biflow (RFC 5103). The message at hand has to be empty.
+    ///
+    /// # Errors
+    /// If messages are shorter than [`MIN_OCTETS_BIFLOW`].
+    pub fn use_biflows(&mut self) -> Result<(), TooSmall> {
+        self.biflows = true;
+        self.fit(self.buffer.len() as u16)
     }
 
     /// See [`Self::use_biflows`].

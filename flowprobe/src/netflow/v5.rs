@@ -34,11 +34,11 @@
 use std::net::IpAddr;
 
 use super::{
-    TIME, TooSmall,
+    TIME,
     uptime::{Misfit, Span},
 };
 use crate::{
-    encode::{Fit, Mark, Stamp},
+    encode::{Fit, Mark, Stamp, TooSmall},
     ipfix::{Template, options::OptionsRecord},
     record::FlowRecord,
     sampling::Sampling,
@@ -86,6 +86,12 @@ pub struct Encoder {
     times: [(u64, u64); MAX_RECORDS as usize],
 }
 
+/// Room for a message of at most so many octets.
+fn buffer(octets: usize) -> Box<[u8]> {
+    let records = ((octets - HEADER) / RECORD).min(MAX_RECORDS.into());
+    vec![0; HEADER + records * RECORD].into_boxed_slice()
+}
+
 impl Encoder {
     /// An encoder whose messages have at most `max_octets`.
     ///
@@ -99,10 +105,9 @@ impl Encoder {
                 least: MIN_OCTETS,
             });
         }
-        let records = ((octets - HEADER) / RECORD).min(MAX_RECORDS.into());
         Ok(Self {
             engine_id: observation_domain as u8,
-            buffer: vec![0; HEADER + records * RECORD].into_boxed_slice(),
+            buffer: buffer(octets),
             count: 0,
             sequence: 0,
             committed: 0,
@@ -113,6 +118,26 @@ impl Encoder {
             span: Span::default(),
             times: [(0, 0); MAX_RECORDS as usize],
         })
+    }
+
+    /// Messages have at most `max_octets` from here on. The message at hand has to be empty.
+    ///
+    /// # Errors
+    /// If that is less than [`MIN_OCTETS`]; nothing has changed then.
+    pub fn fit(&mut self, max_octets: u16) -> Result<(), TooSmall> {
+        let octets = usize::from(max_octets);
+        if octets < MIN_OCTETS {
+            return Err(TooSmall {
+                octets,
+                least: MIN_OCTETS,
+            });
+        }
+        debug_assert!(
+            self.is_empty(),
+            "what is in the message may not fit any more"
+        );
+        self.buffer = buffer(octets);
+        Ok(())
     }
 
     /// The flows from here on were sampled in this way. How many packets each stands for is in the

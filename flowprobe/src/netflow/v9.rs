@@ -33,11 +33,11 @@
 mod table;
 
 use super::{
-    TIME, TooSmall,
+    TIME,
     uptime::{Misfit, Span},
 };
 use crate::{
-    encode::{Fit, Mark, Stamp},
+    encode::{Fit, Mark, Stamp, TooSmall},
     ipfix::{self, Template, element, options::OptionsRecord},
     record::FlowRecord,
 };
@@ -121,6 +121,27 @@ impl Encoder {
             times: Vec::new(),
             dot1q: false,
         })
+    }
+
+    /// Messages have at most `max_octets` from here on. The message at hand has to be empty.
+    ///
+    /// # Errors
+    /// If that is less than [`MIN_OCTETS`]; nothing has changed then.
+    pub fn fit(&mut self, max_octets: u16) -> Result<(), TooSmall> {
+        let limit = usize::from(max_octets);
+        if limit < MIN_OCTETS {
+            return Err(TooSmall {
+                octets: limit,
+                least: MIN_OCTETS,
+            });
+        }
+        debug_assert!(
+            self.is_empty(),
+            "what is in the message may not fit any more"
+        );
+        self.buffer = vec![0; limit + table::SHORTER].into_boxed_slice();
+        self.limit = limit;
+        Ok(())
     }
 
     /// Adds a template, if it is of flows or of options that have a form in v9; false if the

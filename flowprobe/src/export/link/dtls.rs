@@ -1,8 +1,9 @@
 //! IPFIX over DTLS 1.2 (RFC 7011 §11): a session over UDP, one message in each datagram.
 //!
-//! Nothing is acknowledged. A message counts as arrived if no ICMP error has come back for a while;
-//! so a collector that has ended, on a host that is still there, loses next to nothing. Templates
-//! have to be repeated, as with UDP (§8.4).
+//! Nothing is acknowledged. A message counts as arrived if no ICMP error has come back for a while, or
+//! if one that was sent behind it is the first to be refused; so a collector that has ended, on a host
+//! that is still there, loses and doubles next to nothing. Templates have to be repeated, as with UDP
+//! (§8.4).
 //!
 //! What no one notices: a host that is gone, and a collector that has started again so quickly that
 //! its port was never closed. It does not know the session and drops what it gets without a word. So
@@ -23,6 +24,7 @@ use super::{
     Link, alert,
     dial::{Peer, STEP},
     error::Broken,
+    icmp, path,
     sys::{self, Ready},
     trust::{Handshake, Kind, TlsError, Trust},
     verdict::Verdict,
@@ -67,8 +69,9 @@ struct Talk {
     is_named: bool,
     address: SocketAddr,
     began: Instant,
-    /// When messages were sent that an error may still come back for.
-    recent: VecDeque<Instant>,
+    /// Messages that an error may still come back for: when they were sent, and the numbers of
+    /// their records.
+    recent: VecDeque<(Instant, Number)>,
     settled: u64,
 }
 
@@ -113,6 +116,7 @@ impl Dtls {
         };
         let done = act(talk);
         if done.is_err() {
+            talk.settle_before_refused();
             self.session = Session::Down(talk.settled);
         }
         done
@@ -127,7 +131,9 @@ impl Dtls {
             is_named,
             ..
         } = self.trust.handshake().map_err(io::Error::other)?;
-        ssl.set_mtu(self.datagram.into())?;
+        // The handshake has to fit, too.
+        let path = path::datagram_octets(&socket, address).unwrap_or(u16::MAX);
+        ssl.set_mtu(self.datagram.min(path).into())?;
         let datagrams = Datagrams {
             socket,
             outbox: VecDeque::new(),
@@ -151,8 +157,19 @@ fn connected(address: SocketAddr) -> io::Result<UdpSocket> {
     };
     let socket = UdpSocket::bind(any)?;
     socket.set_nonblocking(true)?;
+    path::never_fragment(&socket, address)?;
+    icmp::report(&socket, address)?;
     socket.connect(address)?;
     Ok(socket)
+}
+
+/// Epoch and sequence number of a record: 2 and 6 octets, which go up together.
+type Number = u64;
+
+/// The number in the header of a record (RFC 6347 §4.1), behind its type and version.
+fn number(record: &[u8]) -> Option<Number> {
+    let octets = record.get(3..11)?.first_chunk()?;
+    Some(u64::from_be_bytes(*octets))
 }
 
 impl Talk {
@@ -202,7 +219,10 @@ impl Talk {
         // The outbox takes it, so this does not have to wait.
         let said = self.ssl.ssl_write(message);
         said.map_err(|error| self.explain(error))?;
-        self.recent.push_back(Instant::now());
+        let record = self.ssl.get_ref().outbox.back();
+        let number = record.and_then(|record| number(record));
+        self.recent
+            .push_back((Instant::now(), number.unwrap_or_default()));
         self.push().map(drop)
     }
 
@@ -220,9 +240,24 @@ impl Talk {
 
     /// Messages that no error will come back for any more.
     fn settle(&mut self, now: Instant) {
-        let is_old = |sent: &Instant| now >= *sent + SETTLED;
-        while self.recent.pop_front_if(|sent| is_old(sent)).is_some() {
+        self.settle_while(|(sent, _)| now >= *sent + SETTLED);
+    }
+
+    fn settle_while(&mut self, is_settled: impl Fn(&(Instant, Number)) -> bool) {
+        while self.recent.pop_front_if(|sent| is_settled(sent)).is_some() {
             self.settled += 1;
+        }
+    }
+
+    /// After the end: a datagram that was refused names its record, and those before it have found
+    /// somebody. (Hosts refuse a few in a row, and then only one a second.)
+    fn settle_before_refused(&mut self) {
+        while let Some(report) = icmp::next(&self.ssl.get_ref().socket) {
+            if report.error.kind() == ErrorKind::ConnectionRefused
+                && let Some(refused) = number(&report.quote)
+            {
+                return self.settle_while(|(_, number)| *number < refused);
+            }
         }
     }
 }
@@ -270,6 +305,15 @@ impl Link for Dtls {
             Ok(has_room)
         })?;
         taken.then_some(()).ok_or(ErrorKind::WouldBlock.into())
+    }
+
+    fn path_octets(&mut self) -> Option<u16> {
+        let Session::Up(talk) = &self.session else {
+            return None;
+        };
+        let socket = &talk.ssl.get_ref().socket;
+        let octets = path::datagram_octets(socket, talk.address)?;
+        Some(octets.saturating_sub(OVERHEAD))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -25,6 +25,7 @@ pub(super) struct History {
 struct Sent {
     head: [u8; HEAD],
     load: Load,
+    octets: usize,
     batch: u64,
 }
 
@@ -45,6 +46,7 @@ impl History {
         self.sent.push_back(Sent {
             head: *head,
             load,
+            octets: message.len(),
             batch: self.batch,
         });
     }
@@ -56,10 +58,7 @@ impl History {
     /// nobody listens the host answers the first of them only, and the loopback device even takes
     /// them for one datagram.
     pub(super) fn take(&mut self, quote: &[u8], all_behind: bool) -> Option<Load> {
-        let at = match quote.first_chunk() {
-            Some(quoted) => self.sent.iter().rposition(|sent| sent.head == *quoted),
-            None => self.sent.len().checked_sub(1),
-        }?;
+        let at = self.position(quote)?;
         let first = self.sent.get(at)?;
         let (class, batch) = (first.load.class, first.batch);
         let together = self.sent.iter().skip(at);
@@ -76,6 +75,33 @@ impl History {
         }
         Some(load)
     }
+
+    /// The messages from that which begins with `quote` on that are longer than `octets`, taken out:
+    /// what they carried. A router that refuses those that are too long for the path says so
+    /// of one in a while.
+    pub(super) fn take_longer(&mut self, quote: &[u8], octets: usize) -> Vec<Load> {
+        let Some(at) = self.position(quote) else {
+            return Vec::new();
+        };
+        let behind = self.sent.split_off(at);
+        let mut taken = Vec::new();
+        for sent in behind {
+            if sent.octets > octets {
+                taken.push(sent.load);
+            } else {
+                self.sent.push_back(sent);
+            }
+        }
+        taken
+    }
+
+    /// Where the message is that begins with `quote`; the latest one if too little is quoted.
+    fn position(&self, quote: &[u8]) -> Option<usize> {
+        match quote.first_chunk() {
+            Some(quoted) => self.sent.iter().rposition(|sent| sent.head == *quoted),
+            None => self.sent.len().checked_sub(1),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -91,6 +117,24 @@ mod tests {
             },
             flow_records: records / 2,
         }
+    }
+
+    #[test]
+    fn what_is_longer_than_the_path_takes_is_lost_from_the_first_on() {
+        let mut history = History::default();
+        let octets = [100, 60, 100, 24, 61];
+        for (number, octets) in octets.into_iter().enumerate() {
+            history.next_batch();
+            let mut message = vec![number as u8; HEAD];
+            message.resize(octets, 0);
+            history.push(&message, load(1 << number));
+        }
+        assert_eq!(history.take_longer(&[9; HEAD], 60), []);
+        let taken = history.take_longer(&[1; HEAD], 60);
+        assert_eq!(taken, [load(4), load(16)]);
+        assert_eq!(history.take_longer(&[2; HEAD], 60), [], "taken once");
+        let left = [0, 1, 3].map(|number| history.take(&[number; HEAD], false));
+        assert_eq!(left.map(|left| left.is_some()), [true; 3]);
     }
 
     #[test]

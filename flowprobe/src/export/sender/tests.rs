@@ -2,9 +2,12 @@
 
 mod biflows;
 mod domains;
+mod path;
 mod sessions;
+mod spool;
+mod statistics;
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+use std::{cell::RefCell, collections::VecDeque, io, rc::Rc};
 
 use super::*;
 use crate::{
@@ -12,9 +15,12 @@ use crate::{
         DestinationReport, Domain, Format, Interface, Metering, Selection, Telemetry,
         link::Undelivered,
     },
-    ipfix::tests::{
-        decode::{Collected, number},
-        sample::many,
+    ipfix::{
+        element,
+        tests::{
+            decode::{Collected, number},
+            sample::many,
+        },
     },
     record::{FlowRecord, Volume},
 };
@@ -34,6 +40,9 @@ struct Network {
     /// The socket's error queue, and whether `send` reports it.
     errors: VecDeque<Undelivered>,
     pending: bool,
+    /// Octets of the longest datagram that the path takes, and that the host knows of it.
+    path: Option<u16>,
+    known_path: Option<u16>,
 }
 
 impl Link for Rc<RefCell<Network>> {
@@ -49,6 +58,19 @@ impl Link for Rc<RefCell<Network>> {
         if std::mem::take(&mut network.pending) {
             return Err(refused());
         }
+        let longer = |path: Option<u16>| path.is_some_and(|path| datagram.len() > path.into());
+        if longer(network.known_path) {
+            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        }
+        if longer(network.path) {
+            // A router answers the first one only.
+            if network.errors.is_empty() {
+                let quote = datagram[..network.quoted].to_vec();
+                let error = io::Error::from_raw_os_error(libc::EMSGSIZE);
+                network.errors.push_back(Undelivered { error, quote });
+            }
+            return Ok(());
+        }
         if network.closed {
             let quote = datagram[..datagram.len().min(network.quoted)].to_vec();
             network.errors.push_back(Undelivered {
@@ -62,9 +84,17 @@ impl Link for Rc<RefCell<Network>> {
         Ok(())
     }
 
+    fn path_octets(&mut self) -> Option<u16> {
+        self.borrow().known_path
+    }
+
     fn undelivered(&mut self) -> Option<Undelivered> {
         let mut network = self.borrow_mut();
         network.pending = false;
+        let error = network.errors.front().map(|report| &report.error);
+        if error.is_some_and(|error| error.raw_os_error() == Some(libc::EMSGSIZE)) {
+            network.known_path = network.path;
+        }
         network.errors.pop_front()
     }
 }
@@ -174,7 +204,7 @@ impl<L: Link + Clone> Bench<L> {
         });
         let sender = Sender::new(
             network.clone(),
-            encoders.collect(),
+            (encoders.collect(), octets),
             Arc::clone(&outlet),
             Arc::new(Facts::new(&settings, Arc::new(Figures))),
             &settings,

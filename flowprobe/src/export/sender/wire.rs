@@ -12,7 +12,7 @@ use super::{
     history::History,
 };
 use crate::{
-    encode::{Fit, Mark},
+    encode::{Fit, Mark, TooSmall},
     export::{
         Now,
         account::{Cargo, Load, Outlet},
@@ -87,6 +87,8 @@ pub(super) struct Wire<L> {
     on_the_way: VecDeque<Cargo>,
     /// Messages of this session that are.
     acknowledged: u64,
+    /// Flow records that were acknowledged, in all sessions.
+    pub(super) flows_arrived: u64,
     /// Messages handed over.
     pub(super) messages: u64,
     pub(super) now: Now,
@@ -104,6 +106,7 @@ impl<L: Link> Wire<L> {
             history: History::default(),
             on_the_way: VecDeque::new(),
             acknowledged: 0,
+            flows_arrived: 0,
             messages: 0,
             now,
         }
@@ -280,6 +283,21 @@ impl<L: Link> Wire<L> {
         }
     }
 
+    /// Messages from the quoted one on that are longer than `octets` were not delivered.
+    pub(super) fn blame_longer(&mut self, quote: &[u8], octets: u16) {
+        let mut account = self.outlet.account();
+        for load in self.history.take_longer(quote, octets.into()) {
+            account.undelivered(load, Cause::TooBig.label(), self.now);
+        }
+    }
+
+    /// Messages have at most `octets` from here on.
+    pub(super) fn fit(&mut self, octets: u16) -> Result<(), TooSmall> {
+        self.discard();
+        let mut encoders = self.encoders.iter_mut();
+        encoders.try_for_each(|encoder| encoder.fit(octets))
+    }
+
     /// Takes note of what has arrived since; returns how many messages have not.
     pub(super) fn acknowledge(&mut self) -> usize {
         let acknowledged = self.link.acknowledged();
@@ -293,6 +311,7 @@ impl<L: Link> Wire<L> {
                 account.settle_acknowledged(&cargo, self.now);
             }
             self.acknowledged += 1;
+            self.flows_arrived += cargo.sent.records;
         }
         self.on_the_way.len()
     }
@@ -320,6 +339,10 @@ impl<L: Link> Stream for Wire<L> {
 
     fn has_sessions(&self) -> bool {
         self.link.has_sessions()
+    }
+
+    fn outlet(&self) -> &Arc<Outlet> {
+        &self.outlet
     }
 
     fn put(&mut self, add: impl Fn(&mut Encoder) -> bool) -> Result<(), Stop> {

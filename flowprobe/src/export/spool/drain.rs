@@ -77,6 +77,12 @@ impl Spool {
         drain.map_or(0, |drain| drain.framer.data_records())
     }
 
+    /// Whether messages of the session may still arrive.
+    pub(in crate::export) fn is_on_the_way(&self) -> bool {
+        let drain = self.drain.as_ref();
+        drain.is_some_and(|drain| !drain.in_flight.is_empty())
+    }
+
     /// The message was taken. It may still not arrive.
     pub(in crate::export) fn taken(&mut self) {
         if let Some(drain) = &mut self.drain {

@@ -1,5 +1,5 @@
-//! A spool as a collector that stands in: it takes the flows while the real one is away and its
-//! queue fills up.
+//! A spool as a collector that stands in: it takes the flows while no real one does and the queue
+//! fills up.
 
 use std::{
     io,
@@ -11,44 +11,67 @@ use std::{
 };
 
 use super::{Spool, SpoolError};
-use crate::export::{Now, account::Outlet, link::Link};
+use crate::export::{Now, account::Outlet, link::Link, members::Members};
 
 /// Why flows in the spool are lost: it is full.
 const FULL: &str = "spool_full";
 /// A file of it cannot be read.
 const DAMAGED: &str = "spool_damaged";
 
-/// A spool, as the sender of its collector and the one that fills it share it.
+/// A spool, as the senders of its collectors and the one that fills it share it.
 #[derive(Debug)]
 pub(in crate::export) struct Shared {
     spool: Mutex<Spool>,
-    /// Whether flows are to go into it.
-    wanted: AtomicBool,
+    /// Of the queue that it belongs to.
+    members: Arc<Members>,
     outlet: Arc<Outlet>,
+    /// It cannot be read: what is in it waits for the next run.
+    given_up: AtomicBool,
 }
 
 impl Shared {
     /// Takes over what an earlier run has left, too.
-    pub(in crate::export) fn new(spool: Spool, outlet: Arc<Outlet>) -> Arc<Self> {
+    pub(in crate::export) fn new(
+        spool: Spool,
+        members: Arc<Members>,
+        outlet: Arc<Outlet>,
+    ) -> Arc<Self> {
         outlet.account().inherit(spool.waiting());
-        Arc::new(Self {
+        let shared = Self {
             spool: Mutex::new(spool),
-            wanted: AtomicBool::new(false),
+            members,
             outlet,
-        })
+            given_up: AtomicBool::new(false),
+        };
+        shared.note_backlog(&shared.spool());
+        Arc::new(shared)
     }
 
     pub(in crate::export) fn spool(&self) -> MutexGuard<'_, Spool> {
         self.spool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says whether flows are to go into it.
-    pub(in crate::export) fn want(&self, wanted: bool) {
-        self.wanted.store(wanted, Ordering::Release);
+    /// Nobody shall be sent what is in it any more.
+    pub(in crate::export) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+        self.note_backlog(&self.spool());
     }
 
-    fn is_wanted(&self) -> bool {
-        self.wanted.load(Ordering::Acquire)
+    fn note_backlog(&self, spool: &Spool) {
+        let sends = !self.given_up.load(Ordering::Relaxed);
+        self.members.set_backlog(sends && !spool.is_empty());
+    }
+
+    /// Whether flows are to go into it: once half the queue is full of what nobody takes, and at
+    /// the end all that is left.
+    fn is_wanted(&self, now: Instant) -> bool {
+        let (waiting, room) = {
+            let account = self.outlet.account();
+            (account.queued().records, account.room())
+        };
+        let half = room.is_some_and(|room| waiting > room as u64);
+        let members = &self.members;
+        waiting > 0 && (members.collectors_are_gone() || half && members.nobody_takes(now))
     }
 
     /// So many messages of the session that empties it have arrived, `known` of which were known.
@@ -59,13 +82,28 @@ impl Shared {
         now: Now,
     ) -> Result<(), SpoolError> {
         let mut spool = self.spool();
-        let mut account = self.outlet.account();
-        for message in known..messages {
-            let settled = spool.acknowledged(message + 1)?;
+        // One by one: what was dropped between them is counted in its place.
+        for arrived in known..=messages {
+            let settled = spool.acknowledged(arrived)?;
+            let mut account = self.outlet.account();
             account.leave_spool(settled.sent, None, now);
             account.leave_spool(settled.dropped, Some(DAMAGED), now);
         }
+        self.note_backlog(&spool);
         Ok(())
+    }
+
+    fn append(&self, message: &[u8]) -> Result<(), SpoolError> {
+        let mut spool = self.spool();
+        let appended = spool.append(message);
+        let (dropped, appended) = match appended {
+            Ok(dropped) => (dropped, Ok(())),
+            Err(error) => (spool.take_dropped(), Err(error)),
+        };
+        self.note_backlog(&spool);
+        let mut account = self.outlet.account();
+        account.leave_spool(dropped, Some(FULL), Now::read());
+        appended
     }
 }
 
@@ -92,17 +130,14 @@ impl Link for Intake {
         true
     }
 
-    fn open(&mut self, _now: Instant) -> io::Result<bool> {
+    fn open(&mut self, now: Instant) -> io::Result<bool> {
         self.taken = 0;
-        Ok(self.shared.is_wanted())
+        Ok(self.shared.is_wanted(now))
     }
 
     fn send(&mut self, message: &[u8]) -> io::Result<()> {
-        let dropped = self.shared.spool().append(message);
-        let dropped = dropped.map_err(io::Error::other)?;
+        self.shared.append(message).map_err(io::Error::other)?;
         self.taken += 1;
-        let mut account = self.shared.outlet.account();
-        account.leave_spool(dropped, Some(FULL), Now::read());
         Ok(())
     }
 
@@ -111,7 +146,16 @@ impl Link for Intake {
     }
 
     /// Each file begins with all options, lest they go with an older one.
-    fn is_due(&mut self, _now: Instant) -> bool {
-        !self.shared.is_wanted() || (self.taken > 0 && self.shared.spool().begins_file())
+    fn is_due(&mut self, now: Instant) -> bool {
+        !self.shared.is_wanted(now) || (self.taken > 0 && self.shared.spool().begins_file())
+    }
+}
+
+impl Drop for Intake {
+    /// The last file is complete, as those before it are.
+    fn drop(&mut self) {
+        if let Err(error) = self.shared.spool().complete() {
+            tracing::error!(%error, "the last file of the spool is not complete");
+        }
     }
 }

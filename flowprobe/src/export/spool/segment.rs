@@ -46,11 +46,18 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    pub(super) fn begin(directory: &Path, number: u64) -> Result<Self, SpoolError> {
+    /// Begins a file where there is room for `octets`; else a disk that is full would have a file
+    /// with nothing but templates for each try.
+    pub(super) fn begin(directory: &Path, number: u64, octets: u64) -> Result<Self, SpoolError> {
         let path = directory.join(format!("{number:010}.ipfix.part"));
+        let part = Part::create(path.clone()).map_err(at(&path))?;
+        if let Err(error) = part.reserve(octets) {
+            fs::remove_file(&path).map_err(at(&path))?;
+            return Err(at(&path)(error));
+        }
         Ok(Self {
             number,
-            part: Part::create(path.clone()).map_err(at(&path))?,
+            part,
             broken: false,
             data_records: 0,
             flows: Volume::default(),

@@ -41,7 +41,7 @@ fn both([forward, reverse]: &[FlowRecord; 2]) -> Both<'_> {
 
 fn encoder(octets: u16, dot1q: bool, fields: Option<Fields>) -> Encoder {
     let mut encoder = Encoder::new(7, octets).expect("large enough");
-    encoder.use_biflows(true);
+    encoder.use_biflows().expect("large enough");
     encoder.use_dot1q(dot1q);
     encoder.use_fields(fields);
     encoder

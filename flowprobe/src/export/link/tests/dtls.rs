@@ -198,6 +198,26 @@ fn nobody_there_is_told_in_the_handshake_and_later() {
     assert_eq!(link.acknowledged(), 1);
 }
 
+/// What came before a datagram that is refused has arrived: it need not be sent again.
+#[test]
+fn what_was_sent_before_a_refusal_has_arrived() {
+    let bench = bench();
+    let socket = socket();
+    let mut link = bench.dtls(port(&socket), LIFETIME);
+    let collector = bench.accept_dtls(socket);
+    up(&mut link);
+    let mut stream = collector.join().expect("a collector").expect("a session");
+    for number in 0..3 {
+        link.send(&message(number, 100)).expect("a session");
+        receive(&mut stream, number, 100);
+    }
+    drop(stream);
+    link.send(&message(3, 100)).expect("a session");
+    let error = ended(&mut link);
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+    assert_eq!(link.acknowledged(), 3);
+}
+
 #[test]
 fn who_is_not_trusted_gets_nothing() {
     let mut bench = bench();

@@ -5,20 +5,22 @@ use crate::{export::members::Members, sampling::Sampling};
 
 /// What stands at the other end.
 #[derive(Default)]
-struct Peer {
+pub(super) struct Peer {
     /// Messages of each session.
-    sessions: Vec<Vec<Vec<u8>>>,
+    pub(super) sessions: Vec<Vec<Vec<u8>>>,
     /// Nobody listens.
-    closed: bool,
+    pub(super) closed: bool,
     /// Steps that setting up a session takes.
     patience: usize,
     steps: usize,
     /// Takes nothing now.
-    full: bool,
+    pub(super) full: bool,
+    /// Messages that it takes in the session; all without a limit.
+    pub(super) takes: Option<usize>,
     /// Messages that are acknowledged in the session; all without a limit.
     acknowledges: Option<u64>,
     /// The session breaks at the next call.
-    breaks: bool,
+    pub(super) breaks: bool,
     /// The session is due to be renewed.
     due: bool,
     /// How often sessions ended in order.
@@ -51,7 +53,11 @@ impl Link for Rc<RefCell<Peer>> {
         if peer.full {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        let takes = peer.takes;
         let session = peer.sessions.last_mut().expect("a session");
+        if takes.is_some_and(|takes| session.len() >= takes) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         session.push(message.to_vec());
         Ok(())
     }
@@ -80,14 +86,14 @@ impl Link for Rc<RefCell<Peer>> {
     }
 }
 
-type Session = Bench<Rc<RefCell<Peer>>>;
+pub(super) type Session = Bench<Rc<RefCell<Peer>>>;
 
-fn session() -> Session {
+pub(super) fn session() -> Session {
     Bench::with(Rc::default(), |_| {})
 }
 
 /// What a collector reads in one session.
-fn read(bench: &Session, session: usize) -> Collected {
+pub(super) fn read(bench: &Session, session: usize) -> Collected {
     let mut collected = Collected::default();
     for message in &bench.network.borrow().sessions[session] {
         collected.message(message);
@@ -258,7 +264,7 @@ fn nobody_there_at_the_end_is_not_waited_for() {
 /// hold-down, and what the first had not acknowledged is not lost.
 #[test]
 fn another_collector_takes_over_and_gives_back() {
-    let members = Members::new(2, true, Duration::from_secs(5));
+    let members = Members::new(2, false, Duration::from_secs(5));
     let outlet = Arc::new(Outlet::new("group".to_owned(), 1 << 20, &[Sampling::All]));
     let mut both = [0, 1].map(|i| {
         let mut bench = session();

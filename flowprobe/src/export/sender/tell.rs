@@ -1,0 +1,68 @@
+//! What is said besides flows, and when: templates and options, again and again, and changes of a rate.
+
+use std::time::Instant;
+
+use super::{LISTEN_EVERY, Sender, wire::Stop};
+use crate::export::link::Link;
+
+impl<L: Link> Sender<L> {
+    /// When templates and options are next due.
+    pub(super) fn announce_at(&self) -> Instant {
+        let due = self.told.iter().map(|told| told.again_at);
+        due.min().unwrap_or(self.wire.now.at + LISTEN_EVERY)
+    }
+
+    /// Whether so many messages have gone out that templates are due (RFC 7011 §8.4). Where nothing
+    /// is lost they are said once.
+    pub(super) fn many_messages(&self) -> bool {
+        let since = self.wire.messages - self.refreshed;
+        self.refresh_messages > 0 && since >= self.refresh_messages && !self.wire.link.is_reliable()
+    }
+
+    /// All is to be said again, now.
+    pub(super) fn forget_told(&mut self) {
+        let now = self.wire.now.at;
+        self.told.iter_mut().for_each(|told| told.forget(now));
+    }
+
+    /// Templates and options of each domain, when they are due (RFC 7011 §8.4). Templates are
+    /// valid in their domain only (§3.4.1). In a session they are said once (§8.1).
+    pub(super) fn announce(&mut self) -> Result<(), Stop> {
+        let now = self.wire.now.at;
+        if self.many_messages() {
+            self.forget_told();
+        }
+        if self.announce_at() <= now {
+            self.fit();
+        }
+        for told in self.told.iter_mut().filter(|told| told.again_at <= now) {
+            self.wire.turn_to(told.class);
+            let front = self.wire.outlet.account().front(told.class);
+            self.facts.announce(told, front, &mut self.wire)?;
+            self.wire.flush()?;
+            told.templates = self.wire.link.is_reliable();
+            told.again_at = now + self.template_refresh;
+            self.refreshed = self.wire.messages;
+        }
+        Ok(())
+    }
+
+    /// Tells the changes of rates that are next in their queues.
+    pub(super) fn changes(&mut self) -> Result<(), Stop> {
+        loop {
+            let (class, sampling, front) = {
+                let account = self.wire.outlet.account();
+                let Some((class, sampling)) = account.change() else {
+                    return Ok(());
+                };
+                (class, sampling, account.front(class))
+            };
+            self.wire.turn_to(class);
+            let told = &self.told[class];
+            self.facts.change(told, front, sampling, &mut self.wire)?;
+            self.wire.flush()?;
+            // Only what was handed over counts as told; else all of it is said again.
+            self.wire.outlet.account().settle_change(class);
+        }
+    }
+}
