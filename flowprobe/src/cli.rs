@@ -289,8 +289,8 @@ pub struct Export {
     #[arg(long, value_name = "MESSAGES", default_value_t = 0)]
     pub template_refresh_packets: u32,
 
-    /// Fields of flow records in IPFIX, in this order, by their IANA names with commas
-    /// between them [default: all]
+    /// Fields of flow records in IPFIX and NetFlow v9, in this order, by their IANA names
+    /// with commas between them [default: all]
     #[arg(long, value_name = "ELEMENT,ELEMENT...", value_parser = Fields::from_str)]
     pub fields: Option<Fields>,
 

@@ -4,8 +4,7 @@ use super::Format;
 use crate::{
     encode::{Fit, Mark, Stamp},
     ipfix::{
-        self, Fields, Template, element,
-        message::SET_HEADER,
+        self, Fields, Template,
         options::{OptionsRecord, TakesOptions},
     },
     netflow::{v5, v9},
@@ -25,7 +24,7 @@ pub(super) struct TooSmall {
 pub struct Content {
     /// Whether single VLAN tags are told by the elements of 802.1Q too.
     pub dot1q: bool,
-    /// Which fields, of IPFIX; all where it is not said.
+    /// Which fields, of IPFIX and NetFlow v9; all where it is not said.
     pub fields: Option<Fields>,
 }
 
@@ -72,6 +71,7 @@ impl Encoder {
                 let mut encoder = v9::Encoder::new(observation_domain, max_octets)
                     .map_err(|error| TooSmall { least: error.least })?;
                 encoder.use_dot1q(dot1q);
+                encoder.use_fields(content.fields.as_ref());
                 Ok(Self::V9(encoder))
             }
             Format::V5 => v5::Encoder::new(observation_domain, max_octets)
@@ -82,11 +82,9 @@ impl Encoder {
 
     /// Flow records of a message that is full for sure.
     pub(super) fn full_message(&self) -> usize {
-        let shortest = element::IPV4.record_length();
         match self {
             Self::Ipfix(encoder) => encoder.full_message(),
-            // Its times are 32 bits, not 64.
-            Self::V9(encoder) => (encoder.remaining() - SET_HEADER) / (shortest - 2 * 4),
+            Self::V9(encoder) => encoder.full_message(),
             Self::V5(encoder) => encoder.remaining() / v5::RECORD,
         }
     }
@@ -95,7 +93,8 @@ impl Encoder {
     pub(super) fn flow_templates(&self) -> Vec<Template> {
         match self {
             Self::Ipfix(encoder) => encoder.flow_templates(),
-            Self::V9(_) | Self::V5(_) => element::ALL.to_vec(),
+            Self::V9(encoder) => encoder.flow_templates(),
+            Self::V5(_) => Vec::new(),
         }
     }
 

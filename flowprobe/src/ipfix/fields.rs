@@ -1,6 +1,10 @@
 //! Flow records with the fields that a user asks for, instead of all that there are.
 
-use std::{ops::Range, str::FromStr};
+use std::{
+    ops::Range,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::{
     element::{ALL, LONGEST},
@@ -44,11 +48,11 @@ struct Part {
     places: Vec<Range<usize>>,
 }
 
-/// The fields of flow records, in the order of their templates.
+/// The fields of flow records, in the order of their templates. Encoders share them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fields {
     /// In the order of [`ALL`].
-    parts: Vec<Part>,
+    parts: Arc<[Part]>,
 }
 
 impl Fields {
@@ -66,7 +70,7 @@ impl Fields {
                 return Err(FieldsError::Twice((*name).to_owned()));
             }
         }
-        let parts: Vec<_> = ALL.iter().map(|whole| Part::of(whole, wanted)).collect();
+        let parts: Arc<[_]> = ALL.iter().map(|whole| Part::of(whole, wanted)).collect();
         for (part, version) in parts.iter().zip([4, 6]) {
             if part.places.is_empty() {
                 return Err(FieldsError::Nothing(version));
@@ -85,6 +89,12 @@ impl Fields {
     pub fn shortest(&self) -> usize {
         let lengths = self.templates().map(Template::record_length);
         lengths.min().unwrap_or(LONGEST)
+    }
+
+    /// Each template, with where its fields are in a record of the whole template.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (&Template, &[Range<usize>])> {
+        let parts = self.parts.iter();
+        parts.map(|part| (&part.template, &part.places[..]))
     }
 
     /// The template that takes the place of the one of this number.
@@ -125,13 +135,25 @@ impl Part {
         let fields: Vec<Field> = chosen.iter().map(|(field, _)| *field).collect();
         Self {
             template: Template {
-                // They are asked for once, and needed until the end of the process.
-                fields: Vec::leak(fields),
+                fields: constant(fields),
                 ..*whole
             },
             places: chosen.into_iter().map(|(_, place)| place.clone()).collect(),
         }
     }
+}
+
+/// The one copy of a list of fields. Templates are constants wherever no user chooses them, so
+/// these live until the end of the process too; a list that is asked for again takes no more room.
+fn constant(fields: Vec<Field>) -> &'static [Field] {
+    static KNOWN: Mutex<Vec<&'static [Field]>> = Mutex::new(Vec::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(same) = known.iter().find(|list| **list == fields) {
+        return same;
+    }
+    let list: &'static [Field] = Vec::leak(fields);
+    known.push(list);
+    list
 }
 
 /// Names with commas between them.
@@ -187,6 +209,16 @@ mod tests {
             let named = |number: u16| whole.iter().filter(move |(element, _)| *element == number);
             let expected: Vec<_> = [1, 8, 27, 2].into_iter().flat_map(named).collect();
             assert_eq!(part.iter().collect::<Vec<_>>(), expected, "{id}");
+        }
+    }
+
+    /// Each value of an option is judged several times, in a file once more.
+    #[test]
+    fn the_same_fields_take_their_room_once() {
+        let twice = ["ipVersion,vlanId"; 2].map(|text| text.parse::<Fields>().expect("fields"));
+        let [one, other] = twice.each_ref().map(Fields::templates);
+        for (one, other) in one.zip(other) {
+            assert!(std::ptr::eq(one.fields, other.fields), "{}", one.id);
         }
     }
 
