@@ -13,7 +13,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     attach::XdpMode,
-    export::{Collector, Format, Group, Identity, Output},
+    export::{Collector, Format, Group, Identity, NamedTemplate, Output},
     ipfix::Fields,
     load::MAX_FLOWS,
     sampling::{Profile, Rated, SampleKey, Sampling},
@@ -229,8 +229,8 @@ pub struct Export {
     /// udp://HOST[:PORT], tcp://, tls://, dtls://, sctp://; unix:///PATH of a datagram
     /// socket; file:///DIRECTORY of IPFIX files, or file:///PATH of which the name may
     /// have fields of the time (%Y%m%dT%H%M%S). Behind it ?format=v9 (or v5, ipfix),
-    /// and with tls:// and dtls:// ca=FILE, cert=FILE, key=FILE, name=NAME, joined
-    /// by &. Ports are 4739, 4740 with TLS, 2055 with NetFlow.
+    /// template=NAME, and with tls:// and dtls:// ca=FILE, cert=FILE, key=FILE,
+    /// name=NAME, joined by &. Ports are 4739, 4740 with TLS, 2055 with NetFlow.
     #[arg(short, long = "collector", value_name = "URL")]
     pub collectors: Vec<Collector>,
 
@@ -293,6 +293,11 @@ pub struct Export {
     /// with commas between them [default: all]
     #[arg(long, value_name = "ELEMENT,ELEMENT...", value_parser = Fields::from_str)]
     pub fields: Option<Fields>,
+
+    /// Fields by a name, for collectors with ?template=NAME, in the place of --fields;
+    /// may be given several times
+    #[arg(long = "template", value_name = "NAME=ELEMENT,ELEMENT...", value_parser = NamedTemplate::from_str)]
+    pub templates: Vec<NamedTemplate>,
 
     /// Most records a second to each collector; 0 does not limit
     #[arg(long, value_name = "RECORDS", default_value_t = 200_000)]

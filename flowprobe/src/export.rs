@@ -17,6 +17,7 @@ mod print;
 pub mod replay;
 mod sender;
 mod spool;
+pub mod template;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +38,7 @@ pub use encoder::Content;
 pub use group::{Group, GroupError, Mode};
 pub use link::{LinkError, TlsError};
 pub use spool::SpoolError;
+pub use template::{NamedTemplate, NoTemplate, TemplateName};
 
 use self::{
     account::Outlet,
@@ -110,6 +112,18 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The templates that no collector asks for; their indexes.
+    pub fn idle_templates(&self) -> impl Iterator<Item = usize> {
+        let grouped = self.groups.iter().flat_map(|group| &group.collectors);
+        let collectors = self.collectors.iter().chain(grouped);
+        let used = move |name: &TemplateName| {
+            let mut collectors = collectors.clone();
+            collectors.any(|collector| collector.template() == Some(name))
+        };
+        let templates = self.content.templates.iter().enumerate();
+        templates.filter_map(move |(i, template)| (!used(&template.name)).then_some(i))
+    }
+
     fn ways(&self) -> Ways<'_> {
         Ways {
             mtu: self.mtu,
@@ -221,6 +235,14 @@ pub enum ExportError {
         collector: String,
         /// Why.
         why: LinkError,
+    },
+    /// A template that nobody has defined.
+    #[error("collector {collector}: {why}")]
+    Template {
+        /// For which collector.
+        collector: String,
+        /// Why.
+        why: NoTemplate,
     },
     /// No place for what a collector misses.
     #[error("collector {collector}: {why}")]
@@ -550,9 +572,9 @@ impl Exporter {
         let shared = Shared::new(spool, Arc::clone(&plan.outlet));
         let members = Members::new(2, true, Duration::ZERO);
         let intake = Intake::new(Arc::clone(&shared));
-        let content = &plan.settings.content;
+        let content = content(collector, plan.settings)?;
         let encoder = |domain: &Domain| {
-            let encoder = Encoder::new(Format::Ipfix, domain.id, SPOOL_MESSAGE, content);
+            let encoder = Encoder::new(Format::Ipfix, domain.id, SPOOL_MESSAGE, &content);
             encoder.unwrap_or_else(|_| unreachable!("SPOOL_MESSAGE holds any record"))
         };
         let encoders = plan.settings.domains.iter().map(encoder).collect();
@@ -636,12 +658,22 @@ fn directory_name(collector: &Collector) -> String {
     format!("{scheme}-{host}-{}", collector.port())
 }
 
+/// What a collector's records have in them.
+fn content(collector: &Collector, settings: &Settings) -> Result<Content, ExportError> {
+    let content = settings.content.of(collector);
+    content.map_err(|why| ExportError::Template {
+        collector: collector.to_string(),
+        why,
+    })
+}
+
 /// An encoder for each domain.
 fn encoders(collector: &Collector, settings: &Settings) -> Result<Vec<Encoder>, ExportError> {
     let mtu = settings.mtu;
     let octets = settings.ways().message_octets(collector);
     let format = collector.format().unwrap_or_default();
-    let encoder = |domain: &Domain| Encoder::new(format, domain.id, octets, &settings.content);
+    let content = content(collector, settings)?;
+    let encoder = |domain: &Domain| Encoder::new(format, domain.id, octets, &content);
     let encoders = settings.domains.iter().map(encoder);
     encoders
         .collect::<Result<_, TooSmall>>()

@@ -4,7 +4,10 @@ use std::io::IsTerminal as _;
 
 use super::{Export, Pcap, Run, VlanElements};
 use crate::{
-    export::{self, Collector, CollectorError, Content, Domain, Format, Output, SpoolSettings},
+    export::{
+        self, Collector, CollectorError, Content, Domain, Format, NamedTemplate, NoTemplate,
+        Output, SpoolSettings, TemplateName, template::chosen,
+    },
     ipfix_file::Rotation,
     pcap,
     run::{self, ControlSocket, RunError},
@@ -39,6 +42,26 @@ pub enum SettingsError {
         /// Why.
         why: CollectorError,
     },
+    /// A template that is not there.
+    #[error("collector {collector}: {why}")]
+    NoTemplate {
+        /// The option that names the collector.
+        option: &'static str,
+        /// Which of its values.
+        value: usize,
+        /// The collector.
+        collector: String,
+        /// Why.
+        why: NoTemplate,
+    },
+    /// It would not be clear which one a collector asks for.
+    #[error("template {name} is there twice: give each a name of its own")]
+    SameTemplate {
+        /// What both are called.
+        name: TemplateName,
+        /// Which value of the option is the later one.
+        value: usize,
+    },
     /// What `run` would find out when it has looked at the machine.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -54,7 +77,18 @@ impl SettingsError {
             Self::Run(RunError::ShadowOfSample) => "shadow",
             Self::Collector { .. } => "format",
             Self::HalfIdentity { given, .. } => given.trim_start_matches('-'),
+            Self::NoTemplate { option, .. } => option,
+            Self::SameTemplate { .. } => "template",
             Self::Classes(_) | Self::NoKey | Self::Run(_) => "sample",
+        }
+    }
+
+    /// Which of its values, where it may be given several times and one of them is wrong.
+    #[must_use]
+    pub fn value(&self) -> Option<usize> {
+        match self {
+            Self::NoTemplate { value, .. } | Self::SameTemplate { value, .. } => Some(*value),
+            _ => None,
         }
     }
 }
@@ -155,6 +189,34 @@ fn completed(collectors: Vec<Collector>, format: Format) -> Result<Vec<Collector
     collectors.into_iter().map(complete).collect()
 }
 
+/// Refuses two templates of one name.
+fn tell_apart(templates: &[NamedTemplate]) -> Result<(), SettingsError> {
+    for (value, NamedTemplate { name, .. }) in templates.iter().enumerate() {
+        if templates[..value].iter().any(|other| other.name == *name) {
+            let name = name.clone();
+            return Err(SettingsError::SameTemplate { name, value });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses collectors, those of a value of `option`, that ask for a template which is not there.
+fn find_templates(
+    collectors: &[Collector],
+    templates: &[NamedTemplate],
+    (option, value): (&'static str, usize),
+) -> Result<(), SettingsError> {
+    for collector in collectors {
+        chosen(collector, templates).map_err(|why| SettingsError::NoTemplate {
+            option,
+            value,
+            collector: collector.to_string(),
+            why,
+        })?;
+    }
+    Ok(())
+}
+
 fn export_settings(
     options: Export,
     queue: usize,
@@ -166,7 +228,18 @@ fn export_settings(
         (None, Some(_)) => half("--tls-key", "--tls-cert")?,
         _ => {}
     }
-    let mut groups = options.groups;
+    let (templates, mut groups) = (options.templates, options.groups);
+    tell_apart(&templates)?;
+    for (i, collector) in options.collectors.iter().enumerate() {
+        find_templates(
+            std::slice::from_ref(collector),
+            &templates,
+            ("collector", i),
+        )?;
+    }
+    for (i, group) in groups.iter().enumerate() {
+        find_templates(&group.collectors, &templates, ("group", i))?;
+    }
     for group in &mut groups {
         group.collectors = completed(std::mem::take(&mut group.collectors), options.format)?;
     }
@@ -203,6 +276,7 @@ fn export_settings(
         content: Content {
             dot1q: options.vlan_elements == VlanElements::Dot1q,
             fields: options.fields,
+            templates,
         },
         output,
     })

@@ -1,6 +1,6 @@
 //! The format that a collector reads.
 
-use super::Format;
+use super::{Collector, Format, NamedTemplate, NoTemplate, template::chosen};
 use crate::{
     encode::{Fit, Mark, Stamp},
     ipfix::{
@@ -26,6 +26,20 @@ pub struct Content {
     pub dot1q: bool,
     /// Which fields, of IPFIX and NetFlow v9; all where it is not said.
     pub fields: Option<Fields>,
+    /// What collectors may ask for in the place of these fields.
+    pub templates: Vec<NamedTemplate>,
+}
+
+impl Content {
+    /// What the records of this collector have in them.
+    pub(super) fn of(&self, collector: &Collector) -> Result<Self, NoTemplate> {
+        let chosen = chosen(collector, &self.templates)?;
+        Ok(Self {
+            dot1q: self.dot1q,
+            fields: chosen.or(self.fields.as_ref()).cloned(),
+            templates: Vec::new(),
+        })
+    }
 }
 
 /// Builds the messages of one stream in one observation domain, in the format of its collector.

@@ -74,7 +74,7 @@ fn tcp(address: SocketAddr, spool: Option<PathBuf>) -> Settings {
 }
 
 /// An address at which nobody listens.
-fn nobody() -> SocketAddr {
+pub(super) fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     listener.local_addr().expect("bound")
 }
