@@ -91,10 +91,12 @@ impl Fields {
         lengths.min().unwrap_or(LONGEST)
     }
 
-    /// Each template, with where its fields are in a record of the whole template.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = (&Template, &[Range<usize>])> {
-        let parts = self.parts.iter();
-        parts.map(|part| (&part.template, &part.places[..]))
+    /// The template that takes the place of the one of this number, and where each of its fields
+    /// is in a record of that one.
+    pub(crate) fn part(&self, id: u16) -> Option<(&Template, &[Range<usize>])> {
+        let mut parts = self.parts.iter();
+        let part = parts.find(|part| part.template.id == id)?;
+        Some((&part.template, &part.places))
     }
 
     /// The template that takes the place of the one of this number.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::table::{Time, record_length};
-use crate::ipfix::{Fields, Template};
+use crate::ipfix::{Fields, Template, element};
 
 /// A field, and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +35,9 @@ pub(super) struct Parts {
 
 impl Parts {
     pub(super) fn of(fields: &Fields) -> Self {
-        let parts: Vec<_> = fields
-            .parts()
+        let parts: Vec<_> = element::ALL
+            .iter()
+            .filter_map(|whole| fields.part(whole.id))
             .map(|(template, places)| Part::of(template, places))
             .collect();
         let times = |part: &Part| part.pieces.iter().any(Piece::is_time);
