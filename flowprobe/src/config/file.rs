@@ -223,7 +223,7 @@ impl Reader {
             let words = self.words(key, form, table, value.span())?;
             let texts: Vec<_> = words.iter().map(|word| word.text.as_str()).collect();
             let text = texts.join(form.between);
-            // The option has said what is wrong; the words know where it is.
+            // The option says what is wrong with them; they know where it is.
             let wrong = words.into_iter().find(|word| !word.kind.takes(&word.text));
             let (name, at) = match wrong {
                 Some(word) => (word.key, word.at),
