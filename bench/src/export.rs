@@ -23,7 +23,7 @@ use flowprobe::{
     ipfix::{Encoder, message::HEADER},
     ipfix_file::Rotation,
     load::OBJECT,
-    record::{EndReason, FlowKey, FlowRecord},
+    record::{Biflow, EndReason, FlowKey, FlowRecord},
     sampling::{Profile, Rates, Sampling, Selection},
     table::{
         Drainer, Emitter, Overflow, Sweeper, Timeouts,
@@ -179,6 +179,7 @@ fn record(number: u32) -> FlowRecord {
         source_mac: [2, 0, 0, 0, 0, 1],
         destination_mac: [2, 0, 0, 0, 0, 2],
         sampling_n: 1,
+        biflow: Biflow::None,
     }
 }
 

@@ -48,17 +48,24 @@ pub mod bits {
     pub const OPTIONS: u8 = 0x10;
     /// More Fragments and Don't Fragment, OR-ed (IE 197).
     pub const FRAGMENT_FLAGS: u8 = 0x60;
+    /// The first packet had ACK: with SYN, it was the answer to another's SYN.
+    pub const BEGAN_WITH_ACK: u8 = 0x80;
     /// What is the first packet's, and not OR-ed over all.
-    pub const FIRST: u8 = PRIORITY | BEGAN_WITH_SYN;
+    pub const FIRST: u8 = PRIORITY | BEGAN_WITH_SYN | BEGAN_WITH_ACK;
 }
 
 /// The [`bits`] of a flow whose first packet is `packet`.
 #[inline(always)]
 #[must_use]
 pub fn first_bits(packet: &Packet) -> u8 {
-    // SYN is the bit below.
-    const { assert!(bits::BEGAN_WITH_SYN == tcp::SYN << 2) };
-    packet.fragment_flags | packet.priorities & bits::PRIORITY | (packet.tcp_flags & tcp::SYN) << 2
+    const {
+        assert!(bits::BEGAN_WITH_SYN == tcp::SYN << 2);
+        assert!(bits::BEGAN_WITH_ACK == tcp::ACK << 3);
+    };
+    packet.fragment_flags
+        | packet.priorities & bits::PRIORITY
+        | (packet.tcp_flags & tcp::SYN) << 2
+        | (packet.tcp_flags & tcp::ACK) << 3
 }
 
 /// Destination and source MAC address of a flow's first packet (IE 80, 56), as on the wire.
@@ -169,6 +176,12 @@ impl Marks {
     #[must_use]
     pub fn began_with_syn(&self) -> bool {
         self.bits & bits::BEGAN_WITH_SYN != 0
+    }
+
+    /// Whether the first packet had ACK.
+    #[must_use]
+    pub fn began_with_ack(&self) -> bool {
+        self.bits & bits::BEGAN_WITH_ACK != 0
     }
 
     /// Whether a FIN or RST was seen: the flow has ended but for stragglers.

@@ -299,6 +299,11 @@ pub struct Export {
     #[arg(long = "template", value_name = "NAME=ELEMENT,ELEMENT...", value_parser = NamedTemplate::from_str)]
     pub templates: Vec<NamedTemplate>,
 
+    /// Export both directions of a conversation as one record, a biflow (RFC 5103), where
+    /// the format has it (ipfix). A flow waits for its other direction for an idle timeout
+    #[arg(long)]
+    pub biflow: bool,
+
     /// Most records a second to each collector; 0 does not limit
     #[arg(long, value_name = "RECORDS", default_value_t = 200_000)]
     pub export_rate: u32,

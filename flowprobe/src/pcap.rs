@@ -42,7 +42,7 @@ use crate::{
     run::ending::{Signals, SummaryFile, each_second, give_up, nobody_reads, send_rest},
     sampling::{Rates, Sampling},
     table::{
-        Emitter, LocalTable, Timeouts,
+        Emitter, LocalTable, Pairing, Patience, Timeouts,
         emit::{BATCH, Exported, Sink},
         fragments::Fragments,
     },
@@ -214,7 +214,11 @@ impl Reading {
         let figures = Arc::new(Figures::default());
         let telemetry = Arc::clone(&figures) as Arc<dyn Telemetry>;
         let exporter = Arc::new(Exporter::start(&settings.export, telemetry)?);
-        let exported = Arc::new(Exported::default());
+        let pairing = settings.export.content.biflows.then(|| {
+            let patience = Patience::exact(&settings.timeouts);
+            Pairing::new(patience, settings.max_flows as usize)
+        });
+        let exported = Arc::new(Exported::in_biflows(pairing));
         let given_up = Arc::new(AtomicBool::new(false));
         let patient = Patient {
             exporter: Arc::clone(&exporter),

@@ -7,6 +7,7 @@ use std::{
 
 use flowprobe_ebpf::{
     Around, KeyV4, KeyV6, KeyWide, Marks, hash::SECRET_WORDS, key::Key as _, sampling::Sampled,
+    wire::protocol,
 };
 use serde::Serialize;
 
@@ -104,6 +105,32 @@ impl FlowKey {
         sampled -> Sampled
     );
 
+    /// What both directions of a conversation have in common: the two ends, the lower one first, and
+    /// the protocol.
+    #[must_use]
+    pub fn conversation(&self) -> ([(IpAddr, u16); 2], u8) {
+        let mut ends = self.ends();
+        ends.sort_unstable();
+        (ends, self.protocol())
+    }
+
+    /// Whether its source is the lower one of the two ends.
+    #[must_use]
+    pub fn is_lower_end(&self) -> bool {
+        let [source, destination] = self.ends();
+        source <= destination
+    }
+
+    /// Source and destination.
+    fn ends(&self) -> [(IpAddr, u16); 2] {
+        let ports = match self.protocol() {
+            // Type and code differ between request and reply.
+            protocol::ICMP | protocol::ICMPV6 => [0; 2],
+            _ => [self.source_port(), self.destination_port()],
+        };
+        [(self.source(), ports[0]), (self.destination(), ports[1])]
+    }
+
     /// The same key, whatever it was sampled as.
     #[must_use]
     pub fn unsampled(mut self) -> Self {
@@ -175,6 +202,29 @@ impl EndReason {
     }
 }
 
+/// How sure it is who began a conversation: biflowDirection (IE 239), RFC 5103 §5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Direction {
+    /// Nobody knows; one of the two had to be the source.
+    Arbitrary = 0,
+    /// The source began it.
+    Initiator = 1,
+}
+
+/// Which half of a biflow (RFC 5103) a record is. The halves are neighbours wherever records go,
+/// unless a full queue has parted them; then each is a flow by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Biflow {
+    /// Of none.
+    #[default]
+    None,
+    /// What its source sent. What came back is the next record.
+    Forward(Direction),
+    /// What came back.
+    Reverse,
+}
+
 /// One flow record. Counts are raw: `sampling_n` says what they stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowRecord {
@@ -198,9 +248,21 @@ pub struct FlowRecord {
     pub destination_mac: [u8; 6],
     /// samplingInterval (IE 34): metered with 1 packet in n; 1 means every packet.
     pub sampling_n: u32,
+    /// Whether it is a half of a biflow.
+    pub biflow: Biflow,
 }
 
 impl FlowRecord {
+    /// Its direction, if `next` is what came back.
+    #[inline]
+    #[must_use]
+    pub fn forward_of(&self, next: Option<&Self>) -> Option<Direction> {
+        match (self.biflow, next?.biflow) {
+            (Biflow::Forward(direction), Biflow::Reverse) => Some(direction),
+            _ => None,
+        }
+    }
+
     /// The class of sampling it was metered in, which is an observation domain of its own.
     #[must_use]
     pub fn class(&self) -> usize {

@@ -47,7 +47,7 @@ use crate::{
     sampling::{Rated, Rates, SampleKey, Sampling},
     shadow::Shadow,
     table::{
-        Drainer, Emitter, Overflow, Shared, Sweeper, Timeouts,
+        Drainer, Emitter, Overflow, Pairing, Patience, Shared, Sweeper, Timeouts,
         emit::{Exported, Sink},
         grace::{GracePeriod as _, Rcu},
     },
@@ -224,7 +224,11 @@ impl Metering {
         let capacity = settings.max_overflow_flows;
         let overflow = Arc::new(Overflow::new(shared.geometry(), capacity));
         let clock = Arc::new(Clock::default());
-        let exported = Arc::new(Exported::default());
+        let pairing = settings.export.content.biflows.then(|| {
+            let patience = Patience::live(&settings.timeouts, settings.sweep_interval);
+            Pairing::new(patience, settings.max_overflow_flows)
+        });
+        let exported = Arc::new(Exported::in_biflows(pairing));
         let rates = Arc::new(Rates::new(&samplings, settings.shadow));
         let meter = Meter::new(Arc::clone(&shared), Arc::clone(&rates), Arc::clone(&clock));
         let meter = Arc::new(meter);

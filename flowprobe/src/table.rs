@@ -7,6 +7,7 @@
 //!
 //! [`local`] is another table, for inputs that are read in userspace: it has one owner, and so
 //! needs none of this but [`expiry`] and [`emit`]; [`fragments`] are the program's, for it.
+//! [`pairing`] makes biflows of what leaves either.
 
 pub mod drain;
 pub mod emit;
@@ -17,6 +18,7 @@ pub mod grace;
 pub mod held;
 pub mod local;
 pub mod overflow;
+pub mod pairing;
 pub mod shared;
 pub mod sweep;
 
@@ -27,5 +29,6 @@ pub use flow::Flow;
 pub use grace::GracePeriod;
 pub use local::LocalTable;
 pub use overflow::Overflow;
+pub use pairing::{Pairing, Patience};
 pub use shared::{Geometry, Shared};
 pub use sweep::{ChangeError, Changed, Sweeper};

@@ -8,9 +8,12 @@ use std::{
 
 use flowprobe::{
     encode::{Fit, Stamp},
-    ipfix::{self, Fields, Template, element},
+    ipfix::{
+        self, Fields, Template,
+        element::{self, Both},
+    },
     netflow::{v5, v9},
-    record::{EndReason, FlowKey, FlowRecord},
+    record::{Biflow, Direction, EndReason, FlowKey, FlowRecord},
 };
 use flowprobe_ebpf::{
     Addresses, Around, KeyV4, KeyV6, Marks, Packet, parse::tunnel::kind, sampling::Sampled,
@@ -149,6 +152,7 @@ fn record(number: u32) -> FlowRecord {
         source_mac: [2, 0, 0, 0, 0, 1],
         destination_mac: [2, 0, 0, 0, 0, 2],
         sampling_n: 1 + number / 16 % 2,
+        biflow: Biflow::None,
     }
 }
 
@@ -179,6 +183,27 @@ macro_rules! encodes {
     )+};
 }
 encodes!(ipfix::Encoder, v9::Encoder, v5::Encoder);
+
+/// Encodes each record as the forward half of a biflow, and as the reverse half too.
+struct Biflows(ipfix::Encoder);
+
+impl Encodes for Biflows {
+    fn flow(&mut self, record: &FlowRecord) -> Fit {
+        self.0.biflow(&Both {
+            forward: record,
+            reverse: record,
+            direction: Direction::Initiator,
+        })
+    }
+
+    fn message(&mut self) -> usize {
+        Encodes::message(&mut self.0)
+    }
+
+    fn template(&mut self, template: &Template) -> bool {
+        self.0.template(template)
+    }
+}
 
 /// What came of a round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -261,9 +286,16 @@ fn the_counter_counts() {
 #[test]
 fn no_record_takes_memory() {
     let fields: Fields = FIELDS.parse().expect("fields");
+    let of_biflows = format!("{FIELDS},reverseOctetDeltaCount,reversePacketDeltaCount");
+    let of_biflows: Fields = of_biflows.parse().expect("fields");
     for dot1q in [false, true] {
         assert_takes_nothing("IPFIX", ipfix(None, dot1q), 0);
         assert_takes_nothing("IPFIX with fields", ipfix(Some(fields.clone()), dot1q), 0);
+        for fields in [None, Some(of_biflows.clone())] {
+            let mut encoder = ipfix(fields, dot1q);
+            encoder.use_biflows(true);
+            assert_takes_nothing("biflows", Biflows(encoder), 0);
+        }
         assert_takes_nothing("v9", v9(None, dot1q), 0);
         assert_takes_nothing("v9 with fields", v9(Some(&fields), dot1q), 0);
     }

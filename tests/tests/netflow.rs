@@ -15,7 +15,7 @@ use flowprobe::{
         options::{InterfaceName, MeteringStatistics, OptionsRecord, SamplingRate, Text},
     },
     netflow::{v5, v9},
-    record::{EndReason, FlowKey, FlowRecord},
+    record::{Biflow, EndReason, FlowKey, FlowRecord},
 };
 use flowprobe_ebpf::{KeyV4, KeyV6, Marks, Packet, sampling::Sampled};
 use flowprobe_tests::{
@@ -81,6 +81,7 @@ fn flows(end_ms: u64) -> [FlowRecord; 3] {
         source_mac: [2, 0, 0, 0, 0, 1],
         destination_mac: [2, 0, 0, 0, 0, 2],
         sampling_n: N,
+        biflow: Biflow::None,
     })
 }
 

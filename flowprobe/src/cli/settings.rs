@@ -8,6 +8,7 @@ use crate::{
         self, Collector, CollectorError, Content, Domain, Format, NamedTemplate, NoTemplate,
         Output, SpoolSettings, TemplateName, template::chosen,
     },
+    ipfix::Fields,
     ipfix_file::Rotation,
     pcap,
     run::{self, ControlSocket, RunError},
@@ -34,6 +35,9 @@ pub enum SettingsError {
         /// What is not.
         missing: &'static str,
     },
+    /// A field that flows have not.
+    #[error("only biflows have {0}: give --biflow too, or leave it out")]
+    OfBiflows(&'static str),
     /// What goes to a collector, and how.
     #[error("collector {collector}: {why}")]
     Collector {
@@ -62,6 +66,16 @@ pub enum SettingsError {
         /// Which value of the option is the later one.
         value: usize,
     },
+    /// A field that flows have not, in a template.
+    #[error("template {name}: only biflows have {field}: give --biflow too, or leave it out")]
+    TemplateOfBiflows {
+        /// The template.
+        name: TemplateName,
+        /// The field.
+        field: &'static str,
+        /// Which value of the option it is.
+        value: usize,
+    },
     /// What `run` would find out when it has looked at the machine.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -76,9 +90,10 @@ impl SettingsError {
             Self::Run(RunError::Domains(_)) => "observation-domain",
             Self::Run(RunError::ShadowOfSample) => "shadow",
             Self::Collector { .. } => "format",
+            Self::OfBiflows(_) => "fields",
             Self::HalfIdentity { given, .. } => given.trim_start_matches('-'),
             Self::NoTemplate { option, .. } => option,
-            Self::SameTemplate { .. } => "template",
+            Self::SameTemplate { .. } | Self::TemplateOfBiflows { .. } => "template",
             Self::Classes(_) | Self::NoKey | Self::Run(_) => "sample",
         }
     }
@@ -87,7 +102,9 @@ impl SettingsError {
     #[must_use]
     pub fn value(&self) -> Option<usize> {
         match self {
-            Self::NoTemplate { value, .. } | Self::SameTemplate { value, .. } => Some(*value),
+            Self::NoTemplate { value, .. }
+            | Self::SameTemplate { value, .. }
+            | Self::TemplateOfBiflows { value, .. } => Some(*value),
             _ => None,
         }
     }
@@ -189,12 +206,15 @@ fn completed(collectors: Vec<Collector>, format: Format) -> Result<Vec<Collector
     collectors.into_iter().map(complete).collect()
 }
 
-/// Refuses two templates of one name.
-fn tell_apart(templates: &[NamedTemplate]) -> Result<(), SettingsError> {
-    for (value, NamedTemplate { name, .. }) in templates.iter().enumerate() {
-        if templates[..value].iter().any(|other| other.name == *name) {
-            let name = name.clone();
+/// Refuses two templates of one name, and those of fields that nothing has.
+fn check_templates(templates: &[NamedTemplate], biflow: bool) -> Result<(), SettingsError> {
+    for (value, NamedTemplate { name, fields }) in templates.iter().enumerate() {
+        let name = name.clone();
+        if templates[..value].iter().any(|other| other.name == name) {
             return Err(SettingsError::SameTemplate { name, value });
+        }
+        if let (Some(field), false) = (fields.of_biflows(), biflow) {
+            return Err(SettingsError::TemplateOfBiflows { name, field, value });
         }
     }
     Ok(())
@@ -229,7 +249,11 @@ fn export_settings(
         _ => {}
     }
     let (templates, mut groups) = (options.templates, options.groups);
-    tell_apart(&templates)?;
+    let general = options.fields.as_ref().and_then(Fields::of_biflows);
+    if let (Some(field), false) = (general, options.biflow) {
+        return Err(SettingsError::OfBiflows(field));
+    }
+    check_templates(&templates, options.biflow)?;
     for (i, collector) in options.collectors.iter().enumerate() {
         find_templates(
             std::slice::from_ref(collector),
@@ -277,6 +301,7 @@ fn export_settings(
             dot1q: options.vlan_elements == VlanElements::Dot1q,
             fields: options.fields,
             templates,
+            biflows: options.biflow,
         },
         output,
     })

@@ -94,7 +94,7 @@ fn said(text: &str) -> Vec<String> {
 }
 
 /// Every option with a value that is not its default: as a key, and as flags.
-const EVERY: [(&str, &str, &[&str]); 45] = [
+const EVERY: [(&str, &str, &[&str]); 46] = [
     ("interface", "['a', 'b']", &["-i", "a", "-i", "b"]),
     (
         "collector",
@@ -142,6 +142,7 @@ const EVERY: [(&str, &str, &[&str]); 45] = [
             "n=ipVersion",
         ],
     ),
+    ("biflow", "true", &["--biflow"]),
     ("export-rate", "1_000", &["--export-rate", "1000"]),
     ("observation-domain", "7", &["--observation-domain", "7"]),
     ("vlan-elements", "'dot1q'", &["--vlan-elements", "dot1q"]),
@@ -472,6 +473,11 @@ fn what_does_not_go_together_is_refused_where_it_stands() {
             "[[template]]\nname = 'w'\nfields = ['ipVersion']\n[[template]]\nname = 'w'\nfields = ['vlanId']",
             "4:1: template: ",
             "template w is there twice",
+        ),
+        (
+            "template = ['n=ipVersion', 'w=ipVersion,reverseOctetDeltaCount']",
+            "1:28: template: ",
+            "template w: only biflows have reverseOctetDeltaCount: give --biflow too",
         ),
         (
             "collector = ['udp://a', 'udp://b?template=wid']\n[[template]]\nname = 'wide'\nfields = ['ipVersion']",

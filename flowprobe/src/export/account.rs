@@ -12,7 +12,7 @@ use std::{
 use serde::{Serialize, Serializer};
 
 use self::lane::{Batch, Lane};
-pub(super) use self::lane::{Cargo, Front, Run};
+pub(super) use self::lane::{Cargo, Front, Load, Run};
 use super::Now;
 use crate::{
     record::{FlowRecord, Volume},
@@ -203,7 +203,7 @@ impl Account {
     pub(super) fn settle_sent(&mut self, cargo: &Cargo, now: Now) {
         let lane = &mut self.lanes[cargo.class];
         lane.take(cargo.records);
-        lane.sent_records += cargo.sent.records;
+        lane.sent_records += cargo.flow_records;
         self.queued -= cargo.volume();
         self.sent += cargo.sent;
         self.drop_unfit(cargo, now);
@@ -214,7 +214,7 @@ impl Account {
     pub(super) fn send_off(&mut self, cargo: &Cargo) {
         let lane = &mut self.lanes[cargo.class];
         lane.send_off(cargo.records);
-        lane.sent_records += cargo.sent.records;
+        lane.sent_records += cargo.flow_records;
     }
 
     /// The oldest records that are on their way have arrived.
@@ -229,7 +229,7 @@ impl Account {
     pub(super) fn settle_spooled(&mut self, cargo: &Cargo, now: Now) {
         let lane = &mut self.lanes[cargo.class];
         lane.acknowledge(cargo.records);
-        lane.sent_records -= cargo.sent.records;
+        lane.sent_records -= cargo.flow_records;
         self.queued -= cargo.volume();
         self.spooled += cargo.sent;
         self.drop_unfit(cargo, now);
@@ -264,7 +264,7 @@ impl Account {
     /// What is on its way, that of these messages, may not have arrived: it waits again, in front.
     pub(super) fn take_back(&mut self, messages: &VecDeque<Cargo>) {
         for cargo in messages {
-            self.lanes[cargo.class].sent_records -= cargo.sent.records;
+            self.lanes[cargo.class].sent_records -= cargo.flow_records;
         }
         for lane in &mut self.lanes {
             lane.take_back();
@@ -285,17 +285,11 @@ impl Account {
         }
     }
 
-    /// Records of `class` that counted as sent were not delivered.
-    pub(super) fn undelivered(
-        &mut self,
-        class: usize,
-        volume: Volume,
-        reason: &'static str,
-        now: Now,
-    ) {
-        self.lanes[class].sent_records -= volume.records;
-        self.sent -= volume;
-        self.drop(reason, volume, now);
+    /// What counted as sent was not delivered.
+    pub(super) fn undelivered(&mut self, load: Load, reason: &'static str, now: Now) {
+        self.lanes[load.class].sent_records -= load.flow_records;
+        self.sent -= load.volume;
+        self.drop(reason, load.volume, now);
     }
 
     /// Drops what waits, and takes no more: what still comes is dropped for the same reason.

@@ -2,11 +2,8 @@
 
 use std::{
     hash::{BuildHasher as _, RandomState},
-    net::IpAddr,
     sync::Arc,
 };
-
-use flowprobe_ebpf::wire::protocol;
 
 use super::{Now, account::Outlet, members::Members};
 use crate::record::{FlowKey, FlowRecord};
@@ -44,23 +41,10 @@ impl Balance {
     /// The one of `takers` that has this conversation: the one with the highest number that hash
     /// and place make. So where one of them goes, only its conversations go elsewhere.
     fn taker(&self, key: &FlowKey, takers: &[usize]) -> usize {
-        let conversation = self.keyed.hash_one(conversation(key));
+        let conversation = self.keyed.hash_one(key.conversation());
         let rank = |taker: &&usize| self.keyed.hash_one((conversation, **taker));
         takers.iter().max_by_key(rank).copied().unwrap_or_default()
     }
-}
-
-/// What both directions of a conversation have in common.
-fn conversation(key: &FlowKey) -> ([(IpAddr, u16); 2], u8) {
-    let protocol = key.protocol();
-    let ports = match protocol {
-        // Type and code differ between request and reply.
-        protocol::ICMP | protocol::ICMPV6 => [0; 2],
-        _ => [key.source_port(), key.destination_port()],
-    };
-    let mut ends = [(key.source(), ports[0]), (key.destination(), ports[1])];
-    ends.sort_unstable();
-    (ends, protocol)
 }
 
 #[cfg(test)]

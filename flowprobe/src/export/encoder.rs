@@ -5,6 +5,7 @@ use crate::{
     encode::{Fit, Mark, Stamp},
     ipfix::{
         self, Fields, Template,
+        element::Both,
         options::{OptionsRecord, TakesOptions},
     },
     netflow::{v5, v9},
@@ -28,6 +29,8 @@ pub struct Content {
     pub fields: Option<Fields>,
     /// What collectors may ask for in the place of these fields.
     pub templates: Vec<NamedTemplate>,
+    /// Whether the two halves of a biflow are one record, of IPFIX (RFC 5103).
+    pub biflows: bool,
 }
 
 impl Content {
@@ -38,6 +41,7 @@ impl Content {
             dot1q: self.dot1q,
             fields: chosen.or(self.fields.as_ref()).cloned(),
             templates: Vec::new(),
+            biflows: self.biflows,
         })
     }
 }
@@ -74,11 +78,20 @@ impl Encoder {
         let dot1q = content.dot1q;
         match format {
             Format::Ipfix => {
-                let least = ipfix::message::MIN_OCTETS;
+                let least = match content.biflows {
+                    true => ipfix::message::MIN_OCTETS_BIFLOW,
+                    false => ipfix::message::MIN_OCTETS,
+                };
                 let mut encoder = ipfix::Encoder::new(observation_domain, max_octets)
-                    .map_err(|_| TooSmall { least })?;
+                    .ok()
+                    .filter(|_| usize::from(max_octets) >= least)
+                    .ok_or(TooSmall { least })?;
                 encoder.use_dot1q(dot1q);
                 encoder.use_fields(content.fields.clone());
+                // Without a reverse field the way back would be lost: then it is a record too.
+                let has_reverse = |fields: &Fields| fields.of_biflows().is_some();
+                let biflows = content.biflows && content.fields.as_ref().is_none_or(has_reverse);
+                encoder.use_biflows(biflows);
                 Ok(Self::Ipfix(encoder))
             }
             Format::V9 => {
@@ -140,6 +153,20 @@ impl Encoder {
     #[inline]
     pub(super) fn flow(&mut self, record: &FlowRecord) -> Fit {
         delegate!(self, encoder => encoder.flow(record))
+    }
+
+    /// Whether the two halves of a biflow are one record. Other formats than IPFIX have no reverse
+    /// elements: there each half is a record of its own.
+    pub(super) fn has_biflows(&self) -> bool {
+        matches!(self, Self::Ipfix(encoder) if encoder.has_biflows())
+    }
+
+    /// Adds a biflow, where [`Self::has_biflows`].
+    pub(super) fn biflow(&mut self, both: &Both<'_>) -> Fit {
+        match self {
+            Self::Ipfix(encoder) => encoder.biflow(both),
+            Self::V9(_) | Self::V5(_) => Fit::Never("biflow"),
+        }
     }
 
     /// The message as it goes out.

@@ -72,10 +72,15 @@ impl<W: Write> Printer<W> {
         };
         let domain = self.domains[class];
         let mut text = Vec::new();
-        for record in &records {
+        for (i, record) in records.iter().enumerate() {
+            let next = records.get(i + 1);
+            let before = i.checked_sub(1).and_then(|i| records.get(i));
             match &mut self.format {
+                // It is in the line of the other half.
+                Format::Json
+                    if before.is_some_and(|half| half.forward_of(Some(record)).is_some()) => {}
                 Format::Json => {
-                    element::show(record, domain, &mut text);
+                    element::show(record, next, domain, &mut text);
                     text.push(b'\n');
                 }
                 Format::Table(table) => table.row(record, domain, &mut text),
@@ -99,8 +104,15 @@ impl<W: Write> Printer<W> {
             account.settle_change(class);
         }
         let oldest = account.runs(CHUNK).min_by_key(|run| run.since)?;
-        let waiting = account.waiting(oldest.class).take(oldest.records);
-        Some((oldest.class, waiting.copied().collect()))
+        let mut waiting = account.waiting(oldest.class).copied();
+        let mut records: Vec<_> = waiting.by_ref().take(oldest.records).collect();
+        if let (Some(last), Some(next)) = (records.last(), waiting.next())
+            && last.forward_of(Some(&next)).is_some()
+        {
+            records.push(next);
+        }
+        drop(waiting);
+        Some((oldest.class, records))
     }
 
     /// Nobody reads any more: the rest, and what comes, is dropped.

@@ -1,125 +1,47 @@
 //! The information elements of a flow record, one row each.
 //!
 //! A row gives the IANA name and number, the type (and so the encoded length and the look in
-//! JSON), whether it is part of the flow key, and how it is taken from a [`FlowRecord`].
-//! Templates, encoders and JSON are generated from the rows, so that they cannot disagree.
+//! JSON), its role, and how it is taken from a [`FlowRecord`]. Templates, encoders and JSON are
+//! generated from the rows, so that they cannot disagree.
+//!
+//! | role | |
+//! |---|---|
+//! | `outer` | of the packet around a tunnel |
+//! | `key` | of the flow key |
+//! | `own` | of the flow key, and the way back has its own |
+//! | `value` | a value, and the way back has its own |
+//! | `once` | a value of which the way back tells nothing |
+//!
+//! A biflow (RFC 5103) has all elements of the flow from its source, then the reverse ones of what
+//! the way back has of its own, then who began. It does without the reverse of what has the ends
+//! exchanged (addresses, ports, MAC addresses), of what a question says of its answer (ICMP), and of
+//! labels, inner VLANs and priorities: tshark takes no template of more than [`MOST_FIELDS`].
 
-use std::{
-    io::Write,
-    net::{Ipv4Addr, Ipv6Addr},
-};
+mod biflow;
+mod value;
+mod wide;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use flowprobe_ebpf::{
-    Around, KeyV4, KeyV6, KeyWide,
+    KeyV4, KeyV6, KeyWide,
     flow::bits,
     parse::{MAX_LABELS, tunnel::kind},
     wire::protocol,
 };
 
-use super::template::{Field, Template};
+pub(super) use self::biflow::{BIFLOWS, encode_both};
+pub use self::{
+    biflow::Both,
+    value::{Mac, Show, Value},
+};
+use self::{
+    biflow::{BIFLOW, OF_BOTH},
+    value::{Label, append, append_name},
+    wide::{Wide, as_wide},
+};
+use super::template::{Field, REVERSE, Template};
 use crate::record::{FlowKey, FlowRecord};
-
-/// The value of an information element.
-pub trait Value: Copy {
-    /// Encoded octets.
-    const LENGTH: u16;
-
-    /// Writes the value in network order into `to`, which is [`Self::LENGTH`] octets long.
-    fn put(self, to: &mut [u8]);
-}
-
-/// The value as people read it.
-pub trait Show: Value {
-    /// Appends the value as JSON.
-    fn show(self, to: &mut Vec<u8>);
-}
-
-/// Appends formatted text; memory does not fail to take it.
-fn append(to: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    to.write_fmt(text).expect("a Vec takes all it is given");
-}
-
-macro_rules! unsigned {
-    ($($kind:ty),+) => {$(
-        impl Value for $kind {
-            const LENGTH: u16 = size_of::<Self>() as u16;
-
-            #[inline(always)]
-            fn put(self, to: &mut [u8]) {
-                to.copy_from_slice(&self.to_be_bytes());
-            }
-        }
-
-        impl Show for $kind {
-            fn show(self, to: &mut Vec<u8>) {
-                append(to, format_args!("{self}"));
-            }
-        }
-    )+};
-}
-unsigned!(u8, u16, u32, u64);
-
-macro_rules! address {
-    ($($kind:ty),+) => {$(
-        impl Value for $kind {
-            const LENGTH: u16 = size_of::<Self>() as u16;
-
-            #[inline(always)]
-            fn put(self, to: &mut [u8]) {
-                to.copy_from_slice(&self.octets());
-            }
-        }
-
-        impl Show for $kind {
-            fn show(self, to: &mut Vec<u8>) {
-                append(to, format_args!("\"{self}\""));
-            }
-        }
-    )+};
-}
-address!(Ipv4Addr, Ipv6Addr);
-
-/// A MAC address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mac(pub [u8; 6]);
-
-impl Value for Mac {
-    const LENGTH: u16 = 6;
-
-    #[inline(always)]
-    fn put(self, to: &mut [u8]) {
-        to.copy_from_slice(&self.0);
-    }
-}
-
-impl Show for Mac {
-    fn show(self, to: &mut Vec<u8>) {
-        let [a, b, c, d, e, f] = self.0;
-        append(
-            to,
-            format_args!("\"{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}\""),
-        );
-    }
-}
-
-/// An MPLS label stack entry without its TTL: label, traffic class, bottom of stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Label(pub u32);
-
-impl Value for Label {
-    const LENGTH: u16 = 3;
-
-    #[inline(always)]
-    fn put(self, to: &mut [u8]) {
-        to.copy_from_slice(&self.0.to_be_bytes()[1..]);
-    }
-}
-
-impl Show for Label {
-    fn show(self, to: &mut Vec<u8>) {
-        append(to, format_args!("{}", self.0));
-    }
-}
 
 /// Type·256 + code of a flow of the given ICMP, 0 for any other protocol.
 #[inline(always)]
@@ -128,131 +50,6 @@ fn icmp_type_code(protocol: u8, icmp: u8, destination_port: u16) -> u16 {
         destination_port
     } else {
         0
-    }
-}
-
-/// A wide key seen as one of packets of version `INNER`, out of a tunnel of version `OUTER`, or of
-/// none where that is 0.
-struct Wide<'a, const INNER: u8, const OUTER: u8> {
-    key: &'a KeyWide,
-    around: Around,
-}
-
-/// Which of the six kinds a wide key is.
-macro_rules! as_wide {
-    ($key:expr, |$wide:ident| $then:expr) => {{
-        let key = $key;
-        let around = key.around();
-        match (around.version, around.outer_version) {
-            (4, 4) => {
-                let $wide = Wide::<4, 4> { key, around };
-                $then
-            }
-            (4, 6) => {
-                let $wide = Wide::<4, 6> { key, around };
-                $then
-            }
-            (4, _) => {
-                let $wide = Wide::<4, 0> { key, around };
-                $then
-            }
-            (_, 4) => {
-                let $wide = Wide::<6, 4> { key, around };
-                $then
-            }
-            (_, 6) => {
-                let $wide = Wide::<6, 6> { key, around };
-                $then
-            }
-            _ => {
-                let $wide = Wide::<6, 0> { key, around };
-                $then
-            }
-        }
-    }};
-}
-
-macro_rules! delegate {
-    ($($name:ident -> $kind:ty),+) => {
-        impl<const INNER: u8, const OUTER: u8> Wide<'_, INNER, OUTER> {
-            $(fn $name(&self) -> $kind {
-                self.key.$name()
-            })+
-        }
-    };
-}
-
-delegate!(
-    source_port -> u16, destination_port -> u16, protocol -> u8, traffic_class -> u8, vlan -> u16,
-    ifindex -> u32
-);
-
-impl<const OUTER: u8> Wide<'_, 4, OUTER> {
-    fn source(&self) -> [u8; 4] {
-        self.key.v4().unwrap_or_default()[0]
-    }
-
-    fn destination(&self) -> [u8; 4] {
-        self.key.v4().unwrap_or_default()[1]
-    }
-}
-
-impl<const OUTER: u8> Wide<'_, 6, OUTER> {
-    fn source(&self) -> [u8; 16] {
-        self.key.v6().unwrap_or_default()[0]
-    }
-
-    fn destination(&self) -> [u8; 16] {
-        self.key.v6().unwrap_or_default()[1]
-    }
-}
-
-impl<const INNER: u8> Wide<'_, INNER, 4> {
-    fn outer_addresses(&self) -> [Ipv4Addr; 2] {
-        let [a, b, c, d, e, f, g, h] = self.around.outer[0].to_ne_bytes();
-        [[a, b, c, d].into(), [e, f, g, h].into()]
-    }
-}
-
-impl<const INNER: u8> Wide<'_, INNER, 6> {
-    fn outer_addresses(&self) -> [Ipv6Addr; 2] {
-        let [a, b, c, d] = self.around.outer;
-        [[a, b], [c, d]].map(|[high, low]| {
-            let high = u64::from_be_bytes(high.to_ne_bytes());
-            let low = u64::from_be_bytes(low.to_ne_bytes());
-            (u128::from(high) << 64 | u128::from(low)).into()
-        })
-    }
-}
-
-impl<const INNER: u8, const OUTER: u8> Wide<'_, INNER, OUTER> {
-    fn inner_vlan(&self) -> u16 {
-        self.around.inner_vlans[0]
-    }
-
-    fn label(&self, i: usize) -> Label {
-        Label(self.around.label_stack[i])
-    }
-
-    /// The identifier, if the tunnel is of this kind.
-    fn id(&self, kind: u8) -> u32 {
-        if self.around.tunnel == kind {
-            self.around.tunnel_id
-        } else {
-            0
-        }
-    }
-
-    /// layer2SegmentId (IE 351): the kind of overlay in the first octet, the identifier in the
-    /// last three. The registry has kinds for VXLAN and NVGRE; GENEVE has none, and so is 0.
-    fn segment(&self) -> u64 {
-        let overlay = match self.around.tunnel {
-            kind::VXLAN => 1,
-            kind::NVGRE => 2,
-            kind::GENEVE => 0,
-            _ => return 0,
-        };
-        overlay << 56 | u64::from(self.around.tunnel_id)
     }
 }
 
@@ -282,8 +79,48 @@ macro_rules! only {
     ($of:ident, $template:ident, $($row:tt)*) => {};
 }
 
+/// Keeps what each direction of a conversation has of its own.
+macro_rules! own {
+    (own, $($row:tt)*) => { $($row)* };
+    (value, $($row:tt)*) => { $($row)* };
+    ($role:ident, $($row:tt)*) => {};
+}
+
+/// The name of the reverse of an element (RFC 5103 §6.1).
+macro_rules! reverse_name {
+    ($name:ident) => {{
+        const NAME: &str = stringify!($name);
+        const OCTETS: [u8; REVERSED.len() + NAME.len()] = reverse_name(NAME);
+        match std::str::from_utf8(&OCTETS) {
+            Ok(name) => name,
+            Err(_) => panic!("names are ASCII"),
+        }
+    }};
+}
+
+/// What the names of reverse elements begin with.
+const REVERSED: &str = "reverse";
+
+const fn reverse_name<const N: usize>(name: &str) -> [u8; N] {
+    let mut octets = [0; N];
+    let mut i = 0;
+    while i < N {
+        octets[i] = if i < REVERSED.len() {
+            REVERSED.as_bytes()[i]
+        } else {
+            name.as_bytes()[i - REVERSED.len()]
+        };
+        i += 1;
+    }
+    octets[REVERSED.len()] = octets[REVERSED.len()].to_ascii_uppercase();
+    octets
+}
+
 macro_rules! is_key {
     (value) => {
+        false
+    };
+    (once) => {
         false
     };
     ($key:ident) => {
@@ -344,6 +181,7 @@ macro_rules! elements {
                         $(only!($of, $template,
                             fields[i] = Field {
                                 name: stringify!($name),
+                                enterprise: 0,
                                 number: $number,
                                 length: <$kind as Value>::LENGTH,
                                 key: is_key!($role),
@@ -351,6 +189,39 @@ macro_rules! elements {
                             i += 1;
                         );)+
                         assert!(i == COUNT);
+                        fields
+                    };
+                    &FIELDS
+                },
+            };
+
+            const BIFLOW: Template = Template {
+                id: $id + BIFLOW,
+                scopes: 0,
+                v9: None,
+                fields: {
+                    const THERE: &[Field] = <$view as FlowElements>::TEMPLATE.fields;
+                    const COUNT: usize = {
+                        let mut count = THERE.len() + OF_BOTH.len();
+                        $(only!($of, $template, own!($role, count += 1;););)+
+                        count
+                    };
+                    const FIELDS: [Field; COUNT] = {
+                        let mut fields = [Field::NONE; COUNT];
+                        let (there, back) = fields.split_at_mut(THERE.len());
+                        there.copy_from_slice(THERE);
+                        let mut i = 0;
+                        $(only!($of, $template, own!($role,
+                            back[i] = Field {
+                                name: reverse_name!($name),
+                                enterprise: REVERSE,
+                                number: $number,
+                                length: <$kind as Value>::LENGTH,
+                                key: false,
+                            };
+                            i += 1;
+                        ););)+
+                        back.split_at_mut(i).1.copy_from_slice(&OF_BOTH);
                         fields
                     };
                     &FIELDS
@@ -369,11 +240,30 @@ macro_rules! elements {
                 debug_assert!(rest.is_empty());
             }
 
+            fn encode_reverse<'a>(&self, $record: &FlowRecord, to: &'a mut [u8]) -> &'a mut [u8] {
+                let $key = self;
+                let mut rest = to;
+                $(only!($of, $template, own!($role,
+                    let (field, after) = rest.split_at_mut(<$kind as Value>::LENGTH as usize);
+                    <$kind as Value>::put($take, field);
+                    rest = after;
+                ););)+
+                rest
+            }
+
+            fn show_reverse(&self, $record: &FlowRecord, to: &mut Vec<u8>) {
+                let $key = self;
+                $(only!($of, $template, own!($role,
+                    append_name(reverse_name!($name), to);
+                    <$kind as Show>::show($take, to);
+                ););)+
+            }
+
             fn show(&self, outer: bool, $record: &FlowRecord, to: &mut Vec<u8>) {
                 let $key = self;
                 $(only!($of, $template,
                     if is_outer!($role) == outer {
-                        to.extend_from_slice(concat!(",\"", stringify!($name), "\":").as_bytes());
+                        append_name(stringify!($name), to);
                         <$kind as Show>::show($take, to);
                     }
                 );)+
@@ -386,9 +276,17 @@ macro_rules! elements {
 pub(super) trait FlowElements {
     /// The template of these flow records.
     const TEMPLATE: Template;
+    /// The template of biflows of them.
+    const BIFLOW: Template;
 
     /// Writes the data record into `to`, which is as long as the template says.
     fn encode(&self, record: &FlowRecord, to: &mut [u8]);
+
+    /// Writes what the way back has of its own, and returns what is left of `to`.
+    fn encode_reverse<'a>(&self, record: &FlowRecord, to: &'a mut [u8]) -> &'a mut [u8];
+
+    /// Appends the same as JSON.
+    fn show_reverse(&self, record: &FlowRecord, to: &mut Vec<u8>);
 
     /// Appends `,"name":value` for each element that is of the packet around a tunnel, or of none
     /// of them.
@@ -404,7 +302,7 @@ elements! { |record, key|
     Tunnel outer protocolIdentifier          4 u8       = key.around.outer_protocol;
     Tunnel key   greKey                    296 u32      = key.id(kind::GRE);
     Tunnel key   layer2SegmentId           351 u64      = key.segment();
-    Tunnel key   gtpuTEid                  507 u32      = key.id(kind::GTPU);
+    Tunnel own   gtpuTEid                  507 u32      = key.id(kind::GTPU);
     V4     key   sourceIPv4Address           8 Ipv4Addr = key.source().into();
     V4     key   destinationIPv4Address     12 Ipv4Addr = key.destination().into();
     V6     key   sourceIPv6Address          27 Ipv6Addr = key.source().into();
@@ -415,14 +313,14 @@ elements! { |record, key|
     // The registry says 16 bits; reduced to one octet (RFC 7011 §6.2), which is all that
     // some collectors read.
     Both   value tcpControlBits              6 u8       = record.marks.tcp_flags;
-    Both   key   ipClassOfService            5 u8       = key.traffic_class();
+    Both   own   ipClassOfService            5 u8       = key.traffic_class();
     V4     key   ipVersion                  60 u8       = 4;
     V6     key   ipVersion                  60 u8       = 6;
-    Both   key   ingressInterface           10 u32      = key.ifindex();
+    Both   own   ingressInterface           10 u32      = key.ifindex();
     // XDP runs before routing: the way out is unknown.
-    Both   value egressInterface            14 u32      = 0;
+    Both   once  egressInterface            14 u32      = 0;
     // 0: ingress, where XDP is.
-    Both   value flowDirection              61 u8       = 0;
+    Both   once  flowDirection              61 u8       = 0;
     Both   value flowEndReason             136 u8       = record.reason as u8;
     Both   value flowStartMilliseconds     152 u64      = record.start_ms;
     Both   value flowEndMilliseconds       153 u64      = record.end_ms;
@@ -440,24 +338,35 @@ elements! { |record, key|
         icmp_type_code(key.protocol(), protocol::ICMP, key.destination_port());
     V6     key   icmpTypeCodeIPv6          139 u16      =
         icmp_type_code(key.protocol(), protocol::ICMPV6, key.destination_port());
-    Both   key   vlanId                     58 u16      = key.vlan();
+    Both   own   vlanId                     58 u16      = key.vlan();
     Wide   key   postVlanId                 59 u16      = key.inner_vlan();
     Wide   key   dot1qVlanId               243 u16      = key.vlan();
-    Wide   value dot1qPriority             244 u8       = record.marks.bits & bits::PRIORITY;
+    Wide   once  dot1qPriority             244 u8       = record.marks.bits & bits::PRIORITY;
     Wide   key   dot1qCustomerVlanId       245 u16      = key.inner_vlan();
-    Wide   value dot1qCustomerPriority     246 u8       = record.marks.inner_priority;
+    Wide   once  dot1qCustomerPriority     246 u8       = record.marks.inner_priority;
     Wide   key   mplsTopLabelStackSection   70 Label    = key.label(0);
     Wide   key   mplsLabelStackSection2     71 Label    = key.label(1);
     Wide   key   mplsLabelStackSection3     72 Label    = key.label(2);
     Wide   key   mplsLabelStackSection4     73 Label    = key.label(3);
     Wide   key   mplsLabelStackSection5     74 Label    = key.label(4);
     Wide   key   mplsLabelStackSection6     75 Label    = key.label(5);
-    Both   value sourceMacAddress           56 Mac      = Mac(record.source_mac);
-    Both   value destinationMacAddress      80 Mac      = Mac(record.destination_mac);
-    Both   value samplingInterval           34 u32      = record.sampling_n;
+    Both   once  sourceMacAddress           56 Mac      = Mac(record.source_mac);
+    Both   once  destinationMacAddress      80 Mac      = Mac(record.destination_mac);
+    Both   once  samplingInterval           34 u32      = record.sampling_n;
 }
 
 const _: () = assert!(MAX_LABELS == 6, "a row for each label");
+
+/// Fields of a template, at most: tshark 4.0 takes 60 unless told otherwise, nfcapd 1.7.1 takes 80.
+const MOST_FIELDS: usize = 60;
+
+const _: () = {
+    let mut i = 0;
+    while i < ALL_BIFLOWS.len() {
+        assert!(ALL_BIFLOWS[i].fields.len() <= MOST_FIELDS);
+        i += 1;
+    }
+};
 
 /// Template of IPv4 flow records.
 pub const IPV4: Template = <KeyV4 as FlowElements>::TEMPLATE;
@@ -477,24 +386,34 @@ pub const ALL: [Template; 8] = [
     Wide::<6, 6>::TEMPLATE,
 ];
 
+/// Templates of all biflows, in the same order.
+pub const ALL_BIFLOWS: [Template; 8] = [
+    KeyV4::BIFLOW,
+    KeyV6::BIFLOW,
+    Wide::<4, 0>::BIFLOW,
+    Wide::<6, 0>::BIFLOW,
+    Wide::<4, 4>::BIFLOW,
+    Wide::<4, 6>::BIFLOW,
+    Wide::<6, 4>::BIFLOW,
+    Wide::<6, 6>::BIFLOW,
+];
+
 /// Octets of the longest template or flow record.
-pub(crate) const LONGEST: usize = {
+pub(crate) const LONGEST: usize = longest(&ALL);
+/// The same of biflows.
+pub(crate) const LONGEST_BIFLOW: usize = longest(&ALL_BIFLOWS);
+
+const fn longest(templates: &[Template]) -> usize {
     let mut longest = 0;
     let mut i = 0;
-    while i < ALL.len() {
-        let lengths = [ALL[i].record_length(), ALL[i].encoded_length()];
-        let length = if lengths[0] > lengths[1] {
-            lengths[0]
-        } else {
-            lengths[1]
-        };
-        if length > longest {
-            longest = length;
+    while i < templates.len() {
+        if templates[i].longest() > longest {
+            longest = templates[i].longest();
         }
         i += 1;
     }
     longest
-};
+}
 
 /// Encodes a record with a wide key: `room` gives the octets for a record of a template, or
 /// nothing if the message is full.
@@ -534,8 +453,13 @@ pub(crate) fn encode<'a>(
 
 /// Appends the flow record as a JSON object: IANA names, addresses as text, times in
 /// milliseconds since 1970-01-01 UTC. What is of the packet around a tunnel is in an object of its
-/// own, `outer`.
-pub fn show(record: &FlowRecord, observation_domain: u32, to: &mut Vec<u8>) {
+/// own, `outer`. If `next` is the other half of a biflow, that is in it too.
+pub fn show(
+    record: &FlowRecord,
+    next: Option<&FlowRecord>,
+    observation_domain: u32,
+    to: &mut Vec<u8>,
+) {
     let start = to.len();
     match &record.key {
         FlowKey::V4(key) => key.show(false, record, to),
@@ -550,6 +474,9 @@ pub fn show(record: &FlowRecord, observation_domain: u32, to: &mut Vec<u8>) {
                 to.push(b'}');
             }
         }),
+    }
+    if let Some(both) = Both::of(record, next) {
+        both.show(to);
     }
     // In messages it is in the header.
     append(

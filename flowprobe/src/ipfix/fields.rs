@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    element::{ALL, LONGEST},
+    element::{ALL, ALL_BIFLOWS},
     template::{Field, Template},
 };
 use crate::nearest::nearest;
@@ -26,9 +26,14 @@ pub enum FieldsError {
     Nothing(u8),
 }
 
-/// All names, each once.
+/// All templates, those of flows first.
+fn all() -> impl Iterator<Item = &'static Template> {
+    ALL.iter().chain(&ALL_BIFLOWS)
+}
+
+/// All names, each at least once.
 fn names() -> impl Iterator<Item = &'static str> {
-    ALL.iter()
+    all()
         .flat_map(|template| template.fields)
         .map(|field| field.name)
 }
@@ -51,7 +56,7 @@ struct Part {
 /// The fields of flow records, in the order of their templates. Encoders share them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fields {
-    /// In the order of [`ALL`].
+    /// In the order of [`all`].
     parts: Arc<[Part]>,
 }
 
@@ -70,7 +75,7 @@ impl Fields {
                 return Err(FieldsError::Twice((*name).to_owned()));
             }
         }
-        let parts: Arc<[_]> = ALL.iter().map(|whole| Part::of(whole, wanted)).collect();
+        let parts: Arc<[_]> = all().map(|whole| Part::of(whole, wanted)).collect();
         for (part, version) in parts.iter().zip([4, 6]) {
             if part.places.is_empty() {
                 return Err(FieldsError::Nothing(version));
@@ -84,11 +89,13 @@ impl Fields {
         self.parts.iter().map(|part| &part.template)
     }
 
-    /// Octets of the shortest record.
+    /// The first field that only biflows have.
     #[must_use]
-    pub fn shortest(&self) -> usize {
-        let lengths = self.templates().map(Template::record_length);
-        lengths.min().unwrap_or(LONGEST)
+    pub fn of_biflows(&self) -> Option<&'static str> {
+        let flows = || ALL.iter().flat_map(|template| template.fields);
+        let mut fields = self.templates().flat_map(|template| template.fields);
+        let field = fields.find(|field| !flows().any(|known| known.name == field.name));
+        field.map(|field| field.name)
     }
 
     /// The template that takes the place of the one of this number, and where each of its fields

@@ -4,7 +4,7 @@ use flowprobe_ebpf::{KeyV4, KeyV6, KeyWide};
 
 use super::{
     Fields,
-    element::{self, FlowElements, IPV4, IPV6},
+    element::{self, Both, FlowElements, IPV4, IPV6},
     options::{OptionsRecord, TakesOptions},
     template::Template,
 };
@@ -23,6 +23,8 @@ pub const PACKET_OVERHEAD: u16 = 40 + 8;
 
 /// Smallest message that any template, flow record or group of options records fits in.
 pub const MIN_OCTETS: usize = HEADER + SET_HEADER + element::LONGEST;
+/// The same with biflows.
+pub const MIN_OCTETS_BIFLOW: usize = HEADER + SET_HEADER + element::LONGEST_BIFLOW;
 
 /// Version of IPFIX in the message header.
 const VERSION: u16 = 10;
@@ -60,6 +62,8 @@ pub struct Encoder {
     dot1q: bool,
     /// See [`Self::use_fields`].
     fields: Option<Fields>,
+    /// See [`Self::use_biflows`].
+    biflows: bool,
 }
 
 impl Encoder {
@@ -81,6 +85,7 @@ impl Encoder {
             data_records: 0,
             dot1q: false,
             fields: None,
+            biflows: false,
         })
     }
 
@@ -143,7 +148,7 @@ impl Encoder {
     #[inline]
     fn add_flow(&mut self, record: &FlowRecord) -> bool {
         if self.fields.is_some() {
-            return self.some_fields(record);
+            return self.some_fields(record, None);
         }
         if self.dot1q && record.key.vlan() != 0 {
             return self.wide(&record.key.widened(), record);
@@ -171,14 +176,49 @@ impl Encoder {
         added
     }
 
-    /// Adds the fields of a record that were asked for; false if the message is full.
-    fn some_fields(&mut self, record: &FlowRecord) -> bool {
-        let mut whole = [0; element::LONGEST];
+    /// Adds a biflow, as one record.
+    pub fn biflow(&mut self, both: &Both<'_>) -> Fit {
+        let dot1q = self.dot1q;
+        let added = if self.fields.is_some() {
+            self.some_fields(both.forward, Some(both))
+        } else {
+            let message = &mut *self;
+            let added = element::encode_both(both, dot1q, move |template| {
+                message.room(template.id, template.record_length())
+            });
+            self.data_records += u32::from(added);
+            added
+        };
+        if added { Fit::In } else { Fit::Full }
+    }
+
+    /// Whether the two halves of a biflow are one record (RFC 5103). It takes messages of
+    /// [`MIN_OCTETS_BIFLOW`].
+    pub fn use_biflows(&mut self, biflows: bool) {
+        debug_assert!(!biflows || self.buffer.len() >= MIN_OCTETS_BIFLOW);
+        self.biflows = biflows;
+    }
+
+    /// See [`Self::use_biflows`].
+    #[must_use]
+    pub fn has_biflows(&self) -> bool {
+        self.biflows
+    }
+
+    /// Adds the fields that were asked for of a record, or of a biflow; false if the message is full.
+    fn some_fields(&mut self, record: &FlowRecord, both: Option<&Both<'_>>) -> bool {
+        let mut whole = [0; element::LONGEST_BIFLOW];
         let mut of = 0;
-        element::encode(record, self.dot1q, |template| {
-            of = template.id;
-            Some(&mut whole[..template.record_length()])
-        });
+        match both {
+            Some(both) => element::encode_both(both, self.dot1q, |template| {
+                of = template.id;
+                Some(&mut whole[..template.record_length()])
+            }),
+            None => element::encode(record, self.dot1q, |template| {
+                of = template.id;
+                Some(&mut whole[..template.record_length()])
+            }),
+        };
         let Some(fields) = self.fields.take() else {
             return false;
         };
@@ -198,20 +238,23 @@ impl Encoder {
     /// The templates of flow records.
     #[must_use]
     pub fn flow_templates(&self) -> Vec<Template> {
+        let all = element::ALL.iter();
+        let all = all.chain(element::ALL_BIFLOWS.iter().filter(|_| self.biflows));
         match &self.fields {
-            Some(fields) => fields.templates().copied().collect(),
-            None => element::ALL.to_vec(),
+            Some(fields) => all.filter_map(|t| fields.template(t.id)).copied().collect(),
+            None => all.copied().collect(),
         }
     }
 
     /// Flow records of a message that is full for sure.
     #[must_use]
     pub fn full_message(&self) -> usize {
-        let shortest = self
-            .fields
-            .as_ref()
-            .map_or(IPV4.record_length(), Fields::shortest);
-        (self.remaining() - SET_HEADER) / shortest
+        let templates = self.flow_templates();
+        let lengths = templates.iter().map(|template| {
+            let records = if template.is_biflow() { 2 } else { 1 };
+            template.record_length() / records
+        });
+        (self.remaining() - SET_HEADER) / lengths.min().unwrap_or(1).max(1)
     }
 
     /// Whether flows with one VLAN tag are told with the elements of 802.1Q too (243, 244), in the

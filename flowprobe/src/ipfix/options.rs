@@ -96,6 +96,7 @@ macro_rules! options {
                 v9: v9_scope!($($v9)?),
                 fields: &[$(Field {
                     name: stringify!($name),
+                    enterprise: 0,
                     number: $number,
                     length: <$kind as Value>::LENGTH,
                     key: false,

@@ -1,11 +1,18 @@
 //! Templates and options templates: the shape of data records.
 
+/// The enterprise of elements that are the reverse of IANA's (RFC 5103 §6.1).
+pub const REVERSE: u32 = 29305;
+/// CERT, whose elements YAF and SiLK know.
+pub const CERT: u32 = 6871;
+
 /// One field specifier, with the information element behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// Name in the IANA registry.
+    /// Name in the registry.
     pub name: &'static str,
-    /// Number in the IANA registry.
+    /// Whose registry: a private enterprise number, or 0 for IANA.
+    pub enterprise: u32,
+    /// Number in the registry, below 32,768.
     pub number: u16,
     /// Encoded octets, never [`Self::VARIABLE`].
     pub length: u16,
@@ -19,10 +26,16 @@ impl Field {
 
     pub(super) const NONE: Self = Self {
         name: "",
+        enterprise: 0,
         number: 0,
         length: 0,
         key: false,
     };
+
+    /// Octets of the field specifier (RFC 7011 §3.2).
+    const fn encoded_length(&self) -> usize {
+        if self.enterprise == 0 { 4 } else { 8 }
+    }
 }
 
 /// What options are about in NetFlow v9, which has no elements for it but five numbers (RFC 3954
@@ -65,8 +78,26 @@ impl Template {
     /// Octets of the template record itself (RFC 7011 §3.4.1, §3.4.2.2).
     #[must_use]
     pub const fn encoded_length(&self) -> usize {
-        let header = if self.scopes == 0 { 4 } else { 6 };
-        header + 4 * self.fields.len()
+        let mut length = if self.scopes == 0 { 4 } else { 6 };
+        let mut i = 0;
+        while i < self.fields.len() {
+            length += self.fields[i].encoded_length();
+            i += 1;
+        }
+        length
+    }
+
+    /// Octets of the longer one of both: the template record, and a data record.
+    #[must_use]
+    pub(super) const fn longest(&self) -> usize {
+        let (template, record) = (self.encoded_length(), self.record_length());
+        if template > record { template } else { record }
+    }
+
+    /// Whether its records are biflows.
+    #[must_use]
+    pub fn is_biflow(&self) -> bool {
+        super::element::BIFLOWS.contains(&self.id)
     }
 
     /// flowKeyIndicator (IE 173): bit i is set where field i is part of the flow key.
@@ -78,15 +109,25 @@ impl Template {
 
     /// Writes the template record into `to`, which is [`Self::encoded_length`] octets long.
     pub(super) fn encode(&self, to: &mut [u8]) {
-        let (header, fields) = to.split_at_mut(if self.scopes == 0 { 4 } else { 6 });
+        /// Set where an enterprise number follows (RFC 7011 §3.2).
+        const ENTERPRISE: u16 = 0x8000;
+        let (header, mut rest) = to.split_at_mut(if self.scopes == 0 { 4 } else { 6 });
         header[..2].copy_from_slice(&self.id.to_be_bytes());
         header[2..4].copy_from_slice(&(self.fields.len() as u16).to_be_bytes());
         if let Some(scopes) = header.get_mut(4..6) {
             scopes.copy_from_slice(&self.scopes.to_be_bytes());
         }
-        for (specifier, field) in fields.chunks_exact_mut(4).zip(self.fields) {
-            specifier[..2].copy_from_slice(&field.number.to_be_bytes());
-            specifier[2..].copy_from_slice(&field.length.to_be_bytes());
+        for field in self.fields {
+            let (specifier, after) = rest.split_at_mut(field.encoded_length());
+            rest = after;
+            let (element, enterprise) = specifier.split_at_mut(4);
+            let mut number = field.number;
+            if !enterprise.is_empty() {
+                number |= ENTERPRISE;
+                enterprise.copy_from_slice(&field.enterprise.to_be_bytes());
+            }
+            element[..2].copy_from_slice(&number.to_be_bytes());
+            element[2..].copy_from_slice(&field.length.to_be_bytes());
         }
     }
 }

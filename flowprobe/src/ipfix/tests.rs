@@ -1,5 +1,6 @@
 //! Encoded messages, read back by two decoders that know nothing of the encoder.
 
+mod biflow;
 pub(crate) mod decode;
 pub(crate) mod expected;
 mod registry;
@@ -17,7 +18,7 @@ use self::{
 };
 use super::{
     Encoder, Template, element,
-    message::{HEADER, MIN_OCTETS, SET_HEADER},
+    message::{HEADER, MIN_OCTETS, MIN_OCTETS_BIFLOW, PACKET_OVERHEAD, SET_HEADER},
     options::{
         AlgorithmRate, CountSelector, DomainName, ExportingReliability, FlowKeys, FlowSelector,
         HashSelector, InterfaceName, MeteringReliability, MeteringStatistics, NOfNSelector,
@@ -52,7 +53,8 @@ pub(crate) const OPTIONS: [&Template; 17] = [
 
 /// Those of flows, and those of options.
 fn every_template() -> impl Iterator<Item = &'static Template> {
-    element::ALL.iter().chain(OPTIONS)
+    let flows = element::ALL.iter().chain(&element::ALL_BIFLOWS);
+    flows.chain(OPTIONS)
 }
 
 fn assert_flow(template: u16, fields: &Fields, record: &FlowRecord) {
@@ -147,7 +149,7 @@ proptest! {
     #[test]
     fn json_has_the_elements_of_the_template(record in any_record()) {
         let mut text = Vec::new();
-        element::show(&record, 7, &mut text);
+        element::show(&record, None, 7, &mut text);
         let mut object: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(&text).expect("JSON");
         let id = template_of(&record, false);
@@ -204,7 +206,7 @@ fn json_of_a_tunnel_names_both_packets() {
         ..nth(4)
     };
     let mut text = Vec::new();
-    element::show(&record, 7, &mut text);
+    element::show(&record, None, 7, &mut text);
     let text = String::from_utf8(text).expect("text");
     assert!(text.starts_with(r#"{"greKey":0,"layer2SegmentId":72057594049187311,"gtpuTEid":0,"#));
     let inner = r#""sourceIPv6Address":"a0a:a0a:a0a:a0a:a0a:a0a:a0a:a0a","#;
@@ -287,12 +289,14 @@ fn no_size_from_the_smallest_up_is_exceeded_or_refused() {
 fn every_template_and_options_record_fits_the_smallest_message() {
     for template in every_template() {
         let longest = template.record_length().max(template.encoded_length());
-        assert!(
-            HEADER + SET_HEADER + longest <= MIN_OCTETS,
-            "{}",
-            template.id
-        );
+        let least = match template.is_biflow() {
+            true => MIN_OCTETS_BIFLOW,
+            false => MIN_OCTETS,
+        };
+        assert!(HEADER + SET_HEADER + longest <= least, "{}", template.id);
     }
+    // RFC 7011 §10.3.3: 512 octets where nothing is known of the path.
+    assert!(MIN_OCTETS_BIFLOW + usize::from(PACKET_OVERHEAD) <= 512);
 }
 
 /// RFC 7011 §3.1: Data Records, options included, templates not; modulo 2³².

@@ -105,6 +105,7 @@ impl Meter {
                 self.follow(&mut parsed, captured.ifindex, at_ns);
                 let macs = link.macs(captured);
                 let (table, emitter) = (&mut self.table, &mut self.emitter);
+                emitter.at(table.now_ns());
                 table.account(&parsed, captured.ifindex, macs, at_ns, emitter);
             }
             Ok((_, Err(skip))) => self.ignore(at_ns, |meter| {
@@ -133,13 +134,14 @@ impl Meter {
 
     /// Hands on the records so far: the next packet may be long in coming.
     fn hand_on(&mut self) {
+        self.emitter.at(self.table.now_ns());
         self.emitter.flush();
     }
 
     /// Takes out all flows, since there are no more packets.
     pub(super) fn finish(&mut self) {
         self.table.flush(&mut self.emitter);
-        self.emitter.flush();
+        self.emitter.finish();
         self.publish();
     }
 

@@ -154,7 +154,9 @@ impl Summary {
             totals,
             unreadable_link,
         } = counted;
-        let ledger = Ledger::new(totals, exported.volume(), table.held(), reports);
+        let mut held = table.held();
+        held += exported.waiting();
+        let ledger = Ledger::new(totals, exported.volume(), held, reports);
         Self {
             version: env!("CARGO_PKG_VERSION"),
             files,

@@ -137,7 +137,8 @@ impl Facts {
             .upgrade()
             .map(|exporter| exporter.reports())
             .unwrap_or_default();
-        let held = held(&self.shared, &self.overflow);
+        let mut held = held(&self.shared, &self.overflow);
+        held += self.exported.waiting();
         let ledger = Ledger::new(&self.shared.totals(), self.exported.volume(), held, reports);
         Status {
             pid: std::process::id(),

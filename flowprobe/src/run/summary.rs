@@ -104,7 +104,8 @@ impl Summary {
     ) -> Self {
         let totals = shared.totals();
         let geometry = shared.geometry();
-        let held = held(shared, overflow);
+        let mut held = held(shared, overflow);
+        held += exported.waiting();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             interfaces,

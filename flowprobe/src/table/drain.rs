@@ -5,6 +5,7 @@ use std::sync::Arc;
 use flowprobe_ebpf::ring::{Part, cause};
 
 use crate::{
+    clock::monotonic_ns,
     record::EndReason,
     table::{Emitter, Flow, Overflow, Shared},
 };
@@ -59,6 +60,7 @@ impl Drainer {
             }
             if end != tail {
                 // Whoever waits for the ring to be read waits for its records.
+                self.emitter.at(monotonic_ns());
                 self.emitter.flush();
                 self.shared.set_ring_tail(cpu, end);
             }

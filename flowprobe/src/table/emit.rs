@@ -13,10 +13,10 @@ use hdrhistogram::Histogram;
 
 use crate::{
     clock::{Clock, unix_ms},
-    record::{EndReason, FlowRecord, Volume},
+    record::{Biflow, EndReason, FlowRecord, Volume},
     sampling::{Rates, Sampling},
     shadow::Shadow,
-    table::{Flow, expiry::Due, local::Leave},
+    table::{Flow, Pairing, expiry::Due, local::Leave, pairing::Stamped},
 };
 
 /// Takes finished records. Where packets arrive by themselves it must not wait: metering does not
@@ -40,6 +40,8 @@ pub struct Exported {
     octets: AtomicU64,
     by_reason: [AtomicU64; EndReason::ALL.len()],
     lateness_us: Mutex<Histogram<u64>>,
+    /// Has left the table, and waits for the other half of a biflow.
+    pairing: Option<Mutex<Pairing>>,
 }
 
 /// How long after they were due flows left the table, in milliseconds.
@@ -64,11 +66,34 @@ impl Default for Exported {
             lateness_us: Mutex::new(
                 Histogram::new_with_max(86_400_000_000, 3).expect("valid bounds"),
             ),
+            pairing: None,
         }
     }
 }
 
 impl Exported {
+    /// Of records of which `pairing` makes biflows.
+    #[must_use]
+    pub fn in_biflows(pairing: Option<Pairing>) -> Self {
+        Self {
+            pairing: pairing.map(Mutex::new),
+            ..Self::default()
+        }
+    }
+
+    fn pairing(&self) -> Option<MutexGuard<'_, Pairing>> {
+        let pairing = self.pairing.as_ref()?;
+        Some(pairing.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What has left the table and is still held, for the other half of a biflow.
+    #[must_use]
+    pub fn waiting(&self) -> Volume {
+        self.pairing()
+            .map(|pairing| pairing.volume())
+            .unwrap_or_default()
+    }
+
     /// Counts records that are on their way out.
     fn count(&self, records: &[FlowRecord]) {
         let volume = Volume::of(records);
@@ -128,9 +153,13 @@ pub struct Emitter {
     rates: Arc<Rates>,
     gate: Arc<Gate>,
     shadow: Option<Arc<Shadow>>,
+    /// The time on the clock of the table.
+    now_ns: u64,
     /// The last rate that was looked up.
     rate: (Sampled, u32),
     batch: Vec<FlowRecord>,
+    /// Where halves of biflows are looked for: the first packet of each.
+    first_ns: Vec<u64>,
     late_us: Vec<u64>,
 }
 
@@ -215,8 +244,10 @@ impl Emitter {
             rates,
             gate: Arc::default(),
             shadow: None,
+            now_ns: 0,
             rate,
             batch: Vec::new(),
+            first_ns: Vec::new(),
             late_us: Vec::new(),
         }
     }
@@ -226,6 +257,11 @@ impl Emitter {
     pub fn with_shadow(mut self, shadow: Option<Arc<Shadow>>) -> Self {
         self.shadow = shadow;
         self
+    }
+
+    /// It is `now_ns` on the clock of the table.
+    pub fn at(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
     }
 
     /// Another one to the same sink, for another thread.
@@ -238,8 +274,10 @@ impl Emitter {
             rates: Arc::clone(&self.rates),
             gate: Arc::clone(&self.gate),
             shadow: self.shadow.clone(),
+            now_ns: self.now_ns,
             rate: self.rate,
             batch: Vec::new(),
+            first_ns: Vec::new(),
             late_us: Vec::new(),
         }
     }
@@ -267,13 +305,34 @@ impl Emitter {
     /// Ends the change that [`Emitter::begin`] began.
     pub fn conclude(&mut self, sampling: Sampling) {
         self.flush();
+        // What waits for its other half is out, too.
+        let next = self.gate.held().sampled;
+        self.release(|sampled| sampled.class() == next.class() && sampled != next);
         self.gate.open(sampling, &*self.sink);
+    }
+
+    /// Hands on all there is, since nothing more will come.
+    pub fn finish(&mut self) {
+        self.flush();
+        self.release(|_| true);
+    }
+
+    /// Hands on what still waits for the other half of a biflow.
+    fn release(&mut self, of: impl Fn(Sampled) -> bool) {
+        let Some(mut pairing) = self.exported.pairing() else {
+            return;
+        };
+        let mut records = Vec::new();
+        pairing.release(|record| of(record.key.sampled()), &mut records);
+        drop(pairing);
+        self.hand_on(records);
     }
 
     /// Emits a flow that came due by time; it is `now_ns` on the monotonic clock.
     pub fn emit_due(&mut self, flow: &Flow, due: Due, now_ns: u64) {
         let late_ns = now_ns.saturating_sub(due.since_ns);
         self.late_us.push(late_ns / 1000);
+        self.now_ns = now_ns;
         self.emit(flow, due.reason);
     }
 
@@ -292,6 +351,7 @@ impl Emitter {
             source_mac,
             destination_mac,
             sampling_n: self.sampling_n(flow.key.sampled()),
+            biflow: Biflow::None,
         };
         if let Some(shadow) = &self.shadow
             && shadow.take(&record)
@@ -302,6 +362,9 @@ impl Emitter {
             self.batch.reserve_exact(BATCH);
         }
         self.batch.push(record);
+        if self.exported.pairing.is_some() {
+            self.first_ns.push(flow.counters.first_ns);
+        }
         if self.batch.len() >= BATCH {
             self.flush();
         }
@@ -326,11 +389,29 @@ impl Emitter {
                 histogram.saturating_record(late);
             }
         }
-        if !self.batch.is_empty() {
-            self.exported.count(&self.batch);
-            let batch = std::mem::take(&mut self.batch);
+        let batch = std::mem::take(&mut self.batch);
+        let batch = self.pair(batch);
+        self.hand_on(batch);
+    }
+
+    fn hand_on(&self, batch: Vec<FlowRecord>) {
+        if !batch.is_empty() {
+            self.exported.count(&batch);
             self.gate.pass(batch, &*self.sink);
         }
+    }
+
+    /// What of the records, and of those that wait, goes on now.
+    fn pair(&mut self, batch: Vec<FlowRecord>) -> Vec<FlowRecord> {
+        let Some(mut pairing) = self.exported.pairing() else {
+            return batch;
+        };
+        let mut on = Vec::with_capacity(batch.len());
+        let firsts = self.first_ns.drain(..);
+        let stamped = batch.into_iter().zip(firsts);
+        let stamped = stamped.map(|(record, first_ns)| Stamped { record, first_ns });
+        pairing.pass(stamped, self.now_ns, &mut on);
+        on
     }
 }
 

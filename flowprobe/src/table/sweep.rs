@@ -169,6 +169,7 @@ impl Sweeper {
             self.grace.wait()?;
         }
         self.emit(now_ns);
+        self.emitter.at(now_ns);
         self.emitter.flush();
         Ok(())
     }

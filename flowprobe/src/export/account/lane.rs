@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use crate::{
+    ipfix::element::Both,
     record::{FlowRecord, Volume},
     sampling::Sampling,
 };
@@ -60,6 +61,8 @@ pub(in crate::export) struct Cargo {
     pub(in crate::export) records: usize,
     /// Those that are in the message.
     pub(in crate::export) sent: Volume,
+    /// In so many Flow Records: a biflow is one.
+    pub(in crate::export) flow_records: u64,
     /// Those that its format cannot say, by reason.
     pub(in crate::export) unfit: Vec<(&'static str, Volume)>,
 }
@@ -76,7 +79,15 @@ impl Cargo {
     #[inline]
     pub(in crate::export) fn add(&mut self, record: &FlowRecord) {
         self.records += 1;
+        self.flow_records += 1;
         self.sent += Volume::from(record);
+    }
+
+    /// A biflow of the lane, which is two of its records, is in the message.
+    pub(in crate::export) fn add_both(&mut self, both: &Both<'_>) {
+        self.add(both.forward);
+        self.add(both.reverse);
+        self.flow_records -= 1;
     }
 
     /// A record of the lane cannot be.
@@ -96,6 +107,26 @@ impl Cargo {
             volume += *unfit;
         }
         volume
+    }
+}
+
+/// What a message carried, to be taken back if it does not arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::export) struct Load {
+    /// Of one class.
+    pub(in crate::export) class: usize,
+    pub(in crate::export) volume: Volume,
+    /// In so many Flow Records.
+    pub(in crate::export) flow_records: u64,
+}
+
+impl From<&Cargo> for Load {
+    fn from(cargo: &Cargo) -> Self {
+        Self {
+            class: cargo.class,
+            volume: cargo.sent,
+            flow_records: cargo.flow_records,
+        }
     }
 }
 

@@ -58,7 +58,12 @@ fn every_record_is_in_one_term() {
     let mut account = outlet.account();
     account.push(&records, now);
     let volume = sent(&mut account, 20);
-    account.undelivered(0, volume, "refused", now);
+    let load = Load {
+        class: 0,
+        volume,
+        flow_records: volume.records,
+    };
+    account.undelivered(load, "refused", now);
     sent(&mut account, 5);
     let lost = cargo(&account, 5);
     account.settle_dropped(&lost, "socket_full", now);

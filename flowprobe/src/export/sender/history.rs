@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::record::Volume;
+use crate::{export::account::Load, record::Volume};
 
 /// Errors arrive within a round trip, so this many messages cover it: at 20,000 messages a
 /// second 50 ms.
@@ -33,8 +33,7 @@ pub(super) struct History {
 #[derive(Debug)]
 struct Sent {
     head: [u8; HEAD],
-    class: usize,
-    volume: Volume,
+    load: Load,
     batch: u64,
 }
 
@@ -44,41 +43,45 @@ impl History {
         self.batch += 1;
     }
 
-    /// A message of `class` was sent.
-    pub(super) fn push(&mut self, message: &[u8], class: usize, volume: Volume) {
+    /// A message was sent.
+    pub(super) fn push(&mut self, message: &[u8], load: Load) {
         if self.sent.len() == MESSAGES {
             self.sent.pop_front();
         }
         self.sent.push_back(Sent {
             head: head(message),
-            class,
-            volume,
+            load,
             batch: self.batch,
         });
     }
 
-    /// The message that begins with `quote`, taken out: its class and its flows. Routers need not
+    /// The message that begins with `quote`, taken out: what it carried. Routers need not
     /// return more of a datagram than the UDP header (RFC 792): then it is the latest message.
     ///
     /// With `all_behind` those that were handed over together with it and behind it too: where
     /// nobody listens the host answers the first of them only, and the loopback device even takes
     /// them for one datagram.
-    pub(super) fn take(&mut self, quote: &[u8], all_behind: bool) -> Option<(usize, Volume)> {
+    pub(super) fn take(&mut self, quote: &[u8], all_behind: bool) -> Option<Load> {
         let quoted = head(quote);
         let found = self.sent.iter().rposition(|sent| sent.head == quoted);
         let cut_off = quote.len() < HEAD;
         let latest = || self.sent.len().checked_sub(1).filter(|_| cut_off);
         let at = found.or_else(latest)?;
         let first = self.sent.get(at)?;
-        let (class, batch) = (first.class, first.batch);
+        let (class, batch) = (first.load.class, first.batch);
         let together = self.sent.iter().skip(at);
         let together = together.take_while(|sent| sent.batch == batch).count();
         let end = at + if all_behind { together } else { 1 };
-        let mut volume = Volume::default();
+        let mut load = Load {
+            class,
+            volume: Volume::default(),
+            flow_records: 0,
+        };
         for sent in self.sent.drain(at..end) {
-            volume += sent.volume;
+            load.volume += sent.load.volume;
+            load.flow_records += sent.load.flow_records;
         }
-        Some((class, volume))
+        Some(load)
     }
 }
 
@@ -86,10 +89,14 @@ impl History {
 mod tests {
     use super::*;
 
-    fn volume(records: u64) -> Volume {
-        Volume {
-            records,
-            ..Volume::default()
+    fn load(records: u64) -> Load {
+        Load {
+            class: 0,
+            volume: Volume {
+                records,
+                ..Volume::default()
+            },
+            flow_records: records / 2,
         }
     }
 
@@ -99,13 +106,13 @@ mod tests {
         let message = |number: u8| [number; HEAD - 3];
         let mut history = History::default();
         for number in 1..4 {
-            history.push(&message(number), 0, volume(1 << number));
+            history.push(&message(number), load(1 << number));
         }
-        history.push(&[4; HEAD], 0, volume(16));
-        assert_eq!(history.take(&message(2), false), Some((0, volume(4))));
-        assert_eq!(history.take(&[4; HEAD + 3], false), Some((0, volume(16))));
+        history.push(&[4; HEAD], load(16));
+        assert_eq!(history.take(&message(2), false), Some(load(4)));
+        assert_eq!(history.take(&[4; HEAD + 3], false), Some(load(16)));
         // What a router has cut off is of the latest; what is whole and unknown of none.
-        assert_eq!(history.take(&[1; 8], false), Some((0, volume(8))));
+        assert_eq!(history.take(&[1; 8], false), Some(load(8)));
         assert_eq!(history.take(&[5; HEAD], false), None);
     }
 
@@ -117,7 +124,7 @@ mod tests {
             for batch in [1..4, 4..6] {
                 history.next_batch();
                 for number in batch {
-                    history.push(&message(number), 0, volume(1 << number));
+                    history.push(&message(number), load(1 << number));
                 }
             }
             history
@@ -131,7 +138,7 @@ mod tests {
         ] {
             let mut history = filled();
             let taken = history.take(&message(quoted), behind);
-            assert_eq!(taken, Some((0, volume(expected))), "{quoted}");
+            assert_eq!(taken, Some(load(expected)), "{quoted}");
             assert_eq!(history.take(&message(quoted), behind), None, "taken once");
         }
     }

@@ -1,5 +1,6 @@
 //! The sender against a network and a clock of the test's own.
 
+mod biflows;
 mod domains;
 mod sessions;
 

@@ -15,12 +15,12 @@ use crate::{
     encode::{Fit, Mark},
     export::{
         Now,
-        account::{Cargo, Outlet},
+        account::{Cargo, Load, Outlet},
         announce::Stream,
         encoder::Encoder,
         link::Link,
     },
-    ipfix::Template,
+    ipfix::{Template, element::Both},
 };
 
 /// Why records are dropped or wait.
@@ -67,7 +67,7 @@ pub(super) struct Stop {
     pub(super) cause: Cause,
     pub(super) error: io::Error,
     /// The message. Its records wait still, and its encoder is where it was before it.
-    pub(super) unsent: Unsent,
+    pub(super) unsent: Box<Unsent>,
 }
 
 /// The messages at hand, and the way they go.
@@ -132,13 +132,27 @@ impl<L: Link> Wire<L> {
         let outlet = Arc::clone(&self.outlet);
         let account = outlet.account();
         self.encoders[class].select_by(account.front(class).sampling);
+        let biflows = self.encoders[class].has_biflows();
         let mut loaded = 0;
-        for record in account.waiting(class).take(count) {
+        let mut waiting = account.waiting(class).peekable();
+        while loaded + self.cargo.records < count
+            && let Some(record) = waiting.next()
+        {
+            let both = match biflows {
+                true => Both::of(record, waiting.peek().copied()),
+                false => None,
+            };
             loop {
-                match self.encoders[class].flow(record) {
-                    Fit::In => self.cargo.add(record),
-                    Fit::Never(reason) => self.cargo.pass_over(record, reason),
-                    Fit::Full => {
+                let encoder = &mut self.encoders[class];
+                let fit = match &both {
+                    Some(both) => encoder.biflow(both),
+                    None => encoder.flow(record),
+                };
+                match (fit, &both) {
+                    (Fit::In, Some(both)) => self.cargo.add_both(both),
+                    (Fit::In, None) => self.cargo.add(record),
+                    (Fit::Never(reason), _) => self.cargo.pass_over(record, reason),
+                    (Fit::Full, _) => {
                         loaded += self.cargo.records;
                         self.close();
                         if self.batch.is_full() {
@@ -148,6 +162,9 @@ impl<L: Link> Wire<L> {
                     }
                 }
                 break;
+            }
+            if both.is_some() {
+                waiting.next();
             }
         }
         if self.batch.is_empty() {
@@ -197,7 +214,7 @@ impl<L: Link> Wire<L> {
                 return Err(Stop {
                     cause: Cause::of(&error),
                     error,
-                    unsent: next,
+                    unsent: Box::new(next),
                 });
             }
             // Nothing in it that its format can say.
@@ -209,18 +226,18 @@ impl<L: Link> Wire<L> {
     /// The first message at hand was taken.
     fn taken(&mut self) {
         let octets = self.batch.first();
-        let Some((class, sent)) = self.batch.cargo().map(|cargo| (cargo.class, cargo.sent)) else {
+        let Some(load) = self.batch.cargo().map(Load::from) else {
             return;
         };
         let mut account = self.outlet.account();
         // What is on disk has not been handed over.
         let counts = !self.link.is_spool();
         if counts {
-            account.count_message(class, octets.len());
+            account.count_message(load.class, octets.len());
         }
         let sessions = self.link.has_sessions();
         if !sessions {
-            self.history.push(octets, class, sent);
+            self.history.push(octets, load);
         }
         let Some(message) = self.batch.pop() else {
             return;
@@ -257,9 +274,9 @@ impl<L: Link> Wire<L> {
 
     /// An earlier message was not delivered.
     pub(super) fn blame(&mut self, quote: &[u8], cause: Cause) {
-        if let Some((class, volume)) = self.history.take(quote, cause == Cause::Refused) {
+        if let Some(load) = self.history.take(quote, cause == Cause::Refused) {
             let mut account = self.outlet.account();
-            account.undelivered(class, volume, cause.label(), self.now);
+            account.undelivered(load, cause.label(), self.now);
         }
     }
 

@@ -6,6 +6,11 @@ use std::collections::HashMap;
 /// Elements of a data record: number and octets.
 pub(crate) type Fields = Vec<(u16, Vec<u8>)>;
 
+/// Marks an element of an enterprise: here the reverse of IANA's (RFC 5103), as on the wire.
+pub(crate) const ENTERPRISE: u16 = 0x8000;
+/// Marks, with that, an element of CERT.
+pub(crate) const CERT: u16 = 0x4000;
+
 /// Scope count of a template, and number and length of each field.
 pub(crate) type Shape = (u16, Vec<(u16, u16)>);
 
@@ -101,9 +106,15 @@ impl Collected {
             let scopes = if options { take_u16(&mut set) } else { 0 };
             assert!(count > 0 && scopes <= count && options == (scopes > 0));
             let field = |_| {
-                let number = take_u16(&mut set);
-                assert!(number < 0x8000, "no enterprise elements here");
-                (number, take_u16(&mut set))
+                let (number, length) = (take_u16(&mut set), take_u16(&mut set));
+                if number & ENTERPRISE == 0 {
+                    return (number, length);
+                }
+                match take_u32(&mut set) {
+                    29305 => (number, length),
+                    6871 => (number | CERT, length),
+                    enterprise => panic!("element of enterprise {enterprise}"),
+                }
             };
             let fields: Vec<_> = (0..count).map(field).collect();
             let known = self

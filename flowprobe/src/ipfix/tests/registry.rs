@@ -115,8 +115,10 @@ fn element(number: u16) -> Element<'static> {
     }
 }
 
+/// Fields of IANA's elements.
 fn every_field() -> impl Iterator<Item = &'static Field> {
-    every_template().flat_map(|template| template.fields)
+    let fields = every_template().flat_map(|template| template.fields);
+    fields.filter(|field| field.enterprise == 0)
 }
 
 /// Numbers of the fields that are so, each once.
@@ -194,4 +196,34 @@ fn units_are_those_of_the_registry() {
 #[test]
 fn what_is_deprecated_is_so_with_reason() {
     assert_eq!(numbers(|_, element| element.deprecated), DEPRECATED);
+}
+
+/// RFC 5103 §6.1: the reverse of an element has its number, type and name, the enterprise 29305, and
+/// is not one of those that say nothing of a direction.
+#[test]
+fn reverse_elements_are_those_of_the_registry_in_reverse() {
+    let fields = every_template().flat_map(|template| template.fields);
+    let reverse: Vec<_> = fields.filter(|field| field.enterprise != 0).collect();
+    assert!(!reverse.is_empty());
+    for field in reverse {
+        if field.enterprise == 6871 {
+            // cert_ipfix.xml of libfixbuf: unsigned32.
+            let of_cert = ("reverseFlowDeltaMilliseconds", 21, 4);
+            assert_eq!((field.name, field.number, field.length), of_cert);
+            continue;
+        }
+        assert_eq!(field.enterprise, 29305, "{}", field.name);
+        let forward = element(field.number);
+        let name = field.name.strip_prefix("reverse").expect("it says so");
+        let (first, rest) = name.split_at(1);
+        assert_eq!(format!("{}{rest}", first.to_lowercase()), forward.name);
+        assert!(forward.kind.takes(field.length), "{name}");
+        assert!(
+            !field.key,
+            "{name}: the key is that of the flow from the source"
+        );
+        // What a direction has in the other's place, or both together.
+        let directed = [4, 7, 8, 11, 12, 27, 28, 60, 61, 239];
+        assert!(!directed.contains(&field.number), "{name}");
+    }
 }

@@ -7,7 +7,7 @@ use flowprobe_ebpf::{
 };
 use proptest::prelude::*;
 
-use crate::record::{EndReason, FlowKey, FlowRecord};
+use crate::record::{Biflow, EndReason, FlowKey, FlowRecord};
 
 fn packet(protocol: u8, ports: [u16; 2], traffic_class: u8, vlan: u16) -> Packet {
     let [[a, b], [c, d]] = ports.map(u16::to_be_bytes);
@@ -143,6 +143,7 @@ pub(crate) fn nth(i: u32) -> FlowRecord {
         source_mac: [2, 0, 0, 0, 0, 1],
         destination_mac: [2, 0, 0, 0, 0, 2],
         sampling_n: 1,
+        biflow: Biflow::None,
     }
 }
 
@@ -244,6 +245,7 @@ pub(crate) fn any_record() -> impl Strategy<Value = FlowRecord> {
             source_mac,
             destination_mac,
             sampling_n,
+            biflow: Biflow::None,
         }
     })
 }

@@ -170,3 +170,24 @@ fn flow_keys_are_the_fields_that_tell_flows_apart() {
     // flowKeyIndicator has 64 bits.
     assert!(element::ALL.iter().all(|t| t.fields.len() <= 64));
 }
+
+/// Numbers and octets of the records of biflows, as README.md has them.
+#[test]
+fn templates_of_biflows_are_those_of_their_flows_and_more() {
+    let are = element::ALL_BIFLOWS.map(|t| (t.id, t.record_length(), t.fields.len()));
+    let expected = [
+        (264, 138, 40),
+        (265, 170, 42),
+        (266, 164, 51),
+        (267, 196, 53),
+        (268, 193, 58),
+        (269, 217, 58),
+        (270, 225, 60),
+        (271, 249, 60),
+    ];
+    assert_eq!(are, expected);
+    for (biflow, flow) in element::ALL_BIFLOWS.iter().zip(&element::ALL) {
+        assert!(biflow.fields.starts_with(flow.fields));
+        assert_eq!(biflow.flow_keys(), flow.flow_keys());
+    }
+}

@@ -49,7 +49,7 @@ impl Sweeper {
                 |flow, ()| emit_last(&mut self.emitter, &self.expiry, now_ns, flow),
             );
         }
-        self.emitter.flush();
+        self.emitter.finish();
     }
 }
 
