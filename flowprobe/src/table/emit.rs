@@ -1,5 +1,8 @@
 //! The way out of the table: flows become records, are counted, and go to export.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::BTreeMap,
     sync::{
