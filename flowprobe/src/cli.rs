@@ -13,7 +13,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     attach::XdpMode,
-    export::{Collector, Format, Group, Identity, Output},
+    export::{Collector, Format, Group, Identity, NamedTemplate, Output},
     ipfix::Fields,
     load::MAX_FLOWS,
     sampling::{Profile, Rated, SampleKey, Sampling},
@@ -229,8 +229,8 @@ pub struct Export {
     /// udp://HOST[:PORT], tcp://, tls://, dtls://, sctp://; unix:///PATH of a datagram
     /// socket; file:///DIRECTORY of IPFIX files, or file:///PATH of which the name may
     /// have fields of the time (%Y%m%dT%H%M%S). Behind it ?format=v9 (or v5, ipfix),
-    /// and with tls:// and dtls:// ca=FILE, cert=FILE, key=FILE, name=NAME, joined
-    /// by &. Ports are 4739, 4740 with TLS, 2055 with NetFlow.
+    /// template=NAME, and with tls:// and dtls:// ca=FILE, cert=FILE, key=FILE,
+    /// name=NAME, joined by &. Ports are 4739, 4740 with TLS, 2055 with NetFlow.
     #[arg(short, long = "collector", value_name = "URL")]
     pub collectors: Vec<Collector>,
 
@@ -290,10 +290,15 @@ pub struct Export {
     #[arg(long, value_name = "MESSAGES", default_value_t = 0)]
     pub template_refresh_packets: u32,
 
-    /// Fields of flow records in IPFIX, in this order, by their IANA names with commas
-    /// between them [default: all]
+    /// Fields of flow records in IPFIX and NetFlow v9, in this order, by their IANA names
+    /// with commas between them [default: all]
     #[arg(long, value_name = "ELEMENT,ELEMENT...", value_parser = Fields::from_str)]
     pub fields: Option<Fields>,
+
+    /// Fields by a name, for collectors with ?template=NAME, in the place of --fields;
+    /// may be given several times
+    #[arg(long = "template", value_name = "NAME=ELEMENT,ELEMENT...", value_parser = NamedTemplate::from_str)]
+    pub templates: Vec<NamedTemplate>,
 
     /// Export both directions of a conversation as one record, a biflow (RFC 5103), where
     /// the format has it (ipfix). A flow waits for its other direction for an idle timeout

@@ -18,6 +18,7 @@ pub mod replay;
 mod sender;
 mod spool;
 mod start;
+pub mod template;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ pub use encoder::Content;
 pub use group::{Group, GroupError, Mode};
 pub use link::{LinkError, TlsError};
 pub use spool::SpoolError;
+pub use template::{NamedTemplate, NoTemplate, TemplateName};
 
 use self::{
     account::Outlet,
@@ -101,6 +103,18 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The templates that no collector asks for; their indexes.
+    pub fn idle_templates(&self) -> impl Iterator<Item = usize> {
+        let grouped = self.groups.iter().flat_map(|group| &group.collectors);
+        let collectors = self.collectors.iter().chain(grouped);
+        let used = move |name: &TemplateName| {
+            let mut collectors = collectors.clone();
+            collectors.any(|collector| collector.template() == Some(name))
+        };
+        let templates = self.content.templates.iter().enumerate();
+        templates.filter_map(move |(i, template)| (!used(&template.name)).then_some(i))
+    }
+
     fn ways(&self) -> Ways<'_> {
         Ways {
             mtu: self.mtu,
@@ -212,6 +226,14 @@ pub enum ExportError {
         collector: String,
         /// Why.
         why: LinkError,
+    },
+    /// A template that nobody has defined.
+    #[error("collector {collector}: {why}")]
+    Template {
+        /// For which collector.
+        collector: String,
+        /// Why.
+        why: NoTemplate,
     },
     /// No place for what a collector misses.
     #[error("collector {collector}: {why}")]
@@ -487,12 +509,22 @@ fn new_outlet(destination: String, settings: &Settings) -> Outlet {
     Outlet::new(destination, settings.queue, &rates)
 }
 
+/// What a collector's records have in them.
+fn content(collector: &Collector, settings: &Settings) -> Result<Content, ExportError> {
+    let content = settings.content.of(collector);
+    content.map_err(|why| ExportError::Template {
+        collector: collector.to_string(),
+        why,
+    })
+}
+
 /// An encoder for each domain.
 fn encoders(collector: &Collector, settings: &Settings) -> Result<Vec<Encoder>, ExportError> {
     let mtu = settings.mtu;
     let octets = settings.ways().message_octets(collector);
     let format = collector.format().unwrap_or_default();
-    let encoder = |domain: &Domain| Encoder::new(format, domain.id, octets, &settings.content);
+    let content = content(collector, settings)?;
+    let encoder = |domain: &Domain| Encoder::new(format, domain.id, octets, &content);
     let encoders = settings.domains.iter().map(encoder);
     encoders
         .collect::<Result<_, TooSmall>>()

@@ -11,7 +11,10 @@ use flowprobe::{
     cli::{self, Command, ConfigCommand, pcap_settings, run_settings},
     config::{self, CommandLine, CommandLineError, Origin},
     experiment::{self, ExperimentError},
-    export::replay::{self, ReplayError},
+    export::{
+        self,
+        replay::{self, ReplayError},
+    },
     pcap::{self, PcapError},
     run::{self, RunError},
 };
@@ -101,10 +104,12 @@ fn meter(command: Command, origin: &Origin) -> anyhow::Result<()> {
     match command {
         Command::Run(options) => {
             let settings = run_settings(*options).map_err(|refusal| origin.blame(refusal))?;
+            warn_of_idle_templates(origin, &settings.export);
             drop(runtime.block_on(run::run(settings))?);
         }
         Command::Pcap(options) => {
             let settings = pcap_settings(*options).map_err(|refusal| origin.blame(refusal))?;
+            warn_of_idle_templates(origin, &settings.export);
             drop(runtime.block_on(pcap::pcap(settings))?);
         }
         Command::Experiment(options) => {
@@ -116,11 +121,20 @@ fn meter(command: Command, origin: &Origin) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn warn_of_idle_templates(origin: &Origin, settings: &export::Settings) {
+    for idle in origin.idle_templates(settings) {
+        tracing::warn!("{idle}");
+    }
+}
+
 /// Answers what is asked of settings.
 fn configure(command: &ConfigCommand) -> Result<String, CommandLineError> {
     match command {
         ConfigCommand::Check { file } => {
-            config::check(file).map(|()| format!("{} is right\n", file.display()))
+            for idle in config::check(file)? {
+                eprintln!("{idle}");
+            }
+            Ok(format!("{} is right\n", file.display()))
         }
         ConfigCommand::Default => Ok(config::default()),
         ConfigCommand::Show { options } => config::show(options),

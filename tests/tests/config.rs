@@ -8,6 +8,7 @@ use std::{
 
 use flowprobe_tests::{
     capture_file::{Order, Record, pcap},
+    ipfix::Decoder,
     judges::Directory,
     packets::Ip,
     probe::binary,
@@ -141,6 +142,65 @@ fn the_default_file_is_right_and_changes_nothing() -> Result {
         with.iter().any(|line| line == "idle-timeout = 15"),
         "{with:?}"
     );
+    Ok(())
+}
+
+/// Two collectors of one run: one with the fields of a table, one with those of `fields`.
+#[test]
+fn a_collector_has_the_template_that_it_asks_for() -> Result {
+    let place = Place::new("template")?;
+    let directory = place.path("").display().to_string();
+    fs::write(
+        place.path("two.toml"),
+        format!(
+            "collector = [\n  \"file://{directory}narrow.ipfix?template=narrow\",\n  \
+             \"file://{directory}other.ipfix\",\n]\n\
+             fields = [\"octetDeltaCount\", \"ipVersion\"]\n\n\
+             [[template]]\nname = \"narrow\"\n\
+             fields = [\"packetDeltaCount\", \"sourceIPv4Address\", \"sourceIPv6Address\"]\n"
+        ),
+    )?;
+    let output = place.flowprobe(&["pcap", "two.pcap", "--config", "two.toml"])?;
+    assert!(output.status.success(), "{output:?}");
+    for (name, expected) in [
+        (
+            "narrow.ipfix",
+            &[(2, &[0, 0, 0, 0, 0, 0, 0, 2][..]), (8, &[192, 0, 2, 1])],
+        ),
+        ("other.ipfix", &[(1, &[0, 0, 0, 0, 0, 0, 1, 0]), (60, &[4])]),
+    ] {
+        let file = fs::read(place.path(name))?;
+        let (mut decoder, mut flows, mut rest) = (Decoder::of_a_session(), Vec::new(), &file[..]);
+        while let Some([_, _, high, low]) = rest.first_chunk() {
+            let (message, after) = rest.split_at(u16::from_be_bytes([*high, *low]).into());
+            let records = decoder.decode(message)?.records;
+            flows.extend(records.into_iter().filter(|record| !record.is_options()));
+            rest = after;
+        }
+        assert_eq!(flows.len(), 1, "{name}");
+        let fields = flows[0].fields().map(|(field, octets)| (field.id, octets));
+        assert_eq!(fields.collect::<Vec<_>>(), expected, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_template_that_no_collector_asks_for_is_no_error_and_is_said() -> Result {
+    let place = Place::new("unused")?;
+    fs::write(
+        place.path("idle.toml"),
+        "output = \"json\"\n\n[[template]]\nname = \"narrow\"\nfields = [\"ipVersion\"]\n",
+    )?;
+    let said = "idle.toml:3:1: template: no collector asks for template narrow: write \
+                ?template=narrow behind a URL, or leave it out";
+    let output = place.flowprobe(&["config", "check", "idle.toml"])?;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(lines(&output.stdout), ["idle.toml is right"]);
+    assert_eq!(lines(&output.stderr), [said]);
+    let output = place.flowprobe(&["pcap", "--config", "idle.toml", "two.pcap"])?;
+    assert!(output.status.success(), "{output:?}");
+    let warned = |line: &String| line.contains("WARN") && line.ends_with(said);
+    assert!(lines(&output.stderr).iter().any(warned), "{output:?}");
     Ok(())
 }
 

@@ -316,6 +316,32 @@ fn what_is_wrong_with_arguments_is_one_line_and_2() -> Result {
             "sctp does not carry NetFlow v5",
         ),
         (&["-c", "udp://h?formt=v9"], "did you mean format?"),
+        (
+            &["-c", "udp://h?template=wid", "--template", "wide=ipVersion"],
+            "collector udp://h?template=wid: there is no template wid: did you mean wide?",
+        ),
+        (
+            &["-g", "all udp://h udp://i?template=wide"],
+            "define it with --template wide=ELEMENT",
+        ),
+        (
+            &["--template", "w=ipVersion", "--template", "w=vlanId"],
+            "template w is there twice",
+        ),
+        (&["--template", "a/b=ipVersion"], "\"a/b\" is no name"),
+        (
+            &["--template", "w=ipVersions"],
+            "template w: \"ipVersions\" is no element of flow records: did you mean ipVersion?",
+        ),
+        (
+            &[
+                "-c",
+                "udp://h?template=w&format=v5",
+                "--template",
+                "w=ipVersion",
+            ],
+            "NetFlow v5 has no templates",
+        ),
         (&["-c", "file:///not/there/x.ipfix"], "/not/there"),
         (
             &["-c", "tls://127.0.0.1", "--tls-key", "/dev/null"],

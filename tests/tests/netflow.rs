@@ -11,7 +11,7 @@ use anyhow::ensure;
 use flowprobe::{
     encode::{Fit, Stamp},
     ipfix::{
-        element,
+        Fields,
         options::{InterfaceName, MeteringStatistics, OptionsRecord, SamplingRate, Text},
     },
     netflow::{v5, v9},
@@ -87,9 +87,15 @@ fn flows(end_ms: u64) -> [FlowRecord; 3] {
 
 /// All that v9 has, the flows in a message of their own.
 fn in_v9(flows: &[FlowRecord], now: Stamp) -> Vec<Vec<u8>> {
+    with_fields(None, flows, now)
+}
+
+/// The same, the flows with these fields only.
+fn with_fields(fields: Option<&Fields>, flows: &[FlowRecord], now: Stamp) -> Vec<Vec<u8>> {
     let mut encoder = v9::Encoder::new(DOMAIN, 1400).expect("large enough");
-    for template in &element::ALL {
-        assert!(encoder.template(template));
+    encoder.use_fields(fields);
+    for template in encoder.flow_templates() {
+        assert!(encoder.template(&template));
     }
     let mut messages = vec![encoder.message(now).to_vec()];
     encoder.commit();
@@ -258,6 +264,53 @@ fn nfdump_reads_v9_with_its_times_and_rate() -> Result {
             "{said}"
         );
     }
+    Ok(())
+}
+
+/// What a [`Reading`] has, the times last and first, and nothing else. The type of ICMP is in the
+/// port too, where nfdump does not look for it if it has no element of its own.
+const CHOSEN: &str = "flowEndMilliseconds,octetDeltaCount,packetDeltaCount,tcpControlBits,\
+    icmpTypeCodeIPv4,icmpTypeCodeIPv6,ingressInterface,vlanId,ipClassOfService,protocolIdentifier,destinationTransportPort,\
+    sourceTransportPort,destinationIPv6Address,sourceIPv6Address,destinationIPv4Address,\
+    sourceIPv4Address,flowStartMilliseconds";
+
+#[test]
+fn nfdump_reads_v9_with_fields_that_a_user_chose() -> Result {
+    let fields: Fields = CHOSEN.parse()?;
+    for (now, end_ms) in moments() {
+        let flows = flows(end_ms);
+        let (read, _) = nfdump(&with_fields(Some(&fields), &flows, now))?;
+        let mut expected: Vec<_> = flows.iter().map(reading).collect();
+        expected.sort_unstable();
+        assert_eq!(read, expected);
+    }
+    Ok(())
+}
+
+/// And that no others are there.
+#[test]
+fn tshark_reads_v9_with_fields_that_a_user_chose() -> Result {
+    let (now, end_ms) = moments()[0];
+    let flows = flows(end_ms);
+    let fields: Fields = CHOSEN.parse()?;
+    let named = |messages: &[Vec<u8>], name: &str| -> anyhow::Result<Vec<String>> {
+        let packets = dissect("chosen", messages)?;
+        let found = packets.iter().flat_map(|packet| find_all(packet, name));
+        let found = found.filter_map(serde_json::Value::as_str);
+        let mut texts: Vec<_> = found.map(str::to_owned).collect();
+        texts.sort_unstable();
+        Ok(texts)
+    };
+    let (some, all) = (with_fields(Some(&fields), &flows, now), in_v9(&flows, now));
+    assert_eq!(named(&some, "cflow.packets")?, ["11", "12", "13"]);
+    assert_eq!(named(&some, "cflow.srcaddr")?, ["10.1.2.3", "10.1.2.3"]);
+    for name in ["cflow.timestart", "cflow.timeend"] {
+        let times = named(&some, name)?;
+        assert_eq!(times.len(), flows.len(), "{name}");
+        assert_eq!(times, named(&all, name)?, "{name}");
+    }
+    assert_eq!(named(&some, "cflow.srcmac")?, [""; 0]);
+    assert_eq!(named(&all, "cflow.srcmac")?.len(), flows.len());
     Ok(())
 }
 

@@ -15,8 +15,8 @@ pub struct Replay {
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 
-    /// Collector, as for `run`, of IPFIX; each one given gets every record. file:///PATH
-    /// makes one file of all
+    /// Collector, as for `run`, of IPFIX and without a template; each one given gets
+    /// every record. file:///PATH makes one file of all
     #[arg(short, long = "collector", value_name = "URL", required = true)]
     pub collectors: Vec<Collector>,
 

@@ -4,7 +4,10 @@ use std::io::IsTerminal as _;
 
 use super::{Export, Pcap, Run, VlanElements};
 use crate::{
-    export::{self, Collector, CollectorError, Content, Domain, Format, Output, SpoolSettings},
+    export::{
+        self, Collector, CollectorError, Content, Domain, Format, NamedTemplate, NoTemplate,
+        Output, SpoolSettings, TemplateName, template::chosen,
+    },
     ipfix::Fields,
     ipfix_file::Rotation,
     pcap,
@@ -43,6 +46,36 @@ pub enum SettingsError {
         /// Why.
         why: CollectorError,
     },
+    /// A template that is not there.
+    #[error("collector {collector}: {why}")]
+    NoTemplate {
+        /// The option that names the collector.
+        option: &'static str,
+        /// Which of its values.
+        value: usize,
+        /// The collector.
+        collector: String,
+        /// Why.
+        why: NoTemplate,
+    },
+    /// It would not be clear which one a collector asks for.
+    #[error("template {name} is there twice: give each a name of its own")]
+    SameTemplate {
+        /// What both are called.
+        name: TemplateName,
+        /// Which value of the option is the later one.
+        value: usize,
+    },
+    /// A field that flows have not, in a template.
+    #[error("template {name}: only biflows have {field}: give --biflow too, or leave it out")]
+    TemplateOfBiflows {
+        /// The template.
+        name: TemplateName,
+        /// The field.
+        field: &'static str,
+        /// Which value of the option it is.
+        value: usize,
+    },
     /// What `run` would find out when it has looked at the machine.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -59,7 +92,20 @@ impl SettingsError {
             Self::Collector { .. } => "format",
             Self::OfBiflows(_) => "fields",
             Self::HalfIdentity { given, .. } => given.trim_start_matches('-'),
+            Self::NoTemplate { option, .. } => option,
+            Self::SameTemplate { .. } | Self::TemplateOfBiflows { .. } => "template",
             Self::Classes(_) | Self::NoKey | Self::Run(_) => "sample",
+        }
+    }
+
+    /// Which of its values, where it may be given several times and one of them is wrong.
+    #[must_use]
+    pub fn value(&self) -> Option<usize> {
+        match self {
+            Self::NoTemplate { value, .. }
+            | Self::SameTemplate { value, .. }
+            | Self::TemplateOfBiflows { value, .. } => Some(*value),
+            _ => None,
         }
     }
 }
@@ -160,6 +206,37 @@ fn completed(collectors: Vec<Collector>, format: Format) -> Result<Vec<Collector
     collectors.into_iter().map(complete).collect()
 }
 
+/// Refuses two templates of one name, and those of fields that nothing has.
+fn check_templates(templates: &[NamedTemplate], biflow: bool) -> Result<(), SettingsError> {
+    for (value, NamedTemplate { name, fields }) in templates.iter().enumerate() {
+        let name = name.clone();
+        if templates[..value].iter().any(|other| other.name == name) {
+            return Err(SettingsError::SameTemplate { name, value });
+        }
+        if let (Some(field), false) = (fields.of_biflows(), biflow) {
+            return Err(SettingsError::TemplateOfBiflows { name, field, value });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses collectors, those of a value of `option`, that ask for a template which is not there.
+fn find_templates(
+    collectors: &[Collector],
+    templates: &[NamedTemplate],
+    (option, value): (&'static str, usize),
+) -> Result<(), SettingsError> {
+    for collector in collectors {
+        chosen(collector, templates).map_err(|why| SettingsError::NoTemplate {
+            option,
+            value,
+            collector: collector.to_string(),
+            why,
+        })?;
+    }
+    Ok(())
+}
+
 fn export_settings(
     options: Export,
     queue: usize,
@@ -171,12 +248,22 @@ fn export_settings(
         (None, Some(_)) => half("--tls-key", "--tls-cert")?,
         _ => {}
     }
-    if let Some(field) = options.fields.as_ref().and_then(Fields::of_biflows)
-        && !options.biflow
-    {
+    let (templates, mut groups) = (options.templates, options.groups);
+    let general = options.fields.as_ref().and_then(Fields::of_biflows);
+    if let (Some(field), false) = (general, options.biflow) {
         return Err(SettingsError::OfBiflows(field));
     }
-    let mut groups = options.groups;
+    check_templates(&templates, options.biflow)?;
+    for (i, collector) in options.collectors.iter().enumerate() {
+        find_templates(
+            std::slice::from_ref(collector),
+            &templates,
+            ("collector", i),
+        )?;
+    }
+    for (i, group) in groups.iter().enumerate() {
+        find_templates(&group.collectors, &templates, ("group", i))?;
+    }
     for group in &mut groups {
         group.collectors = completed(std::mem::take(&mut group.collectors), options.format)?;
     }
@@ -213,6 +300,7 @@ fn export_settings(
         content: Content {
             dot1q: options.vlan_elements == VlanElements::Dot1q,
             fields: options.fields,
+            templates,
             biflows: options.biflow,
         },
         output,

@@ -96,6 +96,14 @@ pub enum Problem {
         /// What it is.
         found: &'static str,
     },
+    /// A table without a key that it needs.
+    #[error("{key}: {part} is missing")]
+    Missing {
+        /// What the table stands for.
+        key: String,
+        /// The key in it.
+        part: &'static str,
+    },
     /// A value that the option refuses.
     #[error("{key}: {why}")]
     Value {

@@ -14,7 +14,7 @@ use toml::{
 use super::{
     Error, Errors, Place, Problem,
     error::Span,
-    keys::{Key, Keys, Kind, Part, PartKind, many, refusal},
+    keys::{Form, Key, Keys, Kind, PartKind, many, refusal},
 };
 use crate::nearest::nearest;
 
@@ -39,6 +39,8 @@ pub struct Setting {
     pub place: Place,
     /// What it is set to.
     pub item: Item,
+    /// Where each of its values stands, in the order of the item.
+    pub values: Vec<Place>,
 }
 
 /// What a key is set to.
@@ -105,10 +107,12 @@ impl File {
             reader.refuse_together(&found);
         }
         if reader.problems.is_empty() {
-            let settings = found.into_iter().map(|(at, key, item)| Setting {
-                key: key.name,
-                place: Place::of(text, at.start),
-                item,
+            let place = |at: &Span| Place::of(text, at.start);
+            let settings = found.into_iter().map(|found| Setting {
+                key: found.key.name,
+                place: place(&found.at),
+                item: found.item,
+                values: found.values.iter().map(place).collect(),
             });
             return Ok(Self {
                 path: path.to_owned(),
@@ -125,6 +129,23 @@ impl File {
     }
 }
 
+/// A key that is right, and where it stands.
+struct Found {
+    at: Span,
+    key: Key,
+    item: Item,
+    /// Where each value stands.
+    values: Vec<Span>,
+}
+
+/// A part of a table, as the option has it.
+struct Word {
+    key: String,
+    kind: PartKind,
+    text: String,
+    at: Span,
+}
+
 /// Goes through the keys of a file, and notes all that is wrong.
 struct Reader {
     keys: Keys,
@@ -132,7 +153,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn table(&mut self, table: &DeTable<'_>) -> Vec<(Span, Key, Item)> {
+    fn table(&mut self, table: &DeTable<'_>) -> Vec<Found> {
         let mut found = Vec::new();
         for (name, value) in table {
             let key = self.keys.find(name.get_ref()).cloned();
@@ -143,22 +164,30 @@ impl Reader {
                     .push((name.span(), Problem::Unknown { key, nearest }));
                 continue;
             };
-            if let Some(item) = self.item(&key, value) {
-                found.push((name.span(), key, item));
+            if let Some((item, values)) = self.item(&key, value) {
+                found.push(Found {
+                    at: name.span(),
+                    key,
+                    item,
+                    values,
+                });
             }
         }
         // The parser has them by name.
-        found.sort_by_key(|(at, _, _)| at.start);
+        found.sort_by_key(|found| found.at.start);
         found
     }
 
-    fn item(&mut self, key: &Key, value: &Spanned<DeValue<'_>>) -> Option<Item> {
+    /// What a key is set to, and where each value of it stands.
+    fn item(&mut self, key: &Key, value: &Spanned<DeValue<'_>>) -> Option<(Item, Vec<Span>)> {
         let (kind, many) = (Kind::of(key.option()), many(key.option()));
         let before = self.problems.len();
         let mut values = Vec::new();
+        let mut places = vec![value.span()];
         match (kind, value.get_ref()) {
-            (Kind::Switch, DeValue::Boolean(on)) => return Some(Item::Switch(*on)),
+            (Kind::Switch, DeValue::Boolean(on)) => return Some((Item::Switch(*on), places)),
             (_, DeValue::Array(list)) if many => {
+                places = list.iter().map(Spanned::span).collect();
                 for one in list {
                     values.extend(self.value(key, kind, one, many));
                 }
@@ -179,7 +208,7 @@ impl Reader {
             }
             _ => values.extend(self.value(key, kind, value, many)),
         }
-        (self.problems.len() == before).then_some(Item::Values(values))
+        (self.problems.len() == before).then_some((Item::Values(values), places))
     }
 
     /// One value, in the form of the option, if the option takes it.
@@ -190,15 +219,31 @@ impl Reader {
         value: &Spanned<DeValue<'_>>,
         many: bool,
     ) -> Option<String> {
-        let text = match (kind, value.get_ref()) {
-            (Kind::Words(parts), DeValue::Table(table)) => self.words(key, parts, table)?,
-            _ => self.scalar(key, kind, value, many)?,
-        };
+        if let (Kind::Words(form), DeValue::Table(table)) = (kind, value.get_ref()) {
+            let words = self.words(key, form, table, value.span())?;
+            let texts: Vec<_> = words.iter().map(|word| word.text.as_str()).collect();
+            let text = texts.join(form.between);
+            // The option says what is wrong with them; they know where it is.
+            let wrong = words.into_iter().find(|word| !word.kind.takes(&word.text));
+            let (name, at) = match wrong {
+                Some(word) => (word.key, word.at),
+                None => (key.name.clone(), value.span()),
+            };
+            return self.judge(&key.called(name), text, at);
+        }
+        let text = self.scalar(key, kind, value, many)?;
         self.judge(key, text, value.span())
     }
 
     /// The words of a table, in the order in which the option has them.
-    fn words(&mut self, key: &Key, parts: &[Part], table: &DeTable<'_>) -> Option<String> {
+    fn words(
+        &mut self,
+        key: &Key,
+        form: &Form,
+        table: &DeTable<'_>,
+        at: Span,
+    ) -> Option<Vec<Word>> {
+        let parts = form.parts;
         let before = self.problems.len();
         for (name, _) in table {
             if !parts.iter().any(|part| part.name == name.get_ref()) {
@@ -212,26 +257,39 @@ impl Reader {
         let mut words = Vec::new();
         for part in parts {
             let Some(value) = table.get(part.name) else {
+                if part.needed {
+                    let (key, part) = (key.name.clone(), part.name);
+                    self.problems
+                        .push((at.clone(), Problem::Missing { key, part }));
+                }
                 continue;
             };
             let kind = match part.kind {
                 PartKind::Number => Kind::Seconds,
-                PartKind::Word | PartKind::Words => Kind::Text,
+                PartKind::Fields => Kind::Names,
+                PartKind::Word | PartKind::Words | PartKind::Name => Kind::Text,
             };
-            let of_part = Key {
-                name: format!("{}.{}", key.name, part.name),
-                options: key.options.clone(),
+            let of_part = key.called(format!("{}.{}", key.name, part.name));
+            let mut scalar = |kind, value| self.scalar(&of_part, kind, value, false);
+            let texts: Vec<_> = match (part.kind, value.get_ref()) {
+                (PartKind::Words, DeValue::Array(list)) => {
+                    list.iter().map(|value| scalar(kind, value)).collect()
+                }
+                (PartKind::Fields, DeValue::Array(list)) => {
+                    let names: Option<Vec<_>> =
+                        list.iter().map(|value| scalar(Kind::Text, value)).collect();
+                    vec![names.map(|names| names.join(","))]
+                }
+                _ => vec![scalar(kind, value)],
             };
-            let mut take = |value| {
-                let word = self.scalar(&of_part, kind, value, false);
-                words.extend(word.map(|word| format!("{}{word}", part.prefix)));
-            };
-            match (part.kind, value.get_ref()) {
-                (PartKind::Words, DeValue::Array(list)) => list.iter().for_each(take),
-                _ => take(value),
-            }
+            words.extend(texts.into_iter().flatten().map(|text| Word {
+                key: of_part.name.clone(),
+                kind: part.kind,
+                text: format!("{}{text}", part.prefix),
+                at: value.span(),
+            }));
         }
-        (self.problems.len() == before).then(|| words.join(" "))
+        (self.problems.len() == before).then_some(words)
     }
 
     /// One value, in the form of the option, if it is of the right type.
@@ -282,17 +340,17 @@ impl Reader {
     }
 
     /// Notes keys that exclude each other, at the later one.
-    fn refuse_together(&mut self, found: &[(Span, Key, Item)]) {
+    fn refuse_together(&mut self, found: &[Found]) {
         let set: Vec<_> = found
             .iter()
-            .filter(|(_, _, item)| !item.is_unset())
+            .filter(|found| !found.item.is_unset())
             .collect();
-        for (i, (at, key, _)) in set.iter().enumerate() {
-            for (_, other, _) in &set[..i] {
-                if exclude(key, other) {
-                    let (key, other) = (key.name.clone(), other.name.clone());
+        for (i, later) in set.iter().enumerate() {
+            for earlier in &set[..i] {
+                if exclude(&later.key, &earlier.key) {
+                    let (key, other) = (later.key.name.clone(), earlier.key.name.clone());
                     self.problems
-                        .push((at.clone(), Problem::Together { key, other }));
+                        .push((later.at.clone(), Problem::Together { key, other }));
                 }
             }
         }

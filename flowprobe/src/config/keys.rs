@@ -10,7 +10,7 @@ use clap::{
 
 use crate::{
     cli::{Cli, Ports},
-    export::Group,
+    export::{Group, NamedTemplate, TemplateName},
     ipfix::Fields,
     nearest::nearest,
     sampling::{SampleKey, Sampling},
@@ -67,17 +67,30 @@ pub(super) enum Kind {
     /// A rate, or just its N.
     Rate,
     /// Text, or a table of its words.
-    Words(&'static [Part]),
+    Words(&'static Form),
     Text,
 }
 
-/// A key of a table that stands for a value of several words.
+/// A table that stands for a value of several words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Form {
+    /// Its keys, in the order of the words.
+    pub(super) parts: &'static [Part],
+    /// What is between the words.
+    pub(super) between: &'static str,
+    /// What it is, for a message.
+    wanted: &'static str,
+}
+
+/// A key of such a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) name: &'static str,
     /// What its words begin with in the option's value.
     pub(super) prefix: &'static str,
     pub(super) kind: PartKind,
+    /// Whether the message is clearer if the option does not get to judge a value without it.
+    pub(super) needed: bool,
 }
 
 /// What is written behind such a key.
@@ -87,26 +100,68 @@ pub(super) enum PartKind {
     Number,
     /// A list.
     Words,
+    /// The name of a template.
+    Name,
+    /// Elements, in a list or with commas between them: one word.
+    Fields,
 }
 
-/// A group of collectors, in the order of its words.
-const GROUP: &[Part] = &[
-    Part {
-        name: "mode",
-        prefix: "",
-        kind: PartKind::Word,
-    },
-    Part {
-        name: "hold-down",
-        prefix: "hold-down=",
-        kind: PartKind::Number,
-    },
-    Part {
-        name: "collectors",
-        prefix: "",
-        kind: PartKind::Words,
-    },
-];
+impl PartKind {
+    /// Whether this word is not what is wrong with the value.
+    pub(super) fn takes(self, word: &str) -> bool {
+        match self {
+            Self::Name => word.parse::<TemplateName>().is_ok(),
+            Self::Fields => word.parse::<Fields>().is_ok(),
+            Self::Word | Self::Number | Self::Words => true,
+        }
+    }
+}
+
+/// A group of collectors.
+const GROUP: &Form = &Form {
+    parts: &[
+        Part {
+            name: "mode",
+            prefix: "",
+            kind: PartKind::Word,
+            needed: false,
+        },
+        Part {
+            name: "hold-down",
+            prefix: "hold-down=",
+            kind: PartKind::Number,
+            needed: false,
+        },
+        Part {
+            name: "collectors",
+            prefix: "",
+            kind: PartKind::Words,
+            needed: false,
+        },
+    ],
+    between: " ",
+    wanted: "tables, [[group]] with mode and collectors, or text in quotes",
+};
+
+/// A template.
+const TEMPLATE: &Form = &Form {
+    parts: &[
+        Part {
+            name: "name",
+            prefix: "",
+            kind: PartKind::Name,
+            needed: true,
+        },
+        Part {
+            name: "fields",
+            prefix: "",
+            kind: PartKind::Fields,
+            needed: true,
+        },
+    ],
+    between: "=",
+    wanted: "tables, [[template]] with name and fields, or text in quotes",
+};
 
 impl Kind {
     pub(super) fn of(option: &Arg) -> Self {
@@ -126,6 +181,7 @@ impl Kind {
             () if is(&[TypeId::of::<Sampling>()]) => Self::Rate,
             () if is(&[TypeId::of::<Fields>()]) => Self::Names,
             () if is(&[TypeId::of::<Group>()]) => Self::Words(GROUP),
+            () if is(&[TypeId::of::<NamedTemplate>()]) => Self::Words(TEMPLATE),
             () => Self::Text,
         }
     }
@@ -139,7 +195,7 @@ impl Kind {
             Self::Ports => "a port or a list of ports, for example [4789, 8472]",
             Self::Names => "a list of names in quotes",
             Self::Rate => "a number, or a rate in quotes",
-            Self::Words(_) => "tables, [[group]] with mode and collectors, or text in quotes",
+            Self::Words(form) => form.wanted,
             Self::Text if many => "text in quotes, or a list of it: [\"…\", \"…\"]",
             Self::Text => "text in quotes",
         }
@@ -189,6 +245,14 @@ impl Key {
     /// Any of its options, where they have to be alike.
     pub(super) fn option(&self) -> &Arg {
         &self.options[0].1
+    }
+
+    /// The same options under another name, which messages have: that of a part.
+    pub(super) fn called(&self, name: String) -> Self {
+        Self {
+            name,
+            options: self.options.clone(),
+        }
     }
 
     /// The option of this command.

@@ -7,12 +7,15 @@ use clap::{
 };
 
 use super::{
-    Errors, File, Item, Of, Setting,
+    Errors, File, Item, Of, Place, Setting,
     error::{Error, Problem},
     file::exclude,
     keys::{CONFIG, Key, Keys},
 };
-use crate::cli::{Cli, SettingsError};
+use crate::{
+    cli::{Cli, SettingsError},
+    export,
+};
 
 /// What was asked for, by command line and file together.
 #[derive(Debug)]
@@ -166,13 +169,37 @@ impl Origin {
     /// Names the place in the file, where a refusal is about what stands there.
     #[must_use]
     pub fn blame(&self, refusal: SettingsError) -> CommandLineError {
-        match (&self.file, self.setting(refusal.option())) {
-            (Some(file), Some(setting)) => CommandLineError::File(Errors(vec![Error {
+        match (&self.file, self.place(refusal.option(), refusal.value())) {
+            (Some(file), Some(place)) => CommandLineError::File(Errors(vec![Error {
                 file: file.clone(),
-                place: Some(setting.place),
+                place: Some(place),
                 problem: Problem::Settings { refusal },
             }])),
             _ => CommandLineError::Settings(refusal),
         }
+    }
+
+    /// Where a key stands, or one of its values, if the file has it and it counts.
+    fn place(&self, key: &str, value: Option<usize>) -> Option<Place> {
+        let setting = self.setting(key)?;
+        let value = value.and_then(|value| setting.values.get(value));
+        Some(*value.unwrap_or(&setting.place))
+    }
+
+    /// Says which templates no collector asks for, in one line each.
+    #[must_use]
+    pub fn idle_templates(&self, settings: &export::Settings) -> Vec<String> {
+        let said = |i: usize| {
+            let name = &settings.content.templates[i].name;
+            let cure = format!("write ?template={name} behind a URL, or leave it out");
+            let idle = format!("no collector asks for template {name}: {cure}");
+            match (&self.file, self.place("template", Some(i))) {
+                (Some(file), Some(Place { line, column })) => {
+                    format!("{}:{line}:{column}: template: {idle}", file.display())
+                }
+                _ => idle,
+            }
+        };
+        settings.idle_templates().map(said).collect()
     }
 }

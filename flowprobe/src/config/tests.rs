@@ -81,22 +81,20 @@ fn settings(asked: CommandLine) -> String {
 /// What is said of this text, without the name of the file.
 fn said(text: &str) -> Vec<String> {
     let written = Written::new(text);
-    match check(&written.0) {
-        Ok(()) => Vec::new(),
-        Err(error) => {
-            let lines = error.to_string();
-            let name = format!("{}:", written.name());
-            let line = |line: &str| {
-                let rest = line.strip_prefix(&name);
-                rest.unwrap_or_else(|| panic!("{line}")).to_owned()
-            };
-            lines.lines().map(line).collect()
-        }
-    }
+    let lines = match check(&written.0) {
+        Ok(idle) => idle.join("\n"),
+        Err(error) => error.to_string(),
+    };
+    let name = format!("{}:", written.name());
+    let line = |line: &str| {
+        let rest = line.strip_prefix(&name);
+        rest.unwrap_or_else(|| panic!("{line}")).to_owned()
+    };
+    lines.lines().map(line).collect()
 }
 
 /// Every option with a value that is not its default: as a key, and as flags.
-const EVERY: [(&str, &str, &[&str]); 45] = [
+const EVERY: [(&str, &str, &[&str]); 46] = [
     ("interface", "['a', 'b']", &["-i", "a", "-i", "b"]),
     (
         "collector",
@@ -133,6 +131,16 @@ const EVERY: [(&str, &str, &[&str]); 45] = [
         "fields",
         "['ipVersion', 'packetDeltaCount']",
         &["--fields", "ipVersion,packetDeltaCount"],
+    ),
+    (
+        "template",
+        "[{ name = 'w', fields = ['ipVersion', 'vlanId'] }, 'n=ipVersion']",
+        &[
+            "--template",
+            "w=ipVersion,vlanId",
+            "--template",
+            "n=ipVersion",
+        ],
     ),
     ("biflow", "true", &["--biflow"]),
     ("export-rate", "1_000", &["--export-rate", "1000"]),
@@ -352,6 +360,48 @@ fn each_error_names_its_place() {
             ],
         ),
         (
+            "[[template]]\nname = 'w'\nfields = [\n 'ipVersion', 'octetDeltaCont']",
+            &[
+                "3:10: template.fields: template w: \"octetDeltaCont\" is no element of flow records: did you mean octetDeltaCount?",
+            ],
+        ),
+        (
+            "[[template]]\nname = 'a=b'\nfields = 'ipVersion,vlanId'",
+            &[
+                "2:8: template.name: \"a=b\" is no name of a template: 1 to 64 letters, digits, dashes, dots and underscores",
+            ],
+        ),
+        (
+            "[[template]]\nnames = 'w'\nfields = [1]",
+            &[
+                "1:1: template: name is missing",
+                "2:1: unknown key \"names\": did you mean \"name\"?",
+                "3:11: template.fields: this is a whole number: give text in quotes",
+            ],
+        ),
+        (
+            "[[template]]\nname = 'w'\nfields = ['ipVersion']\n[[template]]\nname = 'x'",
+            &["4:1: template: fields is missing"],
+        ),
+        (
+            "template = 'ipVersion'",
+            &[
+                "1:12: template: a template is written NAME=ELEMENT,ELEMENT…, and \"ipVersion\" has no =",
+            ],
+        ),
+        (
+            "template = 5",
+            &[
+                "1:12: template: this is a whole number: give tables, [[template]] with name and fields, or text in quotes",
+            ],
+        ),
+        (
+            "collector = ['udp://a', 'udp://b?template=w']\ntemplate = ['w=ipVersion', 'n=vlanId']",
+            &[
+                "2:28: template: no collector asks for template n: write ?template=n behind a URL, or leave it out",
+            ],
+        ),
+        (
             "format = 'v9'\ncollector = 'tcp://a'",
             &[
                 "1:1: format: collector tcp://a: tcp does not carry NetFlow v9: write udp:// or unix://, or format=ipfix",
@@ -419,6 +469,31 @@ fn what_does_not_go_together_is_refused_where_it_stands() {
             "2:1: observation-domain: ",
             "is too large",
         ),
+        (
+            "[[template]]\nname = 'w'\nfields = ['ipVersion']\n[[template]]\nname = 'w'\nfields = ['vlanId']",
+            "4:1: template: ",
+            "template w is there twice",
+        ),
+        (
+            "template = ['n=ipVersion', 'w=ipVersion,reverseOctetDeltaCount']",
+            "1:28: template: ",
+            "template w: only biflows have reverseOctetDeltaCount: give --biflow too",
+        ),
+        (
+            "collector = ['udp://a', 'udp://b?template=wid']\n[[template]]\nname = 'wide'\nfields = ['ipVersion']",
+            "1:25: collector: ",
+            "udp://b?template=wid: there is no template wid: did you mean wide?",
+        ),
+        (
+            "template = 'w=ipVersion'\n[[group]]\nmode = 'all'\ncollectors = ['udp://a', 'udp://b?template=v']",
+            "2:1: group: ",
+            "there is no template v: define it",
+        ),
+        (
+            "template = 'w=ipVersion'\nformat = 'v5'\ncollector = 'udp://a?template=w'",
+            "2:1: format: ",
+            "NetFlow v5 has no templates",
+        ),
     ] {
         let said = said(file);
         assert_eq!(said.len(), 1, "{file}: {said:?}");
@@ -432,6 +507,8 @@ fn what_does_not_go_together_is_refused_where_it_stands() {
         "no-control = false\ncontrol = '/x'",
         "shadow = 9\nsample = '1/1'",
         "sample = 'interface b = 1/2'",
+        "collector = 'udp://a?template=w'\ntemplate = 'w=ipVersion'",
+        "group = 'all udp://a udp://b?template=w&format=v9'\ntemplate = 'w=ipVersion'",
     ] {
         assert_eq!(said(right), [""; 0], "{right}");
     }
@@ -606,6 +683,45 @@ fn what_is_shown_says_where_it_comes_from() {
     let mut once = vec!["flowprobe", "run"];
     once.extend(given);
     assert_eq!(again, settings(read(&once)));
+}
+
+/// As a file again, a list in quotes.
+#[test]
+fn templates_are_shown_as_they_are_written() {
+    let shown = show(&words(&[
+        "pcap",
+        "--template=w=ipVersion, vlanId",
+        "-c=udp://h?template=w&format=v9",
+    ]));
+    let shown = shown.expect("they are right");
+    let line = "template = [\"w=ipVersion, vlanId\"]";
+    assert!(shown.contains(line), "{shown}");
+    assert_eq!(said(&shown), [""; 0]);
+    let unknown = show(&words(&["pcap", "-c=udp://h?template=w"])).expect_err("unknown");
+    assert!(unknown.to_string().contains("no template w"), "{unknown}");
+}
+
+/// What is given besides the file is not of a place in it.
+#[test]
+fn a_template_that_nobody_asks_for_is_named() {
+    let idle = |options: &[&str], file| {
+        let CommandLine { cli, origin } = asked(Of::Pcap, options, Some(file));
+        let Command::Pcap(options) = cli.command else {
+            panic!("not pcap");
+        };
+        let settings = pcap_settings(*options).expect("they agree");
+        origin.idle_templates(&settings.export)
+    };
+    let file = "collector = 'udp://h?template=w'\n[[template]]\nname = 'w'\nfields = ['ipVersion']";
+    assert_eq!(idle(&[], file), [""; 0]);
+    let said = "no collector asks for template w: write ?template=w behind a URL, or leave it out";
+    // The list of the command line replaces that of the file.
+    let [in_file] = <[_; 1]>::try_from(idle(&["-c", "udp://h"], file)).expect("one");
+    assert!(
+        in_file.ends_with(&format!(":2:1: template: {said}")),
+        "{in_file}"
+    );
+    assert_eq!(idle(&["--template=w=ipVersion"], ""), [said]);
 }
 
 #[test]

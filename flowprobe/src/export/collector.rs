@@ -6,6 +6,7 @@ mod url;
 use std::{fmt, path::PathBuf};
 
 pub use self::url::CollectorError;
+use super::TemplateName;
 
 /// What messages are written in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -152,6 +153,7 @@ pub struct Collector {
     transport: Transport,
     at: At,
     format: Option<Format>,
+    template: Option<TemplateName>,
     identity: Identity,
 }
 
@@ -168,14 +170,23 @@ impl Collector {
         self.format
     }
 
+    /// The template that its flow records have, where the URL says so.
+    #[must_use]
+    pub fn template(&self) -> Option<&TemplateName> {
+        self.template.as_ref()
+    }
+
     /// The collector with what its URL leaves open, a format and the port that goes with it.
     ///
     /// # Errors
-    /// If the transport does not carry the format.
+    /// If the transport does not carry the format, or the format has no templates.
     pub fn or_format(mut self, default: Format) -> Result<Self, CollectorError> {
         let format = *self.format.get_or_insert(default);
         if !self.transport.carries(format) {
             return Err(CollectorError::Pair(self.transport.scheme(), format));
+        }
+        if format == Format::V5 && self.template.is_some() {
+            return Err(CollectorError::Fixed);
         }
         if let At::Host(_, port) = &mut self.at {
             port.get_or_insert(self.transport.port(format));
@@ -247,6 +258,9 @@ impl fmt::Display for Collector {
         };
         if let Some(format) = self.format.filter(|format| *format != Format::Ipfix) {
             say("format", &format.name())?;
+        }
+        if let Some(template) = &self.template {
+            say("template", template)?;
         }
         for (key, path) in [
             ("ca", &self.identity.ca),

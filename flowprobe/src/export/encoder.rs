@@ -1,12 +1,11 @@
 //! The format that a collector reads.
 
-use super::Format;
+use super::{Collector, Format, NamedTemplate, NoTemplate, template::chosen};
 use crate::{
     encode::{Fit, Mark, Stamp, TooSmall},
     ipfix::{
         self, Fields, Template,
-        element::{self, Both},
-        message::SET_HEADER,
+        element::Both,
         options::{OptionsRecord, TakesOptions},
     },
     netflow::{v5, v9},
@@ -19,10 +18,25 @@ use crate::{
 pub struct Content {
     /// Whether single VLAN tags are told by the elements of 802.1Q too.
     pub dot1q: bool,
-    /// Which fields, of IPFIX; all where it is not said.
+    /// Which fields, of IPFIX and NetFlow v9; all where it is not said.
     pub fields: Option<Fields>,
+    /// What collectors may ask for in the place of these fields.
+    pub templates: Vec<NamedTemplate>,
     /// Whether the two halves of a biflow are one record, of IPFIX (RFC 5103).
     pub biflows: bool,
+}
+
+impl Content {
+    /// What the records of this collector have in them.
+    pub(super) fn of(&self, collector: &Collector) -> Result<Self, NoTemplate> {
+        let chosen = chosen(collector, &self.templates)?;
+        Ok(Self {
+            dot1q: self.dot1q,
+            fields: chosen.or(self.fields.as_ref()).cloned(),
+            templates: Vec::new(),
+            biflows: self.biflows,
+        })
+    }
 }
 
 /// Builds the messages of one stream in one observation domain, in the format of its collector.
@@ -70,6 +84,7 @@ impl Encoder {
             Format::V9 => {
                 let mut encoder = v9::Encoder::new(observation_domain, max_octets)?;
                 encoder.use_dot1q(dot1q);
+                encoder.use_fields(content.fields.as_ref());
                 Ok(Self::V9(encoder))
             }
             Format::V5 => v5::Encoder::new(observation_domain, max_octets)
@@ -84,11 +99,9 @@ impl Encoder {
 
     /// Flow records of a message that is full for sure.
     pub(super) fn full_message(&self) -> usize {
-        let shortest = element::IPV4.record_length();
         match self {
             Self::Ipfix(encoder) => encoder.full_message(),
-            // Its times are 32 bits, not 64.
-            Self::V9(encoder) => (encoder.remaining() - SET_HEADER) / (shortest - 2 * 4),
+            Self::V9(encoder) => encoder.full_message(),
             Self::V5(encoder) => encoder.remaining() / v5::RECORD,
         }
     }
@@ -97,7 +110,8 @@ impl Encoder {
     pub(super) fn flow_templates(&self) -> Vec<Template> {
         match self {
             Self::Ipfix(encoder) => encoder.flow_templates(),
-            Self::V9(_) | Self::V5(_) => element::ALL.to_vec(),
+            Self::V9(encoder) => encoder.flow_templates(),
+            Self::V5(_) => Vec::new(),
         }
     }
 

@@ -119,6 +119,9 @@ fn link(
     if format != Format::Ipfix {
         return Err(ReplayError::Format(collector.to_string()));
     }
+    if collector.template().is_some() {
+        return Err(ReplayError::Template(collector.to_string()));
+    }
     let ways = Ways {
         mtu: settings.mtu,
         identity: &settings.identity,

@@ -11,6 +11,7 @@ use super::{
     account::Outlet,
     announce::Facts,
     balance::Balance,
+    content,
     encoder::Encoder,
     encoders,
     link::Link,
@@ -163,9 +164,10 @@ impl Exporter {
         })?;
         let name = spool.directory().display().to_string();
         let shared = Shared::new(spool, Arc::clone(members), Arc::clone(&queue.outlet));
+        // All collectors of a queue are sent the same from there.
+        let content = content(&queue.collectors[0], settings)?;
         let encoder = |domain: &Domain| {
-            let content = &settings.content;
-            let encoder = Encoder::new(Format::Ipfix, domain.id, SPOOL_MESSAGE, content);
+            let encoder = Encoder::new(Format::Ipfix, domain.id, SPOOL_MESSAGE, &content);
             encoder.unwrap_or_else(|_| unreachable!("SPOOL_MESSAGE holds any record"))
         };
         let encoders = settings.domains.iter().map(encoder).collect();

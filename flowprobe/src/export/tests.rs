@@ -2,6 +2,7 @@
 
 mod groups;
 mod sessions;
+mod templates;
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -177,6 +178,10 @@ fn settings_that_make_no_sense_are_refused() {
         s.collectors = vec![name.parse().expect("a collector")];
     });
     assert!(unresolved.contains("no-such-host.invalid:4739"));
+    let unknown = error(|s| {
+        s.collectors = vec!["udp://127.0.0.1?template=w".parse().expect("a collector")];
+    });
+    assert!(unknown.contains("there is no template w"), "{unknown}");
 }
 
 /// Records in any order reach the domains of their classes, and a change keeps its place among

@@ -1,6 +1,10 @@
 //! Flow records with the fields that a user asks for, instead of all that there are.
 
-use std::{ops::Range, str::FromStr};
+use std::{
+    ops::Range,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::{
     element::{ALL, ALL_BIFLOWS},
@@ -49,11 +53,11 @@ struct Part {
     places: Vec<Range<usize>>,
 }
 
-/// The fields of flow records, in the order of their templates.
+/// The fields of flow records, in the order of their templates. Encoders share them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fields {
     /// In the order of [`all`].
-    parts: Vec<Part>,
+    parts: Arc<[Part]>,
 }
 
 impl Fields {
@@ -71,7 +75,7 @@ impl Fields {
                 return Err(FieldsError::Twice((*name).to_owned()));
             }
         }
-        let parts: Vec<_> = all().map(|whole| Part::of(whole, wanted)).collect();
+        let parts: Arc<[_]> = all().map(|whole| Part::of(whole, wanted)).collect();
         for (part, version) in parts.iter().zip([4, 6]) {
             if part.places.is_empty() {
                 return Err(FieldsError::Nothing(version));
@@ -92,6 +96,14 @@ impl Fields {
         let mut fields = self.templates().flat_map(|template| template.fields);
         let field = fields.find(|field| !flows().any(|known| known.name == field.name));
         field.map(|field| field.name)
+    }
+
+    /// The template that takes the place of the one of this number, and where each of its fields
+    /// is in a record of that one.
+    pub(crate) fn part(&self, id: u16) -> Option<(&Template, &[Range<usize>])> {
+        let mut parts = self.parts.iter();
+        let part = parts.find(|part| part.template.id == id)?;
+        Some((&part.template, &part.places))
     }
 
     /// The template that takes the place of the one of this number.
@@ -132,13 +144,25 @@ impl Part {
         let fields: Vec<Field> = chosen.iter().map(|(field, _)| *field).collect();
         Self {
             template: Template {
-                // They are asked for once, and needed until the end of the process.
-                fields: Vec::leak(fields),
+                fields: constant(fields),
                 ..*whole
             },
             places: chosen.into_iter().map(|(_, place)| place.clone()).collect(),
         }
     }
+}
+
+/// The one copy of a list of fields. Templates are constants wherever no user chooses them, so
+/// these live until the end of the process too; a list that is asked for again takes no more room.
+fn constant(fields: Vec<Field>) -> &'static [Field] {
+    static KNOWN: Mutex<Vec<&'static [Field]>> = Mutex::new(Vec::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(same) = known.iter().find(|list| **list == fields) {
+        return same;
+    }
+    let list: &'static [Field] = Vec::leak(fields);
+    known.push(list);
+    list
 }
 
 /// Names with commas between them.
@@ -194,6 +218,16 @@ mod tests {
             let named = |number: u16| whole.iter().filter(move |(element, _)| *element == number);
             let expected: Vec<_> = [1, 8, 27, 2].into_iter().flat_map(named).collect();
             assert_eq!(part.iter().collect::<Vec<_>>(), expected, "{id}");
+        }
+    }
+
+    /// Each value of an option is judged several times, in a file once more.
+    #[test]
+    fn the_same_fields_take_their_room_once() {
+        let twice = ["ipVersion,vlanId"; 2].map(|text| text.parse::<Fields>().expect("fields"));
+        let [one, other] = twice.each_ref().map(Fields::templates);
+        for (one, other) in one.zip(other) {
+            assert!(std::ptr::eq(one.fields, other.fields), "{}", one.id);
         }
     }
 

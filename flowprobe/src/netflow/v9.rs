@@ -4,7 +4,8 @@
 //! and LAST_SWITCHED (22, 21), which every collector of v9 reads. goflow2 reads no others in v9;
 //! nfdump and nfacctd read 152 and 153 there too. RFC 3954 §8 has numbers up to 89; those above are
 //! IPFIX's, and collectors skip what they do not know. Of tunnels the outer header is first here
-//! too, and nfdump and nfacctd take the packet inside for the flow.
+//! too, and nfdump and nfacctd take the packet inside for the flow. Where a user asks for some fields,
+//! they are those, in that order.
 //!
 //! | options | in v9 |
 //! |---|---|
@@ -30,22 +31,27 @@
 //! | several options templates in a flowset | reads the first one | reads the first one, and drops the rest of the message | all |
 //! | a message that is missing | counts it | | says so |
 
+mod body;
+mod part;
 mod table;
 
+use self::{
+    body::{Body, FLOWSET_HEADER, aligned},
+    part::{Parts, Piece},
+    table::Time,
+};
 use super::{
     TIME,
     uptime::{Misfit, Span},
 };
 use crate::{
     encode::{Fit, Mark, Stamp, TooSmall},
-    ipfix::{self, Template, element, options::OptionsRecord},
+    ipfix::{self, Fields, Template, element, options::OptionsRecord},
     record::FlowRecord,
 };
 
 /// Octets of the message header (RFC 3954 §5.1).
 pub const HEADER: usize = 20;
-/// Octets of a flowset header (RFC 3954 §5.2, §5.3, §6.1).
-const FLOWSET_HEADER: usize = 4;
 
 /// Smallest message that any template, flow record or group of options records fits in, as in
 /// IPFIX: nothing is longer than there, but for the header and the padding.
@@ -58,17 +64,22 @@ const TEMPLATES: u16 = 0;
 /// Flowset of options templates (RFC 3954 §6.1).
 const OPTIONS_TEMPLATES: u16 = 1;
 
-/// The next multiple of four: where a flowset may begin (RFC 3954 §5.3).
-const fn aligned(octets: usize) -> usize {
-    octets.next_multiple_of(4)
+/// A time in the message, written when those of the header are known.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    at: usize,
+    /// In milliseconds since 1970-01-01 UTC.
+    unix_ms: u64,
 }
 
-/// The two times of a flow in the message, written when the header's are known.
-#[derive(Clone, Copy, Debug)]
-struct Times {
-    at: usize,
-    start_ms: u64,
-    end_ms: u64,
+impl Moment {
+    fn of(record: &FlowRecord, time: Time, at: usize) -> Self {
+        let unix_ms = match time {
+            Time::Start => record.start_ms.min(record.end_ms),
+            Time::End => record.end_ms,
+        };
+        Self { at, unix_ms }
+    }
 }
 
 /// Builds the messages of one exporter and source id, one at a time.
@@ -78,22 +89,15 @@ struct Times {
 #[derive(Debug)]
 pub struct Encoder {
     source_id: u32,
-    /// As long as the largest message, and what a record in its form of IPFIX is longer.
-    buffer: Box<[u8]>,
-    /// Octets of the largest message.
-    limit: usize,
-    /// Octets of the message so far, at least [`HEADER`], without padding at its end.
-    length: usize,
-    /// The open flowset and where it starts.
-    flowset: Option<(u16, usize)>,
+    body: Body,
     /// Messages committed, modulo 2³².
     sequence: u32,
-    /// Records in the message, templates too.
-    records: u16,
     span: Span,
-    times: Vec<Times>,
+    moments: Vec<Moment>,
     /// See [`Self::use_dot1q`].
     dot1q: bool,
+    /// See [`Self::use_fields`].
+    parts: Option<Parts>,
 }
 
 impl Encoder {
@@ -111,15 +115,12 @@ impl Encoder {
         }
         Ok(Self {
             source_id: observation_domain,
-            buffer: vec![0; limit + table::SHORTER].into_boxed_slice(),
-            limit,
-            length: HEADER,
-            flowset: None,
+            body: Body::new(limit),
             sequence: 0,
-            records: 0,
             span: Span::default(),
-            times: Vec::new(),
+            moments: Vec::new(),
             dot1q: false,
+            parts: None,
         })
     }
 
@@ -139,8 +140,7 @@ impl Encoder {
             self.is_empty(),
             "what is in the message may not fit any more"
         );
-        self.buffer = vec![0; limit + table::SHORTER].into_boxed_slice();
-        self.limit = limit;
+        self.body = Body::new(limit);
         Ok(())
     }
 
@@ -148,6 +148,9 @@ impl Encoder {
     /// message is full.
     #[must_use]
     pub fn template(&mut self, template: &Template) -> bool {
+        let part = self.parts.as_ref();
+        let part = part.and_then(|parts| parts.template(template.id)).copied();
+        let template = part.as_ref().unwrap_or(template);
         let Some(shape) = table::Shape::of(template) else {
             return true;
         };
@@ -155,10 +158,10 @@ impl Encoder {
             TEMPLATES
         } else {
             // In a flowset to itself: nfdump 1.7.1 and nfacctd 1.7.7 read the first one only.
-            self.close();
+            self.body.close();
             OPTIONS_TEMPLATES
         };
-        let Some(to) = self.room(flowset, shape.encoded_length()) else {
+        let Some(to) = self.body.room(flowset, shape.encoded_length()) else {
             return false;
         };
         shape.encode(to);
@@ -175,34 +178,100 @@ impl Encoder {
     /// Adds a flow record.
     #[inline]
     pub fn flow(&mut self, record: &FlowRecord) -> Fit {
+        let has_times = self.parts.as_ref().is_none_or(|parts| parts.have_times);
         let span = match self.span.with(record) {
+            // Nothing in the message is counted from the times of its header.
+            _ if !has_times => self.span,
             Ok(span) => span,
             Err(Misfit::Apart) => return Fit::Full,
             Err(Misfit::Ever) => return Fit::Never(TIME),
         };
+        let added = match self.parts {
+            None => self.add_whole(record),
+            Some(_) => self.add_part(record),
+        };
+        if added.is_none() {
+            return Fit::Full;
+        }
+        self.span = span;
+        Fit::In
+    }
+
+    /// Adds a record with all fields, unless the message is full.
+    #[inline]
+    fn add_whole(&mut self, record: &FlowRecord) -> Option<()> {
         let mut times_at = 0;
-        let encoder = &mut *self;
-        let added = element::encode(record, encoder.dot1q, |template| {
+        let body = &mut self.body;
+        let added = element::encode(record, self.dot1q, |template| {
             let octets = table::record_length(template);
-            let start = encoder.reserve(template.id, octets)?;
+            let start = body.reserve(template.id, octets)?;
             times_at = start + table::times_at(template);
-            Some(&mut encoder.buffer[start..start + template.record_length()])
+            Some(&mut body.buffer[start..start + template.record_length()])
         });
         if !added {
-            return Fit::Full;
+            return None;
         }
         // What comes after the times, closer to them.
         let [long, short] = [table::LONG_TIMES, table::TIMES];
-        let end = self.length + table::SHORTER;
-        self.buffer
-            .copy_within(times_at + long..end, times_at + short);
-        self.times.push(Times {
-            at: times_at,
-            start_ms: record.start_ms.min(record.end_ms),
-            end_ms: record.end_ms,
+        let end = self.body.length + table::SHORTER;
+        let buffer = &mut self.body.buffer;
+        buffer.copy_within(times_at + long..end, times_at + short);
+        let both = [
+            Moment::of(record, Time::Start, times_at),
+            Moment::of(record, Time::End, times_at + table::TIME),
+        ];
+        self.moments.extend(both);
+        Some(())
+    }
+
+    /// Adds the fields of a record that were asked for, unless the message is full.
+    fn add_part(&mut self, record: &FlowRecord) -> Option<()> {
+        let mut whole = [0; element::LONGEST];
+        let mut of = 0;
+        element::encode(record, self.dot1q, |template| {
+            of = template.id;
+            Some(&mut whole[..template.record_length()])
         });
-        self.span = span;
-        Fit::In
+        let part = self.parts.as_ref()?.get(of)?;
+        let mut at = self.body.reserve(of, part.octets)?;
+        for piece in &part.pieces {
+            match piece {
+                Piece::Same(place) => {
+                    let field = &whole[place.clone()];
+                    self.body.buffer[at..at + field.len()].copy_from_slice(field);
+                    at += field.len();
+                }
+                Piece::Time(time) => {
+                    self.moments.push(Moment::of(record, *time, at));
+                    at += table::TIME;
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Flow records have these fields only; with none, all that there are.
+    pub fn use_fields(&mut self, fields: Option<&Fields>) {
+        self.parts = fields.map(Parts::of);
+    }
+
+    /// The templates of flow records, as IPFIX has them.
+    #[must_use]
+    pub fn flow_templates(&self) -> Vec<Template> {
+        match &self.parts {
+            Some(parts) => parts.templates(),
+            None => element::ALL.to_vec(),
+        }
+    }
+
+    /// Flow records of a message that is full for sure.
+    #[must_use]
+    pub fn full_message(&self) -> usize {
+        let shortest = self
+            .parts
+            .as_ref()
+            .map_or(table::record_length(&element::IPV4), Parts::shortest);
+        (self.remaining() - FLOWSET_HEADER) / shortest
     }
 
     /// Whether flows with one VLAN tag are told with the elements of 802.1Q too (243, 244), in the
@@ -220,7 +289,7 @@ impl Encoder {
         let mut octets = [0; element::LONGEST];
         let octets = &mut octets[..R::TEMPLATE.record_length()];
         record.encode(octets);
-        let Some(mut to) = self.room(R::TEMPLATE.id, shape.record_length()) else {
+        let Some(mut to) = self.body.room(R::TEMPLATE.id, shape.record_length()) else {
             return false;
         };
         for kept in shape.kept() {
@@ -234,13 +303,13 @@ impl Encoder {
     /// Octets that are left for records and their flowset headers.
     #[must_use]
     pub fn remaining(&self) -> usize {
-        self.limit - aligned(self.length)
+        self.body.remaining()
     }
 
     /// Whether nothing has been added since the last message.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.length == HEADER
+        self.body.is_empty()
     }
 
     /// How far it has come: the sequence number of the next message is the number of messages
@@ -269,23 +338,23 @@ impl Encoder {
     ///
     /// Records may still be added to it afterwards.
     pub fn message(&mut self, now: Stamp) -> &[u8] {
-        let end = self.finish();
+        let end = self.body.finish();
+        let buffer = &mut self.body.buffer;
         let times = self.span.header(now);
-        for flow in &self.times {
-            let to = &mut self.buffer[flow.at..flow.at + table::TIMES];
-            to[..4].copy_from_slice(&times.uptime_at(flow.start_ms).to_be_bytes());
-            to[4..].copy_from_slice(&times.uptime_at(flow.end_ms).to_be_bytes());
+        for moment in &self.moments {
+            let uptime = times.uptime_at(moment.unix_ms);
+            buffer[moment.at..moment.at + table::TIME].copy_from_slice(&uptime.to_be_bytes());
         }
-        let header = &mut self.buffer[..HEADER];
+        let header = &mut buffer[..HEADER];
         header[..2].copy_from_slice(&VERSION.to_be_bytes());
         // RFC 3954 §5.1: of flows, of options, and templates of both.
-        header[2..4].copy_from_slice(&self.records.to_be_bytes());
+        header[2..4].copy_from_slice(&self.body.records.to_be_bytes());
         header[4..8].copy_from_slice(&times.uptime_ms.to_be_bytes());
         header[8..12].copy_from_slice(&times.unix_s().to_be_bytes());
         // RFC 3954 §5.1: counts messages.
         header[12..16].copy_from_slice(&self.sequence.to_be_bytes());
         header[16..].copy_from_slice(&self.source_id.to_be_bytes());
-        &self.buffer[..end]
+        &self.body.buffer[..end]
     }
 
     /// The message is sent, or lost for good: it has its number, so that a collector that does not
@@ -297,59 +366,8 @@ impl Encoder {
 
     /// The message was never sent: its records will be encoded again.
     pub fn discard(&mut self) {
-        self.length = HEADER;
-        self.flowset = None;
-        self.records = 0;
+        self.body.clear();
         self.span = Span::default();
-        self.times.clear();
-    }
-
-    /// Room for a record of `octets` in the flowset `id`.
-    fn room(&mut self, id: u16, octets: usize) -> Option<&mut [u8]> {
-        let start = self.reserve(id, octets)?;
-        Some(&mut self.buffer[start..start + octets])
-    }
-
-    /// Where a record of `octets` goes in the flowset `id`, which is opened if another one is
-    /// open. Nothing if the message, padding included, would be too long.
-    #[inline]
-    fn reserve(&mut self, id: u16, octets: usize) -> Option<usize> {
-        let opens = self.flowset.is_none_or(|(open, _)| open != id);
-        let start = if opens {
-            aligned(self.length) + FLOWSET_HEADER
-        } else {
-            self.length
-        };
-        if aligned(start + octets) > self.limit {
-            return None;
-        }
-        if opens {
-            self.close();
-            let header = self.length;
-            self.flowset = Some((id, header));
-            self.buffer[header..header + 2].copy_from_slice(&id.to_be_bytes());
-        }
-        self.length = start + octets;
-        self.records += 1;
-        Some(start)
-    }
-
-    /// Ends the open flowset for good.
-    fn close(&mut self) {
-        self.length = self.finish();
-        self.flowset = None;
-    }
-
-    /// Writes padding behind the open flowset, and its length. Returns where it ends then.
-    fn finish(&mut self) -> usize {
-        let end = aligned(self.length);
-        if let Some((_, start)) = self.flowset {
-            // RFC 3954 §5.3, §6.1: what follows begins at a multiple of four octets; the length
-            // counts the padding, which is shorter than any record (erratum 2096).
-            self.buffer[self.length..end].fill(0);
-            let octets = (end - start) as u16;
-            self.buffer[start + 2..start + 4].copy_from_slice(&octets.to_be_bytes());
-        }
-        end
+        self.moments.clear();
     }
 }

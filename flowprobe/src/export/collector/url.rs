@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{At, Collector, Format, Identity, Transport};
-use crate::nearest::nearest;
+use crate::{export::template::TemplateNameError, nearest::nearest};
 
 /// Why a collector's URL does not parse.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +54,14 @@ pub enum CollectorError {
     /// A format that is not known.
     #[error("format {0:?} is not known: write ipfix, v9 or v5")]
     Format(String),
+    /// What cannot be the name of a template.
+    #[error(transparent)]
+    Template(#[from] TemplateNameError),
+    /// A template, in a format whose records have one form.
+    #[error(
+        "NetFlow v5 has no templates: leave out the template, or write format=v9 or format=ipfix"
+    )]
+    Fixed,
 }
 
 /// All that can stand in front of `://`.
@@ -65,9 +73,9 @@ fn transports() -> String {
 /// Parameters that a transport has.
 fn parameters(transport: Transport) -> &'static [&'static str] {
     if transport.is_secure() {
-        &["format", "ca", "cert", "key", "name"]
+        &["format", "template", "ca", "cert", "key", "name"]
     } else {
-        &["format"]
+        &["format", "template"]
     }
 }
 
@@ -110,6 +118,7 @@ impl FromStr for Collector {
             transport,
             at,
             format: None,
+            template: None,
             identity: Identity::default(),
         };
         for parameter in query.into_iter().flat_map(|query| query.split('&')) {
@@ -143,6 +152,10 @@ impl Collector {
             "cert" => file(&mut self.identity.cert),
             "key" => file(&mut self.identity.key),
             "name" => match self.identity.name.replace(value.to_owned()) {
+                Some(_) => Err(again()),
+                None => Ok(()),
+            },
+            "template" => match self.template.replace(value.parse()?) {
                 Some(_) => Err(again()),
                 None => Ok(()),
             },
@@ -226,10 +239,11 @@ mod tests {
             ("tcp://[2001:db8::1]:9995", "2001:db8::1", 9995),
             ("udp://[fe80::1%eth0]:9995?format=v9", "fe80::1%eth0", 9995),
             (
-                "tls://h:1?ca=/etc/ca.pem&cert=c.pem&key=k.pem&name=nms",
+                "tls://h:1?template=wide&ca=/etc/ca.pem&cert=c.pem&key=k.pem&name=nms",
                 "h",
                 1,
             ),
+            ("udp://h:1?format=v9&template=w-2.x_y", "h", 1),
         ] {
             let collector: Collector = text.parse().expect(text);
             assert_eq!((collector.host(), collector.port()), (host, port));
@@ -287,6 +301,26 @@ mod tests {
     }
 
     #[test]
+    fn a_format_without_templates_has_none() {
+        for text in [
+            "udp://h?format=v5&template=a",
+            "unix:///s?template=a&format=v5",
+        ] {
+            assert_eq!(error(text), CollectorError::Fixed);
+        }
+        let open: Collector = "udp://h?template=a".parse().expect("a collector");
+        assert_eq!(
+            open.clone().or_format(Format::V5),
+            Err(CollectorError::Fixed)
+        );
+        assert!(open.or_format(Format::V9).is_ok());
+        assert_eq!(
+            CollectorError::Fixed.to_string(),
+            "NetFlow v5 has no templates: leave out the template, or write format=v9 or format=ipfix"
+        );
+    }
+
+    #[test]
     fn parameters_are_those_of_the_transport() {
         for (text, message) in [
             (
@@ -295,11 +329,11 @@ mod tests {
             ),
             (
                 "tcp://h?ca=x",
-                "tcp:// has no parameter \"ca\": it has format",
+                "tcp:// has no parameter \"ca\": it has format, template",
             ),
             (
                 "tls://h?zz=x",
-                "tls:// has no parameter \"zz\": it has format, ca, cert, key, name",
+                "tls:// has no parameter \"zz\": it has format, template, ca, cert, key, name",
             ),
             ("tls://h?ca", "parameter \"ca\" needs one value: ?ca=…"),
             (
@@ -309,6 +343,14 @@ mod tests {
             (
                 "udp://h?format=v10",
                 "format \"v10\" is not known: write ipfix, v9 or v5",
+            ),
+            (
+                "udp://h?template=a&template=a",
+                "parameter \"template\" needs one value: ?template=…",
+            ),
+            (
+                "udp://h?template=a/b",
+                "\"a/b\" is no name of a template: 1 to 64 letters, digits, dashes, dots and underscores",
             ),
             (
                 "file://x",

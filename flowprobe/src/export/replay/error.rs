@@ -16,6 +16,12 @@ pub enum ReplayError {
     /// A collector of NetFlow.
     #[error("collector {0}: files are sent as they are, which is IPFIX: leave out the format")]
     Format(String),
+    /// A collector that asks for other fields.
+    #[error(
+        "collector {0}: files are sent as they are, with the fields of their own templates: leave \
+         out the template"
+    )]
+    Template(String),
     /// The summary.
     #[error(transparent)]
     Summary(#[from] SummaryError),

@@ -327,6 +327,31 @@ fn nothing_of_bad_input_is_sent() {
     assert_eq!(receive(&socket).0.records.len(), 0);
 }
 
+/// Records stay as they are: what asks for another form is refused.
+#[test]
+fn a_collector_cannot_have_other_fields() {
+    let scratch = Scratch::new();
+    let files = files(&scratch, &many(30));
+    let (socket, url) = listen();
+    for (parameter, message) in [
+        (
+            "format=v9",
+            "files are sent as they are, which is IPFIX: leave out the format",
+        ),
+        (
+            "template=narrow",
+            "files are sent as they are, with the fields of their own templates: leave out the \
+             template",
+        ),
+    ] {
+        let url = format!("{url}?{parameter}");
+        let error = run(settings(files.clone(), &[&url])).expect_err("refused");
+        assert!(error.before_start());
+        assert_eq!(error.to_string(), format!("collector {url}: {message}"));
+    }
+    assert_eq!(receive(&socket).0.records.len(), 0);
+}
+
 /// Nobody listens: the datagrams that were sent count as undelivered, the rest as not sent.
 #[test]
 fn a_signal_ends_it_and_what_is_missing_is_said() {

@@ -13,6 +13,15 @@ const MESSAGES: usize = 1024;
 /// number of the next one; in NetFlow v9 and v5 it is in there too.
 const HEAD: usize = 24;
 
+/// The first octets of a message. Those of a shorter one, a record of a field or two, end in zeros;
+/// its length is among them, so that none is taken for another.
+fn head(message: &[u8]) -> [u8; HEAD] {
+    let mut head = [0; HEAD];
+    let octets = message.len().min(HEAD);
+    head[..octets].copy_from_slice(&message[..octets]);
+    head
+}
+
 /// The latest messages, and the flow records in each, all of one class.
 #[derive(Debug, Default)]
 pub(super) struct History {
@@ -37,14 +46,11 @@ impl History {
 
     /// A message was sent.
     pub(super) fn push(&mut self, message: &[u8], load: Load) {
-        let Some(head) = message.first_chunk() else {
-            return; // no set, no records
-        };
         if self.sent.len() == MESSAGES {
             self.sent.pop_front();
         }
         self.sent.push_back(Sent {
-            head: *head,
+            head: head(message),
             load,
             octets: message.len(),
             batch: self.batch,
@@ -97,10 +103,11 @@ impl History {
 
     /// Where the message is that begins with `quote`; the latest one if too little is quoted.
     fn position(&self, quote: &[u8]) -> Option<usize> {
-        match quote.first_chunk() {
-            Some(quoted) => self.sent.iter().rposition(|sent| sent.head == *quoted),
-            None => self.sent.len().checked_sub(1),
-        }
+        let quoted = head(quote);
+        let found = self.sent.iter().rposition(|sent| sent.head == quoted);
+        let cut_off = quote.len() < HEAD;
+        let latest = || self.sent.len().checked_sub(1).filter(|_| cut_off);
+        found.or_else(latest)
     }
 }
 
@@ -117,6 +124,22 @@ mod tests {
             },
             flow_records: records / 2,
         }
+    }
+
+    /// One record of a field or two makes a message that is shorter than the head of others.
+    #[test]
+    fn a_message_shorter_than_a_head_is_found_too() {
+        let message = |number: u8| [number; HEAD - 3];
+        let mut history = History::default();
+        for number in 1..4 {
+            history.push(&message(number), load(1 << number));
+        }
+        history.push(&[4; HEAD], load(16));
+        assert_eq!(history.take(&message(2), false), Some(load(4)));
+        assert_eq!(history.take(&[4; HEAD + 3], false), Some(load(16)));
+        // What a router has cut off is of the latest; what is whole and unknown of none.
+        assert_eq!(history.take(&[1; 8], false), Some(load(8)));
+        assert_eq!(history.take(&[5; HEAD], false), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! NetFlow v9.
 
 mod decode;
+mod fields;
 
 use netflow_parser::{
     NetflowPacket, NetflowParser,
@@ -43,6 +44,11 @@ fn encoder() -> Encoder {
 fn encode(records: &[FlowRecord], octets: u16, dot1q: bool) -> (Vec<Vec<u8>>, Vec<FlowRecord>) {
     let mut encoder = Encoder::new(7, octets).expect("large enough");
     encoder.use_dot1q(dot1q);
+    encode_with(encoder, records)
+}
+
+/// The same by this encoder.
+fn encode_with(mut encoder: Encoder, records: &[FlowRecord]) -> (Vec<Vec<u8>>, Vec<FlowRecord>) {
     let mut messages = Vec::new();
     let mut flush = |encoder: &mut Encoder| {
         messages.push(encoder.message(NOW).to_vec());

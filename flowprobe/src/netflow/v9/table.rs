@@ -5,33 +5,69 @@ use std::ops::Range;
 
 use crate::ipfix::{Field, Template, template::Scope};
 
-/// The two times of a flow in IPFIX, which follow each other there: flowStartMilliseconds and
-/// flowEndMilliseconds, 8 octets each.
-const MILLISECONDS: [u16; 2] = [152, 153];
-/// What is in their place: FIRST_SWITCHED and LAST_SWITCHED (RFC 3954 §8), 4 octets each.
-const SWITCHED: [u16; 2] = [22, 21];
-
-/// Octets of both times in IPFIX.
-pub(super) const LONG_TIMES: usize = 16;
+/// Octets of a time here.
+pub(super) const TIME: usize = 4;
+/// Octets of both times of a flow in IPFIX, which follow each other there.
+pub(super) const LONG_TIMES: usize = 2 * 8;
 /// Octets of both times here.
-pub(super) const TIMES: usize = 8;
-/// By how much flow records are shorter than in IPFIX.
+pub(super) const TIMES: usize = 2 * TIME;
+/// By how much whole flow records are shorter than in IPFIX.
 pub(super) const SHORTER: usize = LONG_TIMES - TIMES;
+
+/// A time of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Time {
+    Start,
+    End,
+}
+
+impl Time {
+    /// The one that this field of IPFIX is: flowStartMilliseconds or flowEndMilliseconds.
+    pub(super) const fn of(field: &Field) -> Option<Self> {
+        match field.number {
+            152 => Some(Self::Start),
+            153 => Some(Self::End),
+            _ => None,
+        }
+    }
+
+    /// What is in its place: FIRST_SWITCHED or LAST_SWITCHED (RFC 3954 §8).
+    fn number(self) -> u16 {
+        match self {
+            Self::Start => 22,
+            Self::End => 21,
+        }
+    }
+}
+
+/// Octets of a field.
+const fn length(field: &Field) -> usize {
+    match Time::of(field) {
+        Some(_) => TIME,
+        None => field.length as usize,
+    }
+}
 
 /// Octets of a flow record.
 pub(super) const fn record_length(template: &Template) -> usize {
-    template.record_length() - SHORTER
+    let mut octets = 0;
+    let mut i = 0;
+    while i < template.fields.len() {
+        octets += length(&template.fields[i]);
+        i += 1;
+    }
+    octets
 }
 
-/// Where the times begin in a flow record.
+/// Where the times begin in a whole flow record.
 pub(super) const fn times_at(template: &Template) -> usize {
     let mut at = 0;
     let mut i = 0;
-    while template.fields[i].number != MILLISECONDS[0] {
-        at += template.fields[i].length as usize;
+    while !matches!(Time::of(&template.fields[i]), Some(Time::Start)) {
+        at += length(&template.fields[i]);
         i += 1;
     }
-    assert!(template.fields[i + 1].number == MILLISECONDS[1]);
+    assert!(matches!(Time::of(&template.fields[i + 1]), Some(Time::End)));
     at
 }
 
@@ -82,10 +118,8 @@ impl<'a> Shape<'a> {
     /// Writes the template record into `to`, which is [`Self::encoded_length`] octets long.
     pub(super) fn encode(&self, to: &mut [u8]) {
         let fields = self.fields().iter().map(|field| {
-            match MILLISECONDS.iter().position(|time| *time == field.number) {
-                Some(i) => (SWITCHED[i], (TIMES / 2) as u16),
-                None => (field.number, field.length),
-            }
+            let number = Time::of(field).map_or(field.number, Time::number);
+            (number, length(field) as u16)
         });
         let count = self.fields().len() as u16;
         let mut words = vec![self.template.id];
