@@ -3,7 +3,7 @@
 
 mod url;
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, time::Duration};
 
 pub use self::url::CollectorError;
 
@@ -153,6 +153,7 @@ pub struct Collector {
     at: At,
     format: Option<Format>,
     identity: Identity,
+    lifetime: Option<Duration>,
 }
 
 impl Collector {
@@ -216,6 +217,12 @@ impl Collector {
         }
     }
 
+    /// How long messages of flows are worth having, where the URL says so: milliseconds at least.
+    #[must_use]
+    pub fn lifetime(&self) -> Option<Duration> {
+        self.lifetime
+    }
+
     /// Who is who, as far as the URL says.
     #[must_use]
     pub fn identity(&self) -> &Identity {
@@ -259,6 +266,9 @@ impl fmt::Display for Collector {
         }
         if let Some(name) = &self.identity.name {
             say("name", name)?;
+        }
+        if let Some(lifetime) = self.lifetime {
+            say("lifetime", &lifetime.as_secs_f64())?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The whole exporter, over loopback.
 
+mod sctp;
 mod sessions;
 
 use std::net::{SocketAddr, UdpSocket};

@@ -76,7 +76,7 @@ pub(crate) fn refuse(guest: &mut Guest) -> Result<String> {
 /// the end.
 pub(crate) fn test_sctp(guest: &mut Guest) -> Result<String> {
     guest.run("ip link set lo up")?;
-    let said = guest.run("tests export::link::tests::sctp --nocapture")?;
+    let said = guest.run("tests sctp --nocapture")?;
     let result = said.lines().find(|line| line.starts_with("test result: "));
     let result = result.with_context(|| format!("tests without a result:\n{said}"))?;
     ensure!(

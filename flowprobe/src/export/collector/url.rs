@@ -4,6 +4,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     str::FromStr,
+    time::Duration,
 };
 
 use super::{At, Collector, Format, Identity, Transport};
@@ -54,6 +55,9 @@ pub enum CollectorError {
     /// A format that is not known.
     #[error("format {0:?} is not known: write ipfix, v9 or v5")]
     Format(String),
+    /// Not a time, or none that SCTP can tell.
+    #[error("lifetime={0} is no time in seconds: 0.001 to 86400, for example lifetime=5")]
+    Lifetime(String),
 }
 
 /// All that can stand in front of `://`.
@@ -64,10 +68,10 @@ fn transports() -> String {
 
 /// Parameters that a transport has.
 fn parameters(transport: Transport) -> &'static [&'static str] {
-    if transport.is_secure() {
-        &["format", "ca", "cert", "key", "name"]
-    } else {
-        &["format"]
+    match transport {
+        Transport::Tls | Transport::Dtls => &["format", "ca", "cert", "key", "name"],
+        Transport::Sctp => &["format", "lifetime"],
+        _ => &["format"],
     }
 }
 
@@ -111,6 +115,7 @@ impl FromStr for Collector {
             at,
             format: None,
             identity: Identity::default(),
+            lifetime: None,
         };
         for parameter in query.into_iter().flat_map(|query| query.split('&')) {
             collector.set(parameter)?;
@@ -146,12 +151,30 @@ impl Collector {
                 Some(_) => Err(again()),
                 None => Ok(()),
             },
+            "lifetime" => match self.lifetime.replace(lifetime(value)?) {
+                Some(_) => Err(again()),
+                None => Ok(()),
+            },
             _ => match self.format.replace(value.parse()?) {
                 Some(_) => Err(again()),
                 None => Ok(()),
             },
         }
     }
+}
+
+/// A time in seconds, or with its unit: `s` or `ms`.
+fn lifetime(text: &str) -> Result<Duration, CollectorError> {
+    let (number, of_second) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(number), _) => (number, 0.001),
+        (None, Some(number)) => (number, 1.0),
+        (None, None) => (text, 1.0),
+    };
+    let seconds = number.parse::<f64>().ok().map(|number| number * of_second);
+    let seconds = seconds.filter(|seconds| (0.001..=86_400.0).contains(seconds));
+    let seconds = seconds.ok_or_else(|| CollectorError::Lifetime(text.to_owned()))?;
+    // SCTP counts milliseconds (RFC 6458 §5.3.7).
+    Ok(Duration::from_millis((seconds * 1000.0).round() as u64))
 }
 
 fn path(place: &str, transport: Transport) -> Result<At, CollectorError> {
@@ -230,6 +253,7 @@ mod tests {
                 "h",
                 1,
             ),
+            ("sctp://h:1?lifetime=2.5", "h", 1),
         ] {
             let collector: Collector = text.parse().expect(text);
             assert_eq!((collector.host(), collector.port()), (host, port));
@@ -283,6 +307,30 @@ mod tests {
         assert_eq!(
             error("sctp://h?format=v5").to_string(),
             "sctp does not carry NetFlow v5: write udp:// or unix://, or format=ipfix"
+        );
+    }
+
+    #[test]
+    fn lifetimes_are_of_milliseconds_and_of_sctp() {
+        for (text, milliseconds) in [
+            ("5", 5000),
+            ("5s", 5000),
+            ("0.25", 250),
+            ("100ms", 100),
+            ("0.001", 1),
+            ("86400", 86_400_000),
+        ] {
+            let collector: Collector = format!("sctp://h?lifetime={text}").parse().expect(text);
+            let lifetime = collector.lifetime().expect(text);
+            assert_eq!(lifetime, Duration::from_millis(milliseconds), "{text}");
+        }
+        for text in ["0", "0.4ms", "-1", "86401", "nan", "inf", "5m", "s"] {
+            let wrong = CollectorError::Lifetime(text.to_owned());
+            assert_eq!(error(&format!("sctp://h?lifetime={text}")), wrong);
+        }
+        assert_eq!(
+            error("tcp://h?lifetime=5").to_string(),
+            "tcp:// has no parameter \"lifetime\": it has format"
         );
     }
 

@@ -1,6 +1,7 @@
 //! The sender against a network and a clock of the test's own.
 
 mod domains;
+mod expiry;
 mod sessions;
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};

@@ -97,7 +97,7 @@ pub(super) fn is_alive(socket: &Socket) -> bool {
     asked.is_ok() && ALIVE.contains(&status[1])
 }
 
-fn set<T>(socket: &Socket, option: libc::c_int, value: &T) -> io::Result<()> {
+pub(super) fn set<T>(socket: &Socket, option: libc::c_int, value: &T) -> io::Result<()> {
     // SAFETY: the kernel reads no more than the given length, which is that of the value.
     let done = unsafe {
         libc::setsockopt(
@@ -115,7 +115,12 @@ fn set<T>(socket: &Socket, option: libc::c_int, value: &T) -> io::Result<()> {
     }
 }
 
-fn get(socket: &Socket, level: i32, option: libc::c_int, words: &mut [u32]) -> io::Result<()> {
+pub(super) fn get(
+    socket: &Socket,
+    level: i32,
+    option: libc::c_int,
+    words: &mut [u32],
+) -> io::Result<()> {
     let mut length = size_of_val(words) as libc::socklen_t;
     // SAFETY: the kernel writes no more than `length` octets to `words`, which are as many.
     let done = unsafe {

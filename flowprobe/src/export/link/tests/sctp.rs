@@ -1,6 +1,8 @@
 //! Where the kernel has no SCTP these tests say so, and only look at what a user is told; `cargo
 //! xtask vm` runs them in a guest that has it.
 
+mod expiry;
+
 use std::{mem::MaybeUninit, net::SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -16,9 +18,14 @@ struct Bench {
 impl Bench {
     /// None where there is no SCTP.
     fn new() -> Option<Self> {
+        Self::with(None)
+    }
+
+    /// With messages that are given up after `lifetime`.
+    fn with(lifetime: Option<Duration>) -> Option<Self> {
         let protocol = Protocol::from(libc::IPPROTO_SCTP);
         let Ok(listener) = Socket::new(Domain::IPV4, Type::STREAM, Some(protocol)) else {
-            let error = no_session(&mut Sctp::new("127.0.0.1", 4739)).to_string();
+            let error = no_session(&mut Sctp::new("127.0.0.1", 4739, None)).to_string();
             assert_eq!(
                 error,
                 "no connection to 127.0.0.1:4739: this kernel has no SCTP: load its module \
@@ -34,7 +41,7 @@ impl Bench {
         let port = address.as_socket_ipv4().expect("IPv4").port();
         Some(Self {
             listener,
-            link: Sctp::new("127.0.0.1", port),
+            link: Sctp::new("127.0.0.1", port, lifetime),
         })
     }
 
