@@ -75,6 +75,7 @@ impl Ways<'_> {
         match collector.transport() {
             Transport::Udp => self.mtu.saturating_sub(PACKET_OVERHEAD),
             Transport::Dtls => Dtls::max_message(self.mtu),
+            Transport::Sctp if collector.lifetime().is_some() => Sctp::max_message(self.mtu),
             Transport::Tcp | Transport::Tls | Transport::Sctp | Transport::Unix => STREAM_OCTETS,
             Transport::File => FILE_OCTETS,
         }

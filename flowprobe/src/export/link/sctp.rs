@@ -13,11 +13,16 @@
 //! **With a lifetime** messages of flows alone are given up by the kernel when they come too late
 //! (PR-SCTP, RFC 3758; timed reliability, RFC 7496 §4.1), if the collector's side has agreed to that.
 //! What templates and options are in is reliable always. A message that was given up has had its
-//! sequence numbers: the collector sees the gap. See [`window`] for how it is known which one.
+//! sequence numbers: the collector sees the gap. See [`window`] for how it is known which one. Messages
+//! fit into packets then, so that one that is lost takes no other octets with it, and none is
+//! delivered in part (RFC 6458 §6.1.7).
 //!
-//! Linux looks at the time when it sends, when an acknowledgement comes, and when one is overdue,
-//! which takes a second at least. One that was sent and given up may have arrived all the same, if
-//! its acknowledgement took longer than the lifetime: it counts as given up.
+//! Linux looks at the time when it sends, when an acknowledgement comes, and when one is overdue. It
+//! counts as given up what it has not cleared away by then, even what is acknowledged out of order,
+//! behind a message that was lost, and what is acknowledged only now. So `expired` is never less
+//! than what is missing; it is more where the network loses packets, or takes longer than the
+//! lifetime. Against that, acknowledgements are asked for at once, and what is lost is sent again
+//! within the lifetime.
 
 mod partial;
 mod socket;
@@ -47,6 +52,9 @@ use super::{
 const WINDOW: usize = 256;
 /// How often the end of a session looks for acknowledgements.
 const END_STEP: Duration = Duration::from_millis(5);
+/// Octets around a message in its packet: IPv6, the common header of SCTP and that of a DATA chunk
+/// (RFC 9260 §3).
+const OVERHEAD: u16 = 40 + 12 + 16;
 /// A collector sends nothing; more than this at a time is not listened to.
 const LISTEN: usize = 16;
 
@@ -90,6 +98,12 @@ impl Sctp {
             lifetime,
             told: false,
         }
+    }
+
+    /// Octets of a message that a packet holds.
+    pub(in crate::export) const fn max_message(mtu: u16) -> u16 {
+        // DATA chunks are padded to four octets.
+        mtu.saturating_sub(OVERHEAD) / 4 * 4
     }
 
     /// A session is there.

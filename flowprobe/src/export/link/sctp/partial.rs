@@ -9,7 +9,7 @@ use std::{
 
 use socket2::Socket;
 
-use super::socket::{get, set};
+use super::socket::{get, patience, set};
 use crate::export::link::error::Broken;
 
 /// Options of IPPROTO_SCTP.
@@ -31,6 +31,9 @@ const SACK_IMMEDIATELY: u16 = 1 << 3;
 
 /// Octets of a message (RFC 7011 §3.1), and of what is in front of it when it comes back.
 const RETURNED: usize = u16::MAX as usize + NOTE;
+
+/// How often a message goes within its lifetime, where that is short.
+const TRIES: u32 = 4;
 
 /// `struct sctp_event`.
 #[repr(C)]
@@ -91,6 +94,8 @@ impl Partial {
             padding: 0,
         };
         set(socket, SCTP_EVENT, &returns)?;
+        // RFC 7011 §10.2.6: what is lost goes again for as long as it is worth it.
+        patience(socket, Some(lifetime / TRIES))?;
         let buffer = vec![0; RETURNED];
         Ok(Some(Self { lifetime, buffer }))
     }

@@ -5,7 +5,7 @@ mod expiry;
 
 use std::{mem::MaybeUninit, net::SocketAddr};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, MaybeUninitSlice, Protocol, Socket, Type};
 
 use super::*;
 use crate::export::link::sctp::Sctp;
@@ -54,13 +54,23 @@ impl Bench {
     }
 }
 
-/// The next SCTP message, which is empty at the end.
+/// The next SCTP message, which is empty at the end. One that is in several packets may come in
+/// parts.
 fn receive(peer: &Socket) -> Vec<u8> {
+    let mut message = Vec::new();
     let mut buffer = [MaybeUninit::uninit(); 1 << 16];
-    let octets = peer.recv(&mut buffer).expect("a message");
-    let read = buffer[..octets].iter();
-    // SAFETY: recv has written this many octets.
-    read.map(|octet| unsafe { octet.assume_init() }).collect()
+    loop {
+        let mut part = [MaybeUninitSlice::new(&mut buffer)];
+        let (octets, flags) = peer.recv_vectored(&mut part).expect("a message");
+        // SAFETY: recv_vectored has written this many octets.
+        let read = buffer[..octets]
+            .iter()
+            .map(|octet| unsafe { octet.assume_init() });
+        message.extend(read);
+        if octets == 0 || flags.is_end_of_record() {
+            return message;
+        }
+    }
 }
 
 /// Checks that all messages are there up to the end of the session, one in each of SCTP.
