@@ -230,7 +230,8 @@ pub struct Export {
     /// socket; file:///DIRECTORY of IPFIX files, or file:///PATH of which the name may
     /// have fields of the time (%Y%m%dT%H%M%S). Behind it ?format=v9 (or v5, ipfix),
     /// and with tls:// and dtls:// ca=FILE, cert=FILE, key=FILE, name=NAME, joined
-    /// by &. Ports are 4739, 4740 with TLS, 2055 with NetFlow.
+    /// by &; with sctp:// lifetime=SECONDS, after which flows are given up. Ports are
+    /// 4739, 4740 with TLS, 2055 with NetFlow.
     #[arg(short, long = "collector", value_name = "URL")]
     pub collectors: Vec<Collector>,
 

@@ -85,7 +85,7 @@ impl Transport {
         matches!(self, Self::Udp | Self::Dtls)
     }
 
-    /// Whether it can carry this format: NetFlow knows datagrams only. (RFC 3954 §2 leaves version
+    /// Whether it can carry this format: NetFlow knows datagrams only. (RFC 3954 §3.3 leaves version
     /// 9 the choice of its transport; no collector is known that takes it by another.)
     #[must_use]
     pub fn carries(self, format: Format) -> bool {

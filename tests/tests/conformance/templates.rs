@@ -51,7 +51,7 @@ fn rfc7011_3_4_1_template_ids_are_above_255_and_unique() -> Result {
     Ok(())
 }
 
-/// RFC 7011 §8: a template comes before its data. All that a collector needs to read the first
+/// RFC 7011 §8.2: a template comes before its data. All that a collector needs to read the first
 /// flow comes before that, whatever the size of messages.
 #[test]
 fn rfc7011_8_templates_and_options_come_before_the_first_flow() -> Result {

@@ -1,19 +1,18 @@
 //! IPFIX over SCTP (RFC 7011 §10.2): one message in each SCTP message, with the kernel's SCTP.
 //!
-//! All messages go over stream 0, in order. So templates come before their data (§8.3 asks for them to
-//! be acknowledged first only where data goes over another stream), and each observation domain has
-//! one sequence number, which is what an encoder counts and what collectors that do not look at
-//! streams expect (§3.1: it is one for each stream). More streams would keep a message that is lost
-//! from holding up those of other domains; but few collectors are known that read SCTP, and none that
-//! needs that.
+//! All messages go over stream 0, in order. So templates come before their data without a word about
+//! their order on different streams (RFC 7011 §8.2), and each observation domain has one sequence
+//! number, which is what an encoder counts and what collectors that do not look at streams expect
+//! (§3.1: each stream has its own). More streams would keep a message that is lost from holding up
+//! those of other domains; no collector is known that needs that.
 //!
 //! The kernel does not say which messages are acknowledged, but it keeps each until it is. So all
 //! have arrived whenever it keeps none; and no more than a window is sent before that is so.
 //!
 //! **With a lifetime** messages of flows alone are given up by the kernel when they come too late
-//! (PR-SCTP, RFC 3758; timed reliability, RFC 7496 §4.1), if the collector's side has agreed to that.
-//! What templates and options are in is reliable always. A message that was given up has had its
-//! sequence numbers: the collector sees the gap. See [`window`] for how it is known which one. Messages
+//! (§10.2.6; PR-SCTP with timed reliability, RFC 3758 §4.1), if the collector's side has agreed to that.
+//! What templates and options are in is reliable always (§8.3). A message that was given up has had its
+//! sequence numbers: the collector sees the gap (§10.2.2). See [`window`] for how it is known which one. Messages
 //! fit into packets then, so that one that is lost takes no other octets with it, and none is
 //! delivered in part (RFC 6458 §6.1.7).
 //!

@@ -315,7 +315,7 @@ impl<L: Link> Stream for Wire<L> {
     }
 
     fn put(&mut self, add: impl Fn(&mut Encoder) -> bool) -> Result<(), Stop> {
-        // RFC 7011 §8.3: what others need to read flows is never in a message that may be given up.
+        // RFC 7011 §8.3, §10.2.6: no template or option is in a message that may be given up.
         debug_assert_eq!(self.cargo.records, 0, "flows are in messages of their own");
         if !add(self.encoder()) {
             self.flush()?;

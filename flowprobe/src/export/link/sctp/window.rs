@@ -1,6 +1,6 @@
 //! Messages that the kernel has and that are not settled, and which of them it has given up.
 //!
-//! The kernel counts what it gives up (RFC 7496 §4.3), and returns what it had not sent yet with the
+//! The kernel counts what it gives up (RFC 7496 §4.4), and returns what it had not sent yet with the
 //! number that it was sent under (RFC 6458 §6.1.11). Linux returns nothing of what it had sent
 //! before, and does not say which messages those were. They are taken to be the newest that are
 //! due by then and were not returned: what the kernel sends goes in order, so what was on the wire

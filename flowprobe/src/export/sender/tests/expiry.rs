@@ -79,7 +79,7 @@ impl Link for Rc<RefCell<Peer>> {
     }
 }
 
-/// RFC 7011 §8.3: what tells how to read flows is in no message that may be given up.
+/// RFC 7011 §8.3, §10.2.6: what tells how to read flows is in no message that may be given up.
 #[test]
 fn only_messages_of_flows_alone_may_be_given_up() {
     let mut bench = Bench::with(Rc::<RefCell<Peer>>::default(), |_| {});
