@@ -1,6 +1,9 @@
 //! Messages that come too late.
 
-use std::os::fd::AsRawFd as _;
+use std::{
+    os::fd::AsRawFd as _,
+    sync::{Arc, Mutex},
+};
 
 use super::*;
 
@@ -131,26 +134,50 @@ fn what_arrives_in_time_is_not_given_up() {
     assert!(read.into_iter().eq(1..LASTING));
 }
 
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(octets);
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// It gets everything, and the log says why, once.
 #[test]
 fn a_peer_without_partial_reliability_gets_everything() {
+    const SCTP_PR_SUPPORTED: libc::c_int = 113;
     let Some(mut bench) = Bench::with(Some(LIFETIME)) else {
         return;
     };
-    bench
-        .listener
-        .set_recv_buffer_size(40_000)
-        .expect("a buffer");
-    const SCTP_PR_SUPPORTED: libc::c_int = 113;
+    let listener = &bench.listener;
+    listener.set_recv_buffer_size(40_000).expect("a buffer");
     // `struct sctp_assoc_value`: whatever session, and no.
-    set(&bench.listener, SCTP_PR_SUPPORTED, [0, 0]);
-    let peer = bench.session();
-    let sent = send_all(&mut bench.link, 0, 1300);
-    thread::sleep(Duration::from_millis(1500));
-    let reader = thread::spawn(move || numbers(&peer, 1300));
-    all_arrive(&mut bench.link, sent);
-    bench.link.close(Instant::now() + LIMIT).expect("an end");
-    assert_eq!(given_up(&mut bench.link, sent), [0; 0]);
-    assert_eq!(reader.join().expect("messages").len(), sent as usize);
+    set(listener, SCTP_PR_SUPPORTED, [0, 0]);
+    let log = Log::default();
+    let to = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || to.clone());
+    let logs = tracing::subscriber::set_default(subscriber.finish());
+    for _ in 0..2 {
+        let peer = bench.session();
+        let sent = send_all(&mut bench.link, 0, 1300);
+        thread::sleep(LIFETIME * 3);
+        let reader = thread::spawn(move || numbers(&peer, 1300));
+        all_arrive(&mut bench.link, sent);
+        bench.link.close(Instant::now() + LIMIT).expect("an end");
+        assert_eq!(given_up(&mut bench.link, sent), [0; 0]);
+        assert_eq!(reader.join().expect("messages").len(), sent as usize);
+    }
+    drop(logs);
+    let log = log.0.lock().expect("no panic");
+    let log = String::from_utf8_lossy(&log);
+    assert_eq!(log.matches("no partial reliability").count(), 1, "{log}");
 }
 
 /// An association that ends returns what it had: that is not given up, and comes again.
