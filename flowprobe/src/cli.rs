@@ -229,8 +229,9 @@ pub struct Export {
     /// udp://HOST[:PORT], tcp://, tls://, dtls://, sctp://; unix:///PATH of a datagram
     /// socket; file:///DIRECTORY of IPFIX files, or file:///PATH of which the name may
     /// have fields of the time (%Y%m%dT%H%M%S). Behind it ?format=v9 (or v5, ipfix),
-    /// template=NAME, and with tls:// and dtls:// ca=FILE, cert=FILE, key=FILE,
-    /// name=NAME, joined by &. Ports are 4739, 4740 with TLS, 2055 with NetFlow.
+    /// template=NAME; with tls:// and dtls:// ca=FILE, cert=FILE, key=FILE, name=NAME;
+    /// with sctp:// lifetime=SECONDS, after which flows are given up; joined by &. Ports
+    /// are 4739, 4740 with TLS, 2055 with NetFlow.
     #[arg(short, long = "collector", value_name = "URL")]
     pub collectors: Vec<Collector>,
 

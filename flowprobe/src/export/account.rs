@@ -4,10 +4,7 @@ mod lane;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Serialize, Serializer};
 
@@ -225,6 +222,16 @@ impl Account {
         self.drop_unfit(cargo, now);
     }
 
+    /// The oldest records that are on their way came too late, and were given up.
+    pub(super) fn settle_expired(&mut self, cargo: &Cargo, now: Now) {
+        let lane = &mut self.lanes[cargo.class];
+        lane.acknowledge(cargo.records);
+        lane.sent_records -= cargo.flow_records;
+        self.queued -= cargo.volume();
+        self.drop("expired", cargo.sent, now);
+        self.drop_unfit(cargo, now);
+    }
+
     /// The oldest records that are on their way are on disk.
     pub(super) fn settle_spooled(&mut self, cargo: &Cargo, now: Now) {
         let lane = &mut self.lanes[cargo.class];
@@ -261,10 +268,17 @@ impl Account {
         }
     }
 
-    /// What is on its way, that of these messages, may not have arrived: it waits again, in front.
-    pub(super) fn take_back(&mut self, messages: &VecDeque<Cargo>) {
-        for cargo in messages {
-            self.lanes[cargo.class].sent_records -= cargo.flow_records;
+    /// What is on its way, that of these messages, may not have arrived: it waits again, in front. Of
+    /// each of them goes whether it was given up: such records do not come back.
+    pub(super) fn take_back(&mut self, messages: impl Iterator<Item = (Cargo, bool)>, now: Now) {
+        for (cargo, expired) in messages {
+            if expired {
+                self.settle_expired(&cargo, now);
+            } else {
+                let lane = &mut self.lanes[cargo.class];
+                lane.sent_records -= cargo.flow_records;
+                lane.set_aside(cargo.records);
+            }
         }
         for lane in &mut self.lanes {
             lane.take_back();

@@ -3,7 +3,7 @@
 
 mod url;
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, time::Duration};
 
 pub use self::url::CollectorError;
 use super::TemplateName;
@@ -86,7 +86,7 @@ impl Transport {
         matches!(self, Self::Udp | Self::Dtls)
     }
 
-    /// Whether it can carry this format: NetFlow knows datagrams only. (RFC 3954 §2 leaves version
+    /// Whether it can carry this format: NetFlow knows datagrams only. (RFC 3954 §3.3 leaves version
     /// 9 the choice of its transport; no collector is known that takes it by another.)
     #[must_use]
     pub fn carries(self, format: Format) -> bool {
@@ -155,6 +155,7 @@ pub struct Collector {
     format: Option<Format>,
     template: Option<TemplateName>,
     identity: Identity,
+    lifetime: Option<Duration>,
 }
 
 impl Collector {
@@ -227,6 +228,12 @@ impl Collector {
         }
     }
 
+    /// How long messages of flows are worth having, where the URL says so: milliseconds at least.
+    #[must_use]
+    pub fn lifetime(&self) -> Option<Duration> {
+        self.lifetime
+    }
+
     /// Who is who, as far as the URL says.
     #[must_use]
     pub fn identity(&self) -> &Identity {
@@ -273,6 +280,9 @@ impl fmt::Display for Collector {
         }
         if let Some(name) = &self.identity.name {
             say("name", name)?;
+        }
+        if let Some(lifetime) = self.lifetime {
+            say("lifetime", &lifetime.as_secs_f64())?;
         }
         Ok(())
     }

@@ -77,6 +77,7 @@ impl Ways<'_> {
         match collector.transport() {
             Transport::Udp => self.mtu.saturating_sub(PACKET_OVERHEAD),
             Transport::Dtls => Dtls::max_message(self.mtu),
+            Transport::Sctp if collector.lifetime().is_some() => Sctp::max_message(self.mtu),
             Transport::Tcp | Transport::Tls | Transport::Sctp | Transport::Unix => STREAM_OCTETS,
             Transport::File => FILE_OCTETS,
         }
@@ -97,7 +98,7 @@ impl Ways<'_> {
                 let dtls = Dtls::new(host, port, &identity(), self.mtu, DTLS_LIFETIME)?;
                 Box::new(dtls)
             }
-            Transport::Sctp => Box::new(Sctp::new(host, port)),
+            Transport::Sctp => Box::new(Sctp::new(host, port, collector.lifetime())),
             Transport::Unix => Box::new(Unix::new(&collector.path())),
             Transport::File => Box::new(Files::new(
                 Pattern::parse(&collector.path())?,
@@ -162,6 +163,12 @@ pub(in crate::export) trait Link {
         None
     }
 
+    /// Takes messages like [`Self::send_all`] that have nothing but flow records in them: a way that
+    /// was told how long those are worth having may give them up later.
+    fn send_flows(&mut self, messages: &mut dyn Iterator<Item = &[u8]>) -> (usize, io::Result<()>) {
+        self.send_all(messages)
+    }
+
     /// Moves on what `send` has taken and the kernel not yet. An error is the end of the session.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
@@ -172,9 +179,17 @@ pub(in crate::export) trait Link {
         None
     }
 
-    /// Messages of the session that the other side's transport has acknowledged.
+    /// Messages of the session that the other side's transport has acknowledged, and those before
+    /// them that were given up.
     fn acknowledged(&mut self) -> u64 {
         0
+    }
+
+    /// Whether the message of this number, from 0 in each session, was given up. It is asked for each
+    /// one once, in their order, and after a session for those too that are not acknowledged.
+    fn gave_up(&mut self, message: u64) -> bool {
+        let _ = message;
+        false
     }
 
     /// Whether the session shall end now, and a new one begin, without anything being wrong.
@@ -228,6 +243,10 @@ impl<L: Link + ?Sized> Link for Box<L> {
         (**self).path_octets()
     }
 
+    fn send_flows(&mut self, messages: &mut dyn Iterator<Item = &[u8]>) -> (usize, io::Result<()>) {
+        (**self).send_flows(messages)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         (**self).flush()
     }
@@ -238,6 +257,10 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn acknowledged(&mut self) -> u64 {
         (**self).acknowledged()
+    }
+
+    fn gave_up(&mut self, message: u64) -> bool {
+        (**self).gave_up(message)
     }
 
     fn is_due(&mut self, now: Instant) -> bool {

@@ -1,6 +1,7 @@
 //! The whole exporter, over loopback.
 
 mod groups;
+mod sctp;
 mod sessions;
 mod templates;
 

@@ -61,7 +61,7 @@ pub enum Flaw {
         /// Field count.
         fields: u16,
     },
-    /// RFC 7011 §8: templates come before their data.
+    /// RFC 7011 §8.2: templates come before their data.
     #[error("data of template {id} of domain {domain}, which was not defined before")]
     UnknownTemplate {
         /// Observation domain.

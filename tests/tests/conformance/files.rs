@@ -11,7 +11,7 @@ use flowprobe_tests::{
 
 use crate::{Result, assert_sequences, decoded, flows, many, meter};
 
-/// The messages of a file, of which nothing is in between or behind (RFC 5655 §6).
+/// The messages of a file, of which nothing is in between or behind (RFC 5655 §7).
 fn split(mut file: &[u8]) -> Vec<Vec<u8>> {
     let mut messages = Vec::new();
     while let [_, _, high, low, ..] = *file {

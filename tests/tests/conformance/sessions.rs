@@ -90,7 +90,7 @@ fn rfc7011_8_1_each_tcp_session_begins_anew() -> Result {
     Ok(())
 }
 
-/// RFC 7011 §10.4 and §4.3: what there was no room for while nobody listened is counted, and told
+/// RFC 7011 §10.4.1 and §4.3: what there was no room for while nobody listened is counted, and told
 /// to the collector when it is there.
 #[test]
 fn rfc7011_10_4_what_is_dropped_while_a_collector_is_away_is_reported_to_it() -> Result {

@@ -149,6 +149,8 @@ pub(super) struct Lane {
     /// Handed over in this session, and not acknowledged; oldest first. All of one rate, since a
     /// change waits until there is none.
     on_the_way: VecDeque<Batch>,
+    /// What comes back of them.
+    aside: VecDeque<Batch>,
     pub(super) front: Front,
     /// Flow records handed over; those that had to be taken back are not among them.
     pub(super) sent_records: u64,
@@ -161,6 +163,7 @@ impl Lane {
         Self {
             items: VecDeque::new(),
             on_the_way: VecDeque::new(),
+            aside: VecDeque::new(),
             front: Front { sampling, epoch: 0 },
             sent_records: 0,
             messages: 0,
@@ -246,22 +249,34 @@ impl Lane {
         debug_assert_eq!(count, 0, "what is taken was there");
     }
 
-    /// The `count` oldest records on their way have arrived.
-    pub(super) fn acknowledge(&mut self, mut count: usize) {
+    /// The `count` oldest records on their way have arrived, or never will.
+    pub(super) fn acknowledge(&mut self, count: usize) {
+        self.settle(count, |_, _| {});
+    }
+
+    /// The `count` oldest records on their way come back once all of them are judged.
+    pub(super) fn set_aside(&mut self, count: usize) {
+        self.settle(count, VecDeque::push_back);
+    }
+
+    fn settle(&mut self, mut count: usize, mut keep: impl FnMut(&mut VecDeque<Batch>, Batch)) {
         while count > 0
             && let Some(batch) = self.on_the_way.front_mut()
         {
-            count -= batch.split(count).len();
-            if batch.len() == 0 {
+            let settled = batch.split(count);
+            let empty = batch.len() == 0;
+            count -= settled.len();
+            keep(&mut self.aside, settled);
+            if empty {
                 self.on_the_way.pop_front();
             }
         }
         debug_assert_eq!(count, 0, "what arrives was on its way");
     }
 
-    /// What is on its way waits again, in front of all else.
+    /// What was set aside waits again, in front of all else.
     pub(super) fn take_back(&mut self) {
-        while let Some(batch) = self.on_the_way.pop_back() {
+        while let Some(batch) = self.aside.pop_back() {
             self.items.push_front(Item::Records(batch));
         }
     }
@@ -269,5 +284,6 @@ impl Lane {
     pub(super) fn clear(&mut self) {
         self.items.clear();
         self.on_the_way.clear();
+        self.aside.clear();
     }
 }

@@ -163,7 +163,7 @@ fn what_is_on_its_way_is_not_lost() {
     account.settle_acknowledged(&messages[0], now);
     assert_eq!(account.sent, Volume::of(&records[..2]));
     assert_eq!(account.handed_over(0).2, 5);
-    account.take_back(&VecDeque::from([messages[1].clone()]));
+    account.take_back([(messages[1].clone(), false)].into_iter(), now);
     assert_eq!(account.handed_over(0).2, 2);
     assert!(account.waiting(0).eq(&records[2..]));
     let rest = cargo(&account, 4);
@@ -173,6 +173,33 @@ fn what_is_on_its_way_is_not_lost() {
     assert_eq!(account.change().map(|(class, _)| class), Some(0));
     assert_eq!(account.queued(), Volume::default());
     assert_eq!(account.sent, Volume::of(&records));
+}
+
+/// A session ends: what was given up is dropped, and what was sent before and behind it comes back,
+/// in its order.
+#[test]
+fn what_was_given_up_does_not_come_back() {
+    let outlet = Outlet::new("x".to_owned(), 10, &[Sampling::All]);
+    let records = Arc::new(many(8));
+    let now = Now::read();
+    let mut account = outlet.account();
+    account.push(&records, now);
+    let messages = [1, 2, 2, 2].map(|count| {
+        let cargo = cargo(&account, count);
+        account.send_off(&cargo);
+        cargo
+    });
+    account.settle_expired(&messages[0], now);
+    let fates = [false, true, false];
+    account.take_back(messages[1..].iter().cloned().zip(fates), now);
+    let left = records[1..3].iter().chain(&records[5..]);
+    assert!(account.waiting(0).eq(left));
+    assert_eq!(account.handed_over(0).2, 0);
+    drop(account);
+    let report = outlet.report();
+    let expired = Volume::of(&[&records[..1], &records[3..5]].concat());
+    assert_eq!(report.dropped, [("expired", expired)]);
+    assert_balanced(&report, Volume::of(&records));
 }
 
 /// What a format cannot say is dropped by name, in the middle of what it can.

@@ -4,6 +4,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     str::FromStr,
+    time::Duration,
 };
 
 use super::{At, Collector, Format, Identity, Transport};
@@ -62,6 +63,9 @@ pub enum CollectorError {
         "NetFlow v5 has no templates: leave out the template, or write format=v9 or format=ipfix"
     )]
     Fixed,
+    /// Not a time, or none that SCTP can tell.
+    #[error("lifetime={0} is no time in seconds: 0.001 to 86400, for example lifetime=5")]
+    Lifetime(String),
 }
 
 /// All that can stand in front of `://`.
@@ -72,10 +76,10 @@ fn transports() -> String {
 
 /// Parameters that a transport has.
 fn parameters(transport: Transport) -> &'static [&'static str] {
-    if transport.is_secure() {
-        &["format", "template", "ca", "cert", "key", "name"]
-    } else {
-        &["format", "template"]
+    match transport {
+        Transport::Tls | Transport::Dtls => &["format", "template", "ca", "cert", "key", "name"],
+        Transport::Sctp => &["format", "template", "lifetime"],
+        _ => &["format", "template"],
     }
 }
 
@@ -120,6 +124,7 @@ impl FromStr for Collector {
             format: None,
             template: None,
             identity: Identity::default(),
+            lifetime: None,
         };
         for parameter in query.into_iter().flat_map(|query| query.split('&')) {
             collector.set(parameter)?;
@@ -159,12 +164,30 @@ impl Collector {
                 Some(_) => Err(again()),
                 None => Ok(()),
             },
+            "lifetime" => match self.lifetime.replace(lifetime(value)?) {
+                Some(_) => Err(again()),
+                None => Ok(()),
+            },
             _ => match self.format.replace(value.parse()?) {
                 Some(_) => Err(again()),
                 None => Ok(()),
             },
         }
     }
+}
+
+/// A time in seconds, or with its unit: `s` or `ms`.
+fn lifetime(text: &str) -> Result<Duration, CollectorError> {
+    let (number, of_second) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(number), _) => (number, 0.001),
+        (None, Some(number)) => (number, 1.0),
+        (None, None) => (text, 1.0),
+    };
+    let seconds = number.parse::<f64>().ok().map(|number| number * of_second);
+    let seconds = seconds.filter(|seconds| (0.001..=86_400.0).contains(seconds));
+    let seconds = seconds.ok_or_else(|| CollectorError::Lifetime(text.to_owned()))?;
+    // SCTP counts milliseconds (RFC 6458 §5.3.7).
+    Ok(Duration::from_millis((seconds * 1000.0).round() as u64))
 }
 
 fn path(place: &str, transport: Transport) -> Result<At, CollectorError> {
@@ -244,6 +267,7 @@ mod tests {
                 1,
             ),
             ("udp://h:1?format=v9&template=w-2.x_y", "h", 1),
+            ("sctp://h:1?lifetime=2.5", "h", 1),
         ] {
             let collector: Collector = text.parse().expect(text);
             assert_eq!((collector.host(), collector.port()), (host, port));
@@ -317,6 +341,30 @@ mod tests {
         assert_eq!(
             CollectorError::Fixed.to_string(),
             "NetFlow v5 has no templates: leave out the template, or write format=v9 or format=ipfix"
+        );
+    }
+
+    #[test]
+    fn lifetimes_are_of_milliseconds_and_of_sctp() {
+        for (text, milliseconds) in [
+            ("5", 5000),
+            ("5s", 5000),
+            ("0.25", 250),
+            ("100ms", 100),
+            ("0.001", 1),
+            ("86400", 86_400_000),
+        ] {
+            let collector: Collector = format!("sctp://h?lifetime={text}").parse().expect(text);
+            let lifetime = collector.lifetime().expect(text);
+            assert_eq!(lifetime, Duration::from_millis(milliseconds), "{text}");
+        }
+        for text in ["0", "0.4ms", "-1", "86401", "nan", "inf", "5m", "s"] {
+            let wrong = CollectorError::Lifetime(text.to_owned());
+            assert_eq!(error(&format!("sctp://h?lifetime={text}")), wrong);
+        }
+        assert_eq!(
+            error("tcp://h?lifetime=5").to_string(),
+            "tcp:// has no parameter \"lifetime\": it has format, template"
         );
     }
 

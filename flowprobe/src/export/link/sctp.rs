@@ -1,14 +1,31 @@
 //! IPFIX over SCTP (RFC 7011 §10.2): one message in each SCTP message, with the kernel's SCTP.
 //!
-//! All messages go over stream 0, reliably and in order: so templates come before their data (§8.3),
-//! and each observation domain has one sequence number, which is what an encoder counts (§3.1: it is
-//! one for each stream). Data over a stream of its own with a lifetime (PR-SCTP, RFC 3758) would need
-//! another sequence number, and an account of what the kernel gave up; it is not here.
+//! All messages go over stream 0, in order. So templates come before their data without a word about
+//! their order on different streams (RFC 7011 §8.2), and each observation domain has one sequence
+//! number, which is what an encoder counts and what collectors that do not look at streams expect
+//! (§3.1: each stream has its own). More streams would keep a message that is lost from holding up
+//! those of other domains; no collector is known that needs that.
 //!
 //! The kernel does not say which messages are acknowledged, but it keeps each until it is. So all
 //! have arrived whenever it keeps none; and no more than a window is sent before that is so.
+//!
+//! **With a lifetime** messages of flows alone are given up by the kernel when they come too late
+//! (§10.2.6; PR-SCTP with timed reliability, RFC 3758 §4.1), if the collector's side has agreed to that.
+//! What templates and options are in is reliable always (§8.3). A message that was given up has had its
+//! sequence numbers: the collector sees the gap (§10.2.2). See [`window`] for how it is known which one. Messages
+//! fit into packets then, so that one that is lost takes no other octets with it, and none is
+//! delivered in part (RFC 6458 §6.1.7).
+//!
+//! Linux looks at the time when it sends, when an acknowledgement comes, and when one is overdue. It
+//! counts as given up what it has not cleared away by then, even what is acknowledged out of order,
+//! behind a message that was lost, and what is acknowledged only now. So `expired` is never less
+//! than what is missing; it is more where the network loses packets, or takes longer than the
+//! lifetime. Against that, acknowledgements are asked for at once, and what is lost is sent again
+//! within the lifetime.
 
+mod partial;
 mod socket;
+mod window;
 
 use std::{
     io::{self, ErrorKind},
@@ -20,6 +37,10 @@ use std::{
 
 use socket2::Socket;
 
+use self::{
+    partial::{Heard, Partial},
+    window::Window,
+};
 use super::{
     Link,
     dial::{Dialer, Peer},
@@ -27,9 +48,12 @@ use super::{
 };
 
 /// Messages that may be on the way. They fill the socket's buffer first, unless they are small.
-const WINDOW: u64 = 256;
+const WINDOW: usize = 256;
 /// How often the end of a session looks for acknowledgements.
 const END_STEP: Duration = Duration::from_millis(5);
+/// Octets around a message in its packet: IPv6, the common header of SCTP and that of a DATA chunk
+/// (RFC 9260 §3).
+const OVERHEAD: u16 = 40 + 12 + 16;
 /// A collector sends nothing; more than this at a time is not listened to.
 const LISTEN: usize = 16;
 
@@ -38,12 +62,16 @@ const LISTEN: usize = 16;
 pub(in crate::export) struct Sctp {
     dialer: Dialer,
     session: Session,
+    /// How long messages of flows are worth having; for ever if it is not said.
+    lifetime: Option<Duration>,
+    /// It was said that the collector's side does not give anything up.
+    told: bool,
 }
 
 #[derive(Debug)]
 enum Session {
-    /// None, and how many messages of the latest one have arrived.
-    Down(u64),
+    /// None, and what became of the messages of the latest one.
+    Down(Window),
     Up(Association),
     /// Nothing more will be sent.
     Ending(Association),
@@ -52,18 +80,57 @@ enum Session {
 #[derive(Debug)]
 struct Association {
     socket: Socket,
-    /// Messages sent, and those of them that have arrived.
-    sent: u64,
-    arrived: u64,
+    window: Window,
+    /// Where messages may be given up.
+    partial: Option<Partial>,
+    /// Why it is over, found while it was asked for something else.
+    ended: Option<io::Error>,
 }
 
 impl Sctp {
     /// A link to `port` of `host`, a name or an address without brackets. Nothing is sent yet.
-    pub(in crate::export) fn new(host: &str, port: u16) -> Self {
+    /// Messages of flows are given up after `lifetime`.
+    pub(in crate::export) fn new(host: &str, port: u16, lifetime: Option<Duration>) -> Self {
         Self {
             dialer: Dialer::new(Peer::new(host, port), socket::new),
-            session: Session::Down(0),
+            session: Session::Down(Window::default()),
+            lifetime,
+            told: false,
         }
+    }
+
+    /// Octets of a message that a packet holds.
+    pub(in crate::export) const fn max_message(mtu: u16) -> u16 {
+        // DATA chunks are padded to four octets.
+        mtu.saturating_sub(OVERHEAD) / 4 * 4
+    }
+
+    /// A session is there.
+    fn begin(&mut self, socket: Socket) -> io::Result<()> {
+        let partial = match self.lifetime {
+            Some(lifetime) => Partial::agreed(&socket, lifetime)?,
+            None => None,
+        };
+        if self.lifetime.is_some() && partial.is_none() && !mem::replace(&mut self.told, true) {
+            let collector = self.dialer.peer.host();
+            tracing::warn!(
+                collector,
+                "no partial reliability (RFC 3758) on one of both sides: no flows are given up"
+            );
+        }
+        self.session = Session::Up(Association {
+            socket,
+            window: Window::default(),
+            partial,
+            ended: None,
+        });
+        Ok(())
+    }
+
+    /// Takes a message whole, or nothing of it.
+    fn take(&mut self, message: &[u8], has_flows: bool) -> io::Result<()> {
+        let taken = self.act(|association| association.send(message, has_flows))?;
+        taken.then_some(()).ok_or(ErrorKind::WouldBlock.into())
     }
 
     /// Does something with the session; an error ends it.
@@ -80,28 +147,73 @@ impl Sctp {
 }
 
 impl Association {
-    /// Looks whether all has arrived.
+    /// Looks whether all has arrived, or was given up.
     fn settle(&mut self) -> io::Result<()> {
         // In this order: an association that ends forgets its messages, so that only if it is still
         // there does it tell that there were none.
-        if socket::kept(&self.socket)? == 0 && socket::is_alive(&self.socket) {
-            self.arrived = self.sent;
+        let all = socket::kept(&self.socket)? == 0;
+        let given_up = self.hear()?;
+        if all && socket::is_alive(&self.socket) {
+            self.window.settle(given_up, Instant::now());
         }
         Ok(())
     }
 
+    /// Listens for what was given up; returns how many messages of the session that is.
+    fn hear(&mut self) -> io::Result<u64> {
+        let Some(partial) = &mut self.partial else {
+            return Ok(0);
+        };
+        let mut returned = Vec::new();
+        let mut others = 0;
+        while others < LISTEN {
+            match partial.hear(&self.socket) {
+                Ok(Heard::Returned(number)) => returned.push(number),
+                Ok(Heard::Other) => others += 1,
+                Ok(Heard::Nothing) => break,
+                Err(error) => {
+                    let kind = error.kind();
+                    self.ended.get_or_insert(error);
+                    return Err(kind.into());
+                }
+            }
+        }
+        // An association that ends returns everything: only if it is still there after that was it
+        // given up.
+        let given_up = partial.given_up(&self.socket)?;
+        for number in returned {
+            self.window.returned(number);
+        }
+        self.window.count(given_up, Instant::now());
+        Ok(given_up)
+    }
+
     /// Whether the message was taken.
-    fn send(&mut self, message: &[u8]) -> io::Result<bool> {
-        if self.sent - self.arrived >= WINDOW {
+    fn send(&mut self, message: &[u8], has_flows: bool) -> io::Result<bool> {
+        if self.window.open() >= WINDOW {
             self.settle()?;
-            if self.sent > self.arrived {
+            if self.window.open() > 0 {
                 return Ok(false);
             }
         }
+        let partial = self.partial.as_ref().filter(|_| has_flows);
+        // Before the kernel's clock runs, so that it is never thought to be later.
+        let due = partial.map(|partial| Instant::now() + partial.lifetime());
         loop {
-            match self.socket.send_with_flags(message, libc::MSG_NOSIGNAL) {
-                Ok(_) => {
-                    self.sent += 1;
+            let sent = match partial {
+                Some(partial) => {
+                    // What it returns has this number: the lower half is enough for a window.
+                    let number = self.window.sent() as u32;
+                    partial.send(&self.socket, message, number)
+                }
+                None => {
+                    let sent = self.socket.send_with_flags(message, libc::MSG_NOSIGNAL);
+                    sent.map(drop)
+                }
+            };
+            match sent {
+                Ok(()) => {
+                    self.window.push(due);
                     return Ok(true);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -112,6 +224,13 @@ impl Association {
     }
 
     fn listen(&mut self) -> io::Result<()> {
+        if let Some(error) = self.ended.take() {
+            return Err(error);
+        }
+        if self.partial.is_some() {
+            let heard = self.hear().map(drop);
+            return self.ended.take().map_or(heard, Err);
+        }
         let mut ignored = [MaybeUninit::uninit(); 1024];
         for _ in 0..LISTEN {
             match self.socket.recv(&mut ignored) {
@@ -126,19 +245,20 @@ impl Association {
     }
 
     /// It is dropped next, and nothing of what the kernel still holds shall arrive: it will be sent
-    /// in another session. Returns the messages that have arrived.
-    fn abandon(&mut self) -> u64 {
+    /// in another session. Returns what became of its messages.
+    fn abandon(&mut self) -> Window {
         // Where these fail the association is already gone.
         let _ = self.settle();
         let _ = self.socket.set_linger(Some(Duration::ZERO));
-        self.arrived
+        self.window.end();
+        mem::take(&mut self.window)
     }
 
     /// Waits until all has arrived, and says goodbye: `WouldBlock` if it has not by `until`.
     fn finish(&mut self, until: Instant) -> io::Result<()> {
         loop {
             self.settle()?;
-            if self.arrived == self.sent {
+            if self.window.open() == 0 {
                 return self.socket.shutdown(Shutdown::Write);
             }
             self.listen()?;
@@ -156,7 +276,7 @@ impl Link for Sctp {
     }
 
     fn open(&mut self, now: Instant) -> io::Result<bool> {
-        match mem::replace(&mut self.session, Session::Down(0)) {
+        match mem::replace(&mut self.session, Session::Down(Window::default())) {
             Session::Up(association) => {
                 self.session = Session::Up(association);
                 return Ok(true);
@@ -168,17 +288,23 @@ impl Link for Sctp {
             return Ok(false);
         };
         self.dialer.peer.settle();
-        self.session = Session::Up(Association {
-            socket,
-            sent: 0,
-            arrived: 0,
-        });
+        self.begin(socket)?;
         Ok(true)
     }
 
     fn send(&mut self, message: &[u8]) -> io::Result<()> {
-        let taken = self.act(|association| association.send(message))?;
-        taken.then_some(()).ok_or(ErrorKind::WouldBlock.into())
+        self.take(message, false)
+    }
+
+    fn send_flows(&mut self, messages: &mut dyn Iterator<Item = &[u8]>) -> (usize, io::Result<()>) {
+        let mut taken = 0;
+        for message in messages {
+            if let Err(error) = self.take(message, true) {
+                return (taken, Err(error));
+            }
+            taken += 1;
+        }
+        (taken, Ok(()))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -187,18 +313,28 @@ impl Link for Sctp {
 
     fn acknowledged(&mut self) -> u64 {
         match &mut self.session {
-            Session::Down(arrived) => *arrived,
+            Session::Down(window) => window.settled(),
             Session::Up(association) | Session::Ending(association) => {
                 // If it fails, nothing more is known to have arrived.
                 let _ = association.settle();
-                association.arrived
+                association.window.settled()
+            }
+        }
+    }
+
+    fn gave_up(&mut self, message: u64) -> bool {
+        match &mut self.session {
+            Session::Down(window) => window.gave_up(message),
+            Session::Up(association) | Session::Ending(association) => {
+                association.window.gave_up(message)
             }
         }
     }
 
     /// May be called again after `WouldBlock`, to wait for longer.
     fn close(&mut self, until: Instant) -> io::Result<()> {
-        self.session = match mem::replace(&mut self.session, Session::Down(0)) {
+        let down = Session::Down(Window::default());
+        self.session = match mem::replace(&mut self.session, down) {
             Session::Up(association) => Session::Ending(association),
             session => session,
         };
@@ -207,7 +343,9 @@ impl Link for Sctp {
         };
         let done = association.finish(until);
         if !matches!(&done, Err(error) if error.kind() == ErrorKind::WouldBlock) {
-            self.session = Session::Down(association.arrived);
+            let mut window = mem::take(&mut association.window);
+            window.end();
+            self.session = Session::Down(window);
         }
         done
     }

@@ -20,7 +20,7 @@ pub(super) struct Unsent {
     pub(super) after: Mark,
 }
 
-/// Messages of one class, oldest first.
+/// Messages of one class, oldest first: of flows, or of what is said besides.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     octets: Vec<u8>,
@@ -37,6 +37,11 @@ impl Batch {
 
     pub(super) fn is_full(&self) -> bool {
         self.messages.len() >= MESSAGES
+    }
+
+    /// Whether it is flows that they carry, and nothing else.
+    pub(super) fn has_flows(&self) -> bool {
+        self.cargo().is_some_and(|cargo| cargo.records > 0)
     }
 
     /// Octets of the next message; it need not have any.

@@ -2,6 +2,7 @@
 
 mod biflows;
 mod domains;
+mod expiry;
 mod path;
 mod sessions;
 mod spool;
@@ -352,7 +353,7 @@ fn templates_are_repeated_at_the_interval() {
     assert_eq!(bench.collected().gap, 0);
 }
 
-/// RFC 7011 §8.4, RFC 3954 §9: by time, and by the number of packets.
+/// RFC 7011 §8.4, RFC 3954 §7: by time, and by the number of packets.
 #[test]
 fn templates_are_repeated_after_so_many_messages() {
     let mut bench = Bench::new(|settings| settings.template_refresh_packets = 10);

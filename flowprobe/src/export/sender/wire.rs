@@ -203,7 +203,11 @@ impl<L: Link> Wire<L> {
         self.close();
         self.history.next_batch();
         loop {
-            let (taken, result) = self.link.send_all(&mut self.batch.messages());
+            let (taken, result) = if self.batch.has_flows() {
+                self.link.send_flows(&mut self.batch.messages())
+            } else {
+                self.link.send_all(&mut self.batch.messages())
+            };
             self.messages += taken as u64;
             for _ in 0..taken {
                 self.taken();
@@ -307,6 +311,8 @@ impl<L: Link> Wire<L> {
         {
             if self.link.is_spool() {
                 account.settle_spooled(&cargo, self.now);
+            } else if self.link.gave_up(self.acknowledged) {
+                account.settle_expired(&cargo, self.now);
             } else {
                 account.settle_acknowledged(&cargo, self.now);
             }
@@ -321,8 +327,11 @@ impl<L: Link> Wire<L> {
     pub(super) fn end_session(&mut self) {
         self.discard();
         self.acknowledge();
-        self.outlet.account().take_back(&self.on_the_way);
-        self.on_the_way.clear();
+        let first = self.acknowledged;
+        let messages = mem::take(&mut self.on_the_way);
+        let fates = messages.into_iter().zip(first..);
+        let fates = fates.map(|(cargo, number)| (cargo, self.link.gave_up(number)));
+        self.outlet.account().take_back(fates, self.now);
         self.acknowledged = 0;
         for encoder in &mut self.encoders {
             encoder.go_to(Mark::default());
@@ -346,6 +355,8 @@ impl<L: Link> Stream for Wire<L> {
     }
 
     fn put(&mut self, add: impl Fn(&mut Encoder) -> bool) -> Result<(), Stop> {
+        // RFC 7011 §8.3, §10.2.6: no template or option is in a message that may be given up.
+        debug_assert_eq!(self.cargo.records, 0, "flows are in messages of their own");
         if !add(self.encoder()) {
             self.flush()?;
             if !add(self.encoder()) {

@@ -1,6 +1,6 @@
 //! What is particular to sockets of SCTP (RFC 6458, linux/sctp.h).
 
-use std::{io, net::SocketAddr, os::fd::AsRawFd as _, ptr};
+use std::{io, net::SocketAddr, os::fd::AsRawFd as _, ptr, time::Duration};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -17,6 +17,11 @@ const SCTP_STATUS: libc::c_int = 14;
 /// 60 s and 10 times, which is more than 6 minutes.
 const LONGEST_TIMEOUT_MS: u32 = 8000;
 const RETRIES: u16 = 5;
+
+/// How long an answer is waited for at least: what RFC 9260 §16 recommends, and the least that is
+/// told from the scheduling of a busy host.
+const USUAL_TIMEOUT: Duration = Duration::from_secs(1);
+const LEAST_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Words of a `struct sctp_status` and some more; the state is the second.
 const STATUS_WORDS: usize = 64;
@@ -57,23 +62,33 @@ pub(super) fn new(address: SocketAddr) -> io::Result<Socket> {
     // A message is as long as it is going to be: nothing is gained by waiting for more.
     let on: libc::c_int = 1;
     set(&socket, SCTP_NODELAY, &on)?;
+    patience(&socket, None)?;
+    Ok(socket)
+}
+
+/// Sets how soon something is sent again without an answer, and how often. Who wants it to be soon
+/// waits for as long altogether.
+pub(super) fn patience(socket: &Socket, first: Option<Duration>) -> io::Result<()> {
+    let shortest = first.map_or(USUAL_TIMEOUT, |first| {
+        first.clamp(LEAST_TIMEOUT, USUAL_TIMEOUT)
+    });
+    let sooner = (USUAL_TIMEOUT.as_millis() / shortest.as_millis()).ilog2();
     let timeouts = Timeouts {
         association: 0,
         first: 0,
         longest: LONGEST_TIMEOUT_MS,
-        shortest: 0,
+        shortest: shortest.as_millis() as u32,
     };
-    set(&socket, SCTP_RTOINFO, &timeouts)?;
+    set(socket, SCTP_RTOINFO, &timeouts)?;
     let parameters = Parameters {
         association: 0,
-        retries: RETRIES,
+        retries: RETRIES + sooner as u16,
         destinations: 0,
         peer_window: 0,
         window: 0,
         cookie_life: 0,
     };
-    set(&socket, SCTP_ASSOCINFO, &parameters)?;
-    Ok(socket)
+    set(socket, SCTP_ASSOCINFO, &parameters)
 }
 
 fn missing(error: io::Error) -> io::Error {
@@ -97,7 +112,7 @@ pub(super) fn is_alive(socket: &Socket) -> bool {
     asked.is_ok() && ALIVE.contains(&status[1])
 }
 
-fn set<T>(socket: &Socket, option: libc::c_int, value: &T) -> io::Result<()> {
+pub(super) fn set<T>(socket: &Socket, option: libc::c_int, value: &T) -> io::Result<()> {
     // SAFETY: the kernel reads no more than the given length, which is that of the value.
     let done = unsafe {
         libc::setsockopt(
@@ -115,7 +130,12 @@ fn set<T>(socket: &Socket, option: libc::c_int, value: &T) -> io::Result<()> {
     }
 }
 
-fn get(socket: &Socket, level: i32, option: libc::c_int, words: &mut [u32]) -> io::Result<()> {
+pub(super) fn get(
+    socket: &Socket,
+    level: i32,
+    option: libc::c_int,
+    words: &mut [u32],
+) -> io::Result<()> {
     let mut length = size_of_val(words) as libc::socklen_t;
     // SAFETY: the kernel writes no more than `length` octets to `words`, which are as many.
     let done = unsafe {

@@ -1,9 +1,11 @@
 //! Where the kernel has no SCTP these tests say so, and only look at what a user is told; `cargo
 //! xtask vm` runs them in a guest that has it.
 
+mod expiry;
+
 use std::{mem::MaybeUninit, net::SocketAddr};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, MaybeUninitSlice, Protocol, Socket, Type};
 
 use super::*;
 use crate::export::link::sctp::Sctp;
@@ -16,9 +18,14 @@ struct Bench {
 impl Bench {
     /// None where there is no SCTP.
     fn new() -> Option<Self> {
+        Self::with(None)
+    }
+
+    /// With messages that are given up after `lifetime`.
+    fn with(lifetime: Option<Duration>) -> Option<Self> {
         let protocol = Protocol::from(libc::IPPROTO_SCTP);
         let Ok(listener) = Socket::new(Domain::IPV4, Type::STREAM, Some(protocol)) else {
-            let error = no_session(&mut Sctp::new("127.0.0.1", 4739)).to_string();
+            let error = no_session(&mut Sctp::new("127.0.0.1", 4739, None)).to_string();
             assert_eq!(
                 error,
                 "no connection to 127.0.0.1:4739: this kernel has no SCTP: load its module \
@@ -34,7 +41,7 @@ impl Bench {
         let port = address.as_socket_ipv4().expect("IPv4").port();
         Some(Self {
             listener,
-            link: Sctp::new("127.0.0.1", port),
+            link: Sctp::new("127.0.0.1", port, lifetime),
         })
     }
 
@@ -47,13 +54,23 @@ impl Bench {
     }
 }
 
-/// The next SCTP message, which is empty at the end.
+/// The next SCTP message, which is empty at the end. One that is in several packets may come in
+/// parts.
 fn receive(peer: &Socket) -> Vec<u8> {
+    let mut message = Vec::new();
     let mut buffer = [MaybeUninit::uninit(); 1 << 16];
-    let octets = peer.recv(&mut buffer).expect("a message");
-    let read = buffer[..octets].iter();
-    // SAFETY: recv has written this many octets.
-    read.map(|octet| unsafe { octet.assume_init() }).collect()
+    loop {
+        let mut part = [MaybeUninitSlice::new(&mut buffer)];
+        let (octets, flags) = peer.recv_vectored(&mut part).expect("a message");
+        // SAFETY: recv_vectored has written this many octets.
+        let read = buffer[..octets]
+            .iter()
+            .map(|octet| unsafe { octet.assume_init() });
+        message.extend(read);
+        if octets == 0 || flags.is_end_of_record() {
+            return message;
+        }
+    }
 }
 
 /// Checks that all messages are there up to the end of the session, one in each of SCTP.
