@@ -85,7 +85,10 @@ pub(super) struct Account {
     closed: Option<&'static str>,
     queued: Volume,
     sent: Volume,
+    /// Put into the spool, and taken out of it again. A message on disk can have arrived before the one
+    /// who has put it there takes note of that: then the second is ahead.
     spooled: Volume,
+    unspooled: Volume,
     /// What an earlier run left in the spool, in front of what is spooled.
     inherited: Volume,
     recovered: Volume,
@@ -107,6 +110,7 @@ impl Account {
             queued: Volume::default(),
             sent: Volume::default(),
             spooled: Volume::default(),
+            unspooled: Volume::default(),
             inherited: Volume::default(),
             recovered: Volume::default(),
             dropped: Vec::new(),
@@ -235,6 +239,16 @@ impl Account {
         self.drop_unfit(cargo, now);
     }
 
+    /// What is in the spool, of this run.
+    fn in_spool(&self) -> Volume {
+        let mut left = self.spooled;
+        if self.unspooled.records >= left.records {
+            return Volume::default();
+        }
+        left -= self.unspooled;
+        left
+    }
+
     /// An earlier run left so much in the spool.
     pub(super) fn inherit(&mut self, volume: Volume) {
         self.inherited += volume;
@@ -251,7 +265,7 @@ impl Account {
             own -= earlier;
         }
         self.inherited -= earlier;
-        self.spooled -= own;
+        self.unspooled += own;
         match reason {
             None => {
                 self.sent += own;
@@ -395,7 +409,7 @@ impl Outlet {
             sent: account.sent,
             dropped: account.dropped.clone(),
             queued: account.queued,
-            spooled: account.spooled,
+            spooled: account.in_spool(),
             recovered: account.recovered,
             messages: account.messages,
             wire_octets: account.wire_octets,
