@@ -1,14 +1,18 @@
 //! Collectors that go and come back, refuse, or are several.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{fs, net::SocketAddr, thread, time::Duration};
+
+use anyhow::Context as _;
 
 use flowprobe_tests::{
     capture_file::{Order, Record as Captured, pcap},
     collector::{Collector, Received},
     flow::Truth,
+    netns::Netns,
     offline::pcap_in,
     packets::{Ip, Packet, truth},
     probe::Probe,
+    secure::{Authority, SecureCollector},
     sender::Sender,
     topology::{Pair, Routed, Wire},
 };
@@ -26,6 +30,16 @@ fn burst(number: u16) -> Vec<Packet> {
 fn send(sender: &Sender, packets: &[Packet]) -> Result {
     let frames: Vec<&Vec<u8>> = packets.iter().map(|packet| &packet.frame).collect();
     sender.send(&frames)
+}
+
+/// Packets as a capture.
+fn capture(packets: &[Packet]) -> Vec<u8> {
+    let at = 1_767_225_600_000_000_000;
+    let records: Vec<_> = packets
+        .iter()
+        .map(|packet| Captured::whole(at, &packet.frame))
+        .collect();
+    pcap(Order::Little, true, 1, &records)
 }
 
 #[test]
@@ -173,6 +187,7 @@ fn no_message_is_longer_than_the_path_takes() -> Result {
             .iter()
             .map(|datagram| datagram.octets.len() + 28);
         let longest = longest.max().expect("messages");
+        assert_eq!(fragments(&pair.sensor)?, 0);
         let mtu = mtu.min(path);
         assert!(longest <= mtu, "{longest} octets where {mtu} fit");
         assert!(
@@ -180,6 +195,42 @@ fn no_message_is_longer_than_the_path_takes() -> Result {
             "messages are not filled: {longest} of {mtu}"
         );
     }
+    Ok(())
+}
+
+/// Fragments that a namespace's hosts have made.
+fn fragments(namespace: &Netns) -> anyhow::Result<u64> {
+    let text = namespace.run(|| fs::read_to_string("/proc/thread-self/net/snmp"))??;
+    let mut lines = text.lines().filter(|line| line.starts_with("Ip:"));
+    let mut next = || lines.next().map(str::split_whitespace);
+    let (names, values) = next().zip(next()).context("no counters of IP")?;
+    let mut counters = names.zip(values);
+    let made = counters.find(|(name, _)| *name == "FragCreates");
+    Ok(made.context("no FragCreates")?.1.parse()?)
+}
+
+/// In DTLS there is more around a message.
+#[test]
+fn messages_in_dtls_fit_the_path() -> Result {
+    let namespace = Netns::new("path")?;
+    namespace.ip("link set lo mtu 1000")?;
+    let authority = Authority::new(&format!("{}-authority", namespace.name()))?;
+    let certificate = authority.sign("collector", "IP:127.0.0.1", 1)?;
+    let collector = SecureCollector::start(&namespace, "dtls", 4740, &certificate, None)?;
+    // What the collector sends is its own matter.
+    let before = fragments(&namespace)?;
+    let ca = format!("--tls-ca={}", authority.ca().display());
+    let packets: Vec<_> = (0..5).flat_map(burst).collect();
+    let arguments = ["-", "-c", collector.url(), &ca, "--export-rate=20000"];
+    let run = pcap_in(&namespace, &arguments, &capture(&packets))?;
+    assert_eq!(run.code, 0, "{}", run.log);
+    assert_eq!(fragments(&namespace)?, before);
+    let said = "the path takes messages of 935 octets";
+    assert_eq!(run.log.matches(said).count(), 1, "{}", run.log);
+    let received = collector.wait_for_flows(packets.len())?;
+    received.assert_well_formed();
+    truth(&packets, 1).assert_equals(&received.truth());
+    assert_eq!(run.ledger().collectors[0].outages, 0, "{}", run.log);
     Ok(())
 }
 
@@ -193,12 +244,7 @@ fn messages_fit_a_path_that_is_narrower_further_on() -> Result {
         host.ip(&format!("link set {port} mtu {PATH}"))?;
     }
     let packets: Vec<_> = (0..20).flat_map(burst).collect();
-    let at = 1_767_225_600_000_000_000;
-    let records: Vec<_> = packets
-        .iter()
-        .map(|packet| Captured::whole(at, &packet.frame))
-        .collect();
-    let capture = pcap(Order::Little, true, 1, &records);
+    let capture = capture(&packets);
     for (host, headers) in [(Routed::SERVER_V4, 28), (Routed::SERVER_V6, 48)] {
         let address = SocketAddr::new(host.parse()?, 4739).to_string();
         let fits = PATH - headers;
@@ -214,6 +260,9 @@ fn messages_fit_a_path_that_is_narrower_further_on() -> Result {
             let longest = longest.expect("messages");
             assert!(longest <= fits && longest > fits - 120, "{host}: {longest}");
             assert_eq!(run.log.matches(&said).count(), 1, "{}", run.log);
+            for on_the_path in [&routed.client, &routed.gateway] {
+                assert_eq!(fragments(on_the_path)?, 0);
+            }
             let ledger = run.ledger();
             assert_eq!(ledger.errors(), [""; 0]);
             let report = &ledger.collectors[0];

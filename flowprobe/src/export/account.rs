@@ -1,75 +1,20 @@
 //! The queue of a destination, and the account of every record that was put into it.
 
 mod lane;
+mod report;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde::{Serialize, Serializer};
-
 use self::lane::{Batch, Lane};
 pub(super) use self::lane::{Cargo, Front, Load, Run};
+pub use self::report::DestinationReport;
 use super::Now;
 use crate::{
     record::{FlowRecord, Volume},
     sampling::Sampling,
 };
-
-/// What became of the records for one destination: exported = sent + dropped + queued + spooled.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct DestinationReport {
-    /// The collector's URL, or `stdout`.
-    #[serde(rename = "collector")]
-    pub destination: String,
-    /// The group that balances in which it gets a part of the records; else it gets all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
-    /// Acknowledged by the other side's transport. UDP has no such thing: handed to the socket, and
-    /// no error reported since.
-    pub sent: Volume,
-    /// Not sent, or reported undelivered, by reason.
-    #[serde(serialize_with = "by_reason")]
-    pub dropped: Vec<(&'static str, Volume)>,
-    /// Waiting, or on its way; nothing after [`super::Exporter::finish`].
-    pub queued: Volume,
-    /// In the spool on disk: they wait for the collector, or for the next run.
-    pub spooled: Volume,
-    /// Sent besides, from what an earlier run had left in the spool.
-    pub recovered: Volume,
-    /// Messages handed to the socket, those with templates and options too; chunks of text for
-    /// `stdout`.
-    pub messages: u64,
-    /// Their octets, without UDP and IP headers.
-    pub wire_octets: u64,
-    /// Data Records encoded, flows and options: the sum over the observation domains of the
-    /// sequence number that a next message would have, before it wraps. A collector received this
-    /// many, less the gaps that it saw.
-    pub encoded: u64,
-    /// Times that the collector could not be reached.
-    pub outages: u64,
-}
-
-impl DestinationReport {
-    /// Everything that was ever queued for it.
-    #[must_use]
-    pub fn total(&self) -> Volume {
-        let mut total = self.sent;
-        total += self.queued;
-        total += self.spooled;
-        for (_, dropped) in &self.dropped {
-            total += *dropped;
-        }
-        total
-    }
-}
-
-fn by_reason<S: Serializer>(
-    dropped: &[(&'static str, Volume)],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(dropped.iter().copied())
-}
 
 /// Queue and counts of one destination.
 #[derive(Debug)]
@@ -82,7 +27,10 @@ pub(super) struct Account {
     closed: Option<&'static str>,
     queued: Volume,
     sent: Volume,
+    /// Put into the spool, and taken out of it again. A message on disk can have arrived before the one
+    /// who has put it there takes note of that: then the second is ahead.
     spooled: Volume,
+    unspooled: Volume,
     /// What an earlier run left in the spool, in front of what is spooled.
     inherited: Volume,
     recovered: Volume,
@@ -104,6 +52,7 @@ impl Account {
             queued: Volume::default(),
             sent: Volume::default(),
             spooled: Volume::default(),
+            unspooled: Volume::default(),
             inherited: Volume::default(),
             recovered: Volume::default(),
             dropped: Vec::new(),
@@ -242,6 +191,16 @@ impl Account {
         self.drop_unfit(cargo, now);
     }
 
+    /// What is in the spool, of this run.
+    fn in_spool(&self) -> Volume {
+        let mut left = self.spooled;
+        if self.unspooled.records >= left.records {
+            return Volume::default();
+        }
+        left -= self.unspooled;
+        left
+    }
+
     /// An earlier run left so much in the spool.
     pub(super) fn inherit(&mut self, volume: Volume) {
         self.inherited += volume;
@@ -258,7 +217,7 @@ impl Account {
             own -= earlier;
         }
         self.inherited -= earlier;
-        self.spooled -= own;
+        self.unspooled += own;
         match reason {
             None => {
                 self.sent += own;
@@ -403,7 +362,7 @@ impl Outlet {
             sent: account.sent,
             dropped: account.dropped.clone(),
             queued: account.queued,
-            spooled: account.spooled,
+            spooled: account.in_spool(),
             recovered: account.recovered,
             messages: account.messages,
             wire_octets: account.wire_octets,

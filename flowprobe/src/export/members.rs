@@ -307,6 +307,11 @@ impl Seat {
         self.members.lock().collectors.len() > 1
     }
 
+    /// Whether anything is on disk that is to be sent.
+    pub(super) fn has_backlog(&self) -> bool {
+        self.members.backlog()
+    }
+
     /// This one ends. Returns whether nobody is left who could take what waits.
     pub(super) fn retire(&self) -> bool {
         let mut state = self.members.lock();

@@ -244,6 +244,7 @@ impl<L: Link> Sender<L> {
         }
         if matches!(self.ending, Ending::Flushing(_))
             && self.wire.outlet.account().queued().records == 0
+            && !self.seat.has_backlog()
         {
             return match self.conclude() {
                 Ok(next) => Some(next),

@@ -40,7 +40,10 @@ fn sent_before(messages: &[Message], octets: &[Vec<u8>]) -> Vec<[u64; 3]> {
 
 #[test]
 fn rfc7011_4_1_metering_statistics_are_what_was_sent() -> Result {
-    for export in over_each(&many(), &[])? {
+    // Announcements of one message, and of several.
+    let whole = over_each(&many(), &[])?;
+    let parts = over_each(&many(), &["--mtu", "300"])?;
+    for export in whole.into_iter().chain(parts) {
         let before = sent_before(&export.messages, &export.octets);
         let mut told = Vec::new();
         for (i, message) in export.messages.iter().enumerate() {

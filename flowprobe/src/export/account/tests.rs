@@ -220,3 +220,27 @@ fn records_that_a_format_cannot_say_are_dropped_by_name() {
     assert_eq!(report.dropped, [("ipv6", Volume::of(&records[1..2]))]);
     assert_balanced(&report, Volume::of(&records));
 }
+
+/// A message on disk is sent, and acknowledged, before the one who has put it there takes note.
+#[test]
+fn what_leaves_the_spool_at_once_counts_once() {
+    let outlet = Outlet::new("x".to_owned(), 100, &[Sampling::All; 1]);
+    let records = Arc::new(many(40));
+    let now = Now::read();
+    outlet.account().inherit(Volume::of(&many(3)));
+    outlet.account().push(&records, now);
+    let cargo = cargo(&outlet.account(), 20);
+    outlet.account().send_off(&cargo);
+    let mut both = cargo.sent;
+    both += Volume::of(&many(3));
+    outlet.account().leave_spool(both, None, now);
+    assert_eq!(outlet.report().spooled, Volume::default());
+    outlet.account().settle_spooled(&cargo, now);
+    let report = outlet.report();
+    assert_eq!(report.recovered, Volume::of(&many(3)));
+    assert_eq!(
+        (report.sent, report.spooled),
+        (cargo.sent, Volume::default())
+    );
+    assert_eq!(report.total(), Volume::of(&records));
+}

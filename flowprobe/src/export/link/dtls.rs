@@ -9,17 +9,20 @@
 //! its port was never closed. It does not know the session and drops what it gets without a word. So
 //! a session has a lifetime, and then another follows.
 
+mod datagrams;
+
 use std::{
     collections::VecDeque,
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind},
     mem,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::SocketAddr,
     thread,
     time::{Duration, Instant},
 };
 
 use openssl::ssl::{ErrorCode, SslStream};
 
+use self::datagrams::Datagrams;
 use super::{
     Link, alert,
     dial::{Peer, STEP},
@@ -75,13 +78,6 @@ struct Talk {
     settled: u64,
 }
 
-/// A connected socket. What DTLS writes waits here for the socket, each datagram by itself.
-#[derive(Debug)]
-struct Datagrams {
-    socket: UdpSocket,
-    outbox: VecDeque<Vec<u8>>,
-}
-
 impl Dtls {
     /// The octets that a message may have where packets, with IP header and all, have up to `mtu`.
     pub(in crate::export) const fn max_message(mtu: u16) -> u16 {
@@ -124,7 +120,7 @@ impl Dtls {
 
     fn begin(&mut self, address: SocketAddr) -> io::Result<Talk> {
         let failed = |source| Broken::Connect { address, source };
-        let socket = connected(address).map_err(failed)?;
+        let datagrams = Datagrams::connected(address).map_err(failed)?;
         let Handshake {
             mut ssl,
             verdict,
@@ -132,12 +128,8 @@ impl Dtls {
             ..
         } = self.trust.handshake().map_err(io::Error::other)?;
         // The handshake has to fit, too.
-        let path = path::datagram_octets(&socket, address).unwrap_or(u16::MAX);
+        let path = path::datagram_octets(&datagrams.socket, address).unwrap_or(u16::MAX);
         ssl.set_mtu(self.datagram.min(path).into())?;
-        let datagrams = Datagrams {
-            socket,
-            outbox: VecDeque::new(),
-        };
         Ok(Talk {
             ssl: SslStream::new(ssl, datagrams)?,
             verdict,
@@ -148,19 +140,6 @@ impl Dtls {
             settled: 0,
         })
     }
-}
-
-fn connected(address: SocketAddr) -> io::Result<UdpSocket> {
-    let any = match address {
-        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-    };
-    let socket = UdpSocket::bind(any)?;
-    socket.set_nonblocking(true)?;
-    path::never_fragment(&socket, address)?;
-    icmp::report(&socket, address)?;
-    socket.connect(address)?;
-    Ok(socket)
 }
 
 /// Epoch and sequence number of a record: 2 and 6 octets, which go up together.
@@ -359,44 +338,5 @@ impl Link for Dtls {
             self.session = Session::Down(0);
         }
         Ok(())
-    }
-}
-
-impl Datagrams {
-    fn push(&mut self) -> io::Result<bool> {
-        while let Some(datagram) = self.outbox.front() {
-            match self.socket.send(datagram) {
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if is_full(&error) => return Ok(false),
-                Err(error) => return Err(error),
-            }
-            self.outbox.pop_front();
-        }
-        Ok(true)
-    }
-}
-
-/// Whether it may be tried again.
-fn is_full(error: &io::Error) -> bool {
-    error.kind() == ErrorKind::WouldBlock
-        || matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
-}
-
-impl Write for Datagrams {
-    /// Takes a datagram.
-    fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
-        self.outbox.push_back(datagram.to_vec());
-        Ok(datagram.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Read for Datagrams {
-    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
-        self.socket.recv(octets)
     }
 }

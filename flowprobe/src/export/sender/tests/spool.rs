@@ -211,6 +211,38 @@ fn the_preferred_one_goes_on_with_what_is_on_disk() {
     assert_eq!((report.sent.records, report.spooled.records), (1200, 0));
 }
 
+/// At the end one is sent what is on disk, and goes away: the other one is still there for the rest.
+#[test]
+fn one_that_stands_by_stays_until_nothing_is_on_disk() {
+    let scratch = Scratch::new();
+    let mut queue = Queue::new(2, scratch.path());
+    for number in 0..2 {
+        queue.peer(number).closed = true;
+    }
+    for part in 0..10 {
+        queue.send(some(110 * part, 110));
+        queue.run(1000);
+    }
+    assert_eq!(queue.finish().spooled.records, 1100);
+    drop(queue);
+    let mut queue = Queue::new(2, scratch.path());
+    queue.peer(0).takes = Some(0);
+    queue.run(3000);
+    let by = queue.spool.now.at + Duration::from_secs(60);
+    for bench in &mut queue.collectors {
+        bench.finish_by = Some(by);
+    }
+    queue.spool.finish_by = Some(by);
+    queue.run(3000);
+    {
+        let mut peer = queue.peer(0);
+        (peer.breaks, peer.closed) = (true, true);
+    }
+    let report = queue.finish();
+    assert_eq!(queue.brought(1).concat(), (1..=1100).collect::<Vec<_>>());
+    assert_eq!(report.recovered.records, 1100);
+}
+
 /// Nobody comes back: at the end all of it is on disk, in files that are complete.
 #[test]
 fn at_the_end_what_waits_is_on_disk_in_whole_files() {
