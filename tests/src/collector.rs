@@ -21,6 +21,7 @@ use crate::{
     flow::{Flow, Truth},
     ipfix::{Decoder, Record},
     netns::Netns,
+    stream::split,
 };
 
 /// Octets that the socket may hold while the collector decodes.
@@ -95,19 +96,14 @@ impl Received {
     fn of_session(octets: &[u8]) -> Self {
         let mut received = Self::default();
         let mut decoder = Decoder::default();
-        let mut rest = octets;
-        while let Some(header) = rest.first_chunk::<4>() {
-            let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
-            let Some((message, behind)) = rest.split_at_checked(length.max(1)) else {
-                break;
-            };
+        let (messages, rest) = split(octets);
+        for message in messages {
             // A session begins with number 0 in each domain.
             if let Some(&[a, b, c, d]) = message.get(12..16) {
                 let id = u32::from_be_bytes([a, b, c, d]);
                 received.domains.entry(id).or_default();
             }
             take(&mut received, &mut decoder, message, true);
-            rest = behind;
         }
         received.cut_octets = rest.len();
         received

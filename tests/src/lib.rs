@@ -21,7 +21,6 @@ pub mod packets;
 pub mod probe;
 pub mod secure;
 pub mod sender;
-pub mod session;
 pub mod stream;
 pub mod summary;
 pub mod topology;
