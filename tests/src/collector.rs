@@ -194,6 +194,16 @@ impl Collector {
         self.listen(namespace, sessions)
     }
 
+    /// Starts again, so that it knows no template any more. Where nothing is sent meanwhile,
+    /// nobody can tell.
+    ///
+    /// # Errors
+    /// Where the port is no longer free.
+    pub fn forget(&mut self, namespace: &Netns) -> Result<()> {
+        self.end();
+        self.listen(namespace, Sessions::new())
+    }
+
     /// As `--collector` takes it.
     #[must_use]
     pub fn url(&self) -> String {

@@ -21,6 +21,7 @@ pub mod packets;
 pub mod probe;
 pub mod secure;
 pub mod sender;
+pub mod sniffer;
 pub mod stream;
 pub mod summary;
 pub mod topology;

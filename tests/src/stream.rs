@@ -27,6 +27,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Octets of a message's header up to and with its length (RFC 7011 §3.1).
 const LENGTH_END: usize = 4;
+/// Octets that the kernel holds of a connection at most (net.ipv4.tcp_rmem).
+const HELD: usize = 8 << 20;
 /// Between two looks at the sockets.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
@@ -187,7 +189,7 @@ impl TcpCollector {
         self.shared.limit.store(octets, Ordering::Relaxed);
     }
 
-    /// Resets the sessions there are, once all that has come for them is read.
+    /// Resets the sessions there are. What the kernel has got for them came, read or not.
     pub fn cut(&self) {
         self.shared.cut.store(true, Ordering::Relaxed);
         while self.shared.cut.load(Ordering::Relaxed) {
@@ -293,8 +295,11 @@ fn serve(listener: &TcpListener, shared: &Shared) {
         let limit = shared.limit.load(Ordering::Relaxed);
         connections.retain_mut(|connection| {
             // What the kernel has acknowledged is the collector's.
-            let limit = if cut || stop { usize::MAX } else { limit };
-            connection.read(shared, limit);
+            if cut {
+                connection.peek(shared);
+            } else {
+                connection.read(shared, if stop { usize::MAX } else { limit });
+            }
             shared.sessions()[connection.session].end == End::Open
         });
         if cut || stop {
@@ -317,6 +322,15 @@ fn serve(listener: &TcpListener, shared: &Shared) {
 }
 
 impl Connection {
+    /// Takes what the kernel has, and leaves it no room for more.
+    fn peek(&mut self, shared: &Shared) {
+        let mut buffer = vec![0; HELD];
+        if let Ok(octets) = self.stream.peek(&mut buffer) {
+            let session = &mut shared.sessions()[self.session];
+            session.octets.extend(&buffer[..octets]);
+        }
+    }
+
     fn read(&mut self, shared: &Shared, limit: usize) {
         let mut buffer = vec![0; 1 << 16];
         loop {
