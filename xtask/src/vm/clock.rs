@@ -35,6 +35,8 @@ const IDLE: &str = "3";
 /// How far the times of a flow may be off what the guest's clocks say before and after its packets:
 /// /proc/uptime has hundredths of a second, and a stamp lags by a tick (4 ms).
 const LAG_MS: u64 = 30;
+/// How much more than [`STEP_MS`] the step may be: it is made in whole seconds, and takes its time.
+const SETTING_MS: u64 = 3000;
 /// Flows of a burst.
 const FLOWS: u16 = 50;
 /// What flowprobe has to notice that the clock was set, and to do all else.
@@ -181,7 +183,8 @@ fn meter(
     let flows = arrived(collector, packets)?;
     let within = |at: u64| {
         let (from, to) = (from.unix_s * 1000 - LAG_MS, (to.unix_s + 1) * 1000);
-        (from..=to).contains(&at) || (from..=to).contains(&(at.saturating_sub(STEP_MS)))
+        let unset = from + STEP_MS..=to + STEP_MS + SETTING_MS;
+        (from..=to).contains(&at) || unset.contains(&at)
     };
     for flow in &flows {
         ensure!(
