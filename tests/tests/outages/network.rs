@@ -110,13 +110,13 @@ fn udp_that_is_lost_with_a_link_is_the_gap_in_the_sequence() -> Result {
     assert_right(&received, &bursts(number));
     let ledger = &finished.summary.ledger;
     let report = &ledger.collectors[0];
-    assert!(received.missing() > 0, "nothing was lost: {report:?}");
-    assert!(report.dropped_records() <= received.missing(), "{report:?}");
-    assert_eq!(
-        received.flows.len() as u64 + received.missing(),
-        ledger.exported.records,
-        "{report:?}"
-    );
+    let lost = ledger.exported.records - received.flows.len() as u64;
+    assert!(lost > 0, "nothing was lost: {report:?}");
+    assert!(report.dropped_records() <= lost, "{report:?}");
+    // Options that were said in vain are in it too, at each return that was none.
+    let most = lost + report.outages * received.options.len() as u64;
+    let missing = received.missing();
+    assert!((lost..=most).contains(&missing), "{missing}: {report:?}");
     Ok(())
 }
 
