@@ -21,6 +21,7 @@ use crate::{
     flow::{Flow, Truth},
     ipfix::{Decoder, Record},
     netns::Netns,
+    stream::split,
 };
 
 /// Octets that the socket may hold while the collector decodes.
@@ -95,19 +96,14 @@ impl Received {
     fn of_session(octets: &[u8]) -> Self {
         let mut received = Self::default();
         let mut decoder = Decoder::default();
-        let mut rest = octets;
-        while let Some(header) = rest.first_chunk::<4>() {
-            let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
-            let Some((message, behind)) = rest.split_at_checked(length.max(1)) else {
-                break;
-            };
+        let (messages, rest) = split(octets);
+        for message in messages {
             // A session begins with number 0 in each domain.
             if let Some(&[a, b, c, d]) = message.get(12..16) {
                 let id = u32::from_be_bytes([a, b, c, d]);
                 received.domains.entry(id).or_default();
             }
             take(&mut received, &mut decoder, message, true);
-            rest = behind;
         }
         received.cut_octets = rest.len();
         received
@@ -196,6 +192,16 @@ impl Collector {
         let sessions = self.end();
         away()?;
         self.listen(namespace, sessions)
+    }
+
+    /// Starts again, so that it knows no template any more. Where nothing is sent meanwhile,
+    /// nobody can tell.
+    ///
+    /// # Errors
+    /// Where the port is no longer free.
+    pub fn forget(&mut self, namespace: &Netns) -> Result<()> {
+        self.end();
+        self.listen(namespace, Sessions::new())
     }
 
     /// As `--collector` takes it.

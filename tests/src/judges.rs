@@ -66,9 +66,17 @@ impl Nfcapd {
     /// # Errors
     /// Where it is not installed or does not start.
     pub fn start(namespace: &Netns, port: u16) -> Result<Self> {
+        Self::start_at(namespace, "127.0.0.1", port)
+    }
+
+    /// The same at another address there.
+    ///
+    /// # Errors
+    /// Where it is not installed or does not start.
+    pub fn start_at(namespace: &Netns, address: &str, port: u16) -> Result<Self> {
         let directory = Directory::new(&format!("{}-nfcapd-{port}", namespace.name()))?;
         let mut command = namespace.command("nfcapd");
-        command.args(["-p", &port.to_string(), "-b", "127.0.0.1", "-t", "3600"]);
+        command.args(["-p", &port.to_string(), "-b", address, "-t", "3600"]);
         command.args(["-I", "judge", "-B", "67108864", "-w"]);
         command.arg(directory.path());
         command.stdin(Stdio::null()).stdout(Stdio::null());

@@ -21,7 +21,7 @@ pub mod packets;
 pub mod probe;
 pub mod secure;
 pub mod sender;
-pub mod session;
+pub mod sniffer;
 pub mod stream;
 pub mod summary;
 pub mod topology;

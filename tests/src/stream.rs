@@ -1,4 +1,4 @@
-//! A collector over TCP that can be slow, rude or gone.
+//! A collector over TCP (RFC 7011 §10.4) that believes nothing, and can be slow, rude or gone.
 
 use std::{
     fs,
@@ -15,19 +15,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{collector::Received, netns::Netns};
+use crate::{
+    collector::Received,
+    ipfix::{Decoder, Message},
+    netns::Netns,
+};
 
 /// How long something may take that does come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Octets of a message's header up to and with its length (RFC 7011 §3.1).
+const LENGTH_END: usize = 4;
+/// Octets that the kernel holds of a connection at most (net.ipv4.tcp_rmem).
+const HELD: usize = 8 << 20;
 /// Between two looks at the sockets.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Waits until something listens at a TCP port.
 ///
 /// # Errors
-/// Where nothing does within a minute.
+/// Where nothing does within two minutes.
 pub fn wait_for_listener(namespace: &Netns, port: u16) -> Result<()> {
     // The port in hexadecimal, and the state LISTEN, as /proc/net/tcp has them.
     let listening = format!(":{port:04X} 00000000:0000 0A");
@@ -42,6 +50,73 @@ pub fn wait_for_listener(namespace: &Netns, port: u16) -> Result<()> {
     }
 }
 
+/// What came in one connection, which is a transport session.
+#[derive(Clone, Debug, Default)]
+pub struct Session {
+    /// The octets.
+    pub octets: Vec<u8>,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum End {
+    /// Not yet.
+    #[default]
+    Open,
+    /// The exporter closed it, after a whole message.
+    InOrder,
+    /// The collector reset it.
+    Cut,
+    /// Anything else.
+    Broken,
+}
+
+impl Session {
+    /// The whole messages.
+    #[must_use]
+    pub fn parts(&self) -> Vec<&[u8]> {
+        split(&self.octets).0
+    }
+
+    /// The whole messages, read strictly.
+    ///
+    /// # Errors
+    /// The first that is malformed.
+    pub fn messages(&self) -> Result<Vec<Message>> {
+        let mut decoder = Decoder::of_a_session();
+        let decode = |(number, part): (usize, &[u8])| {
+            let message = decoder.decode(part);
+            message.with_context(|| format!("message {number}"))
+        };
+        (1..).zip(self.parts()).map(decode).collect()
+    }
+}
+
+impl AsRef<[u8]> for Session {
+    fn as_ref(&self) -> &[u8] {
+        &self.octets
+    }
+}
+
+/// Splits a stream at the lengths of its messages (RFC 7011 §3.1: nothing is between them), and
+/// what is behind the last whole one.
+#[must_use]
+pub fn split(stream: &[u8]) -> (Vec<&[u8]>, &[u8]) {
+    let (mut parts, mut rest) = (Vec::new(), stream);
+    while let Some(&[_, _, high, low]) = rest.first_chunk::<LENGTH_END>() {
+        // A length of 0 would be found again and again: what is in front of it is no message.
+        let length = usize::from(u16::from_be_bytes([high, low])).max(LENGTH_END);
+        let Some((part, behind)) = rest.split_at_checked(length) else {
+            break;
+        };
+        parts.push(part);
+        rest = behind;
+    }
+    (parts, rest)
+}
+
 /// A running collector. Its sessions are reset with its guard.
 #[derive(Debug)]
 pub struct TcpCollector {
@@ -52,8 +127,8 @@ pub struct TcpCollector {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Octets of each session, in the order in which they began.
-    sessions: Mutex<Vec<Vec<u8>>>,
+    /// In the order in which they began.
+    sessions: Mutex<Vec<Session>>,
     /// Octets that are read of each session.
     limit: AtomicUsize,
     /// Sessions are to be reset.
@@ -63,7 +138,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn sessions(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+    fn sessions(&self) -> MutexGuard<'_, Vec<Session>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -114,7 +189,7 @@ impl TcpCollector {
         self.shared.limit.store(octets, Ordering::Relaxed);
     }
 
-    /// Resets the sessions there are, once all that has come for them is read.
+    /// Resets the sessions there are. What the kernel has got for them came, read or not.
     pub fn cut(&self) {
         self.shared.cut.store(true, Ordering::Relaxed);
         while self.shared.cut.load(Ordering::Relaxed) {
@@ -122,16 +197,19 @@ impl TcpCollector {
         }
     }
 
-    /// Sessions there were so far.
-    #[must_use]
-    pub fn sessions(&self) -> usize {
-        self.shared.sessions().len()
+    /// The sessions there were so far.
+    ///
+    /// # Panics
+    /// Never: a panic of the collector's thread leaves what it had received.
+    pub fn sessions(&self) -> MutexGuard<'_, Vec<Session>> {
+        self.shared.sessions()
     }
 
     /// Octets that came so far, over all sessions.
     #[must_use]
     pub fn octets(&self) -> usize {
-        self.shared.sessions().iter().map(Vec::len).sum()
+        let sessions = self.sessions();
+        sessions.iter().map(|session| session.octets.len()).sum()
     }
 
     /// What came so far.
@@ -140,14 +218,22 @@ impl TcpCollector {
         Received::of_sessions(&self.shared.sessions())
     }
 
-    /// Waits until so many octets came, or a session began and they are 0.
+    /// Waits until what came satisfies `enough`.
     ///
     /// # Errors
-    /// Where they do not within a minute.
-    pub fn wait_for_octets(&self, octets: usize) -> Result<()> {
+    /// Where it does not within two minutes.
+    pub fn wait_until(&self, what: &str, enough: impl Fn(&[Session]) -> bool) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        while self.octets() < octets || self.sessions() == 0 {
-            ensure!(Instant::now() < deadline, "{} octets came", self.octets());
+        while !enough(&self.sessions()) {
+            if Instant::now() > deadline {
+                let received = self.received();
+                bail!(
+                    "{what}: not within two minutes, but {} flows in {} sessions: {:?}",
+                    received.flows.len(),
+                    self.sessions().len(),
+                    received.errors
+                );
+            }
             thread::sleep(LOOK_EVERY);
         }
         Ok(())
@@ -156,29 +242,17 @@ impl TcpCollector {
     /// Waits until so many flows came.
     ///
     /// # Errors
-    /// Where they do not within a minute.
+    /// Where they do not within two minutes.
     pub fn wait_for_flows(&self, flows: usize) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let received = self.received();
-            if received.flows.len() >= flows {
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "{} flows of {flows} came in {} sessions: {:?}",
-                received.flows.len(),
-                self.sessions(),
-                received.errors
-            );
-            thread::sleep(LOOK_EVERY);
-        }
+        self.wait_until(&format!("{flows} flows"), |sessions| {
+            Received::of_sessions(sessions).flows.len() >= flows
+        })
     }
 
     /// Reads what has come, resets its sessions, closes its socket, and hands over what came, by
     /// session.
     #[must_use]
-    pub fn stop(mut self) -> Vec<Vec<u8>> {
+    pub fn stop(mut self) -> Vec<Session> {
         self.end();
         mem::take(&mut self.shared.sessions())
     }
@@ -186,7 +260,7 @@ impl TcpCollector {
     fn end(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // What it has read is there even if it panicked.
+            // What it has read is there even if it panicked; the session that it was at is open.
             let _ = thread.join();
         }
     }
@@ -202,7 +276,6 @@ impl Drop for TcpCollector {
 struct Connection {
     stream: TcpStream,
     session: usize,
-    is_open: bool,
 }
 
 fn serve(listener: &TcpListener, shared: &Shared) {
@@ -212,23 +285,26 @@ fn serve(listener: &TcpListener, shared: &Shared) {
         while let Ok((stream, _)) = listener.accept() {
             stream.set_nonblocking(true).expect("a socket");
             let mut sessions = shared.sessions();
-            sessions.push(Vec::new());
+            sessions.push(Session::default());
             connections.push(Connection {
                 stream,
                 session: sessions.len() - 1,
-                is_open: true,
             });
         }
         let cut = shared.cut.load(Ordering::Relaxed);
         let limit = shared.limit.load(Ordering::Relaxed);
-        for connection in &mut connections {
+        connections.retain_mut(|connection| {
             // What the kernel has acknowledged is the collector's.
-            let limit = if cut || stop { usize::MAX } else { limit };
-            connection.read(shared, limit);
-        }
-        connections.retain(|connection| connection.is_open);
+            if cut {
+                connection.peek(shared);
+            } else {
+                connection.read(shared, if stop { usize::MAX } else { limit });
+            }
+            shared.sessions()[connection.session].end == End::Open
+        });
         if cut || stop {
             for connection in connections.drain(..) {
+                shared.sessions()[connection.session].end = End::Cut;
                 let now = libc::linger {
                     l_onoff: 1,
                     l_linger: 0,
@@ -246,22 +322,34 @@ fn serve(listener: &TcpListener, shared: &Shared) {
 }
 
 impl Connection {
+    /// Takes what the kernel has, and leaves it no room for more.
+    fn peek(&mut self, shared: &Shared) {
+        let mut buffer = vec![0; HELD];
+        if let Ok(octets) = self.stream.peek(&mut buffer) {
+            let session = &mut shared.sessions()[self.session];
+            session.octets.extend(&buffer[..octets]);
+        }
+    }
+
     fn read(&mut self, shared: &Shared, limit: usize) {
         let mut buffer = vec![0; 1 << 16];
         loop {
-            let read = shared.sessions()[self.session].len();
+            let read = shared.sessions()[self.session].octets.len();
             let room = limit.saturating_sub(read).min(buffer.len());
             if room == 0 {
                 return;
             }
-            match self.stream.read(&mut buffer[..room]) {
-                Ok(0) => self.is_open = false,
+            let read = self.stream.read(&mut buffer[..room]);
+            let session = &mut shared.sessions()[self.session];
+            match read {
+                Ok(0) if split(&session.octets).1.is_empty() => session.end = End::InOrder,
+                Ok(0) => session.end = End::Broken,
                 Ok(octets) => {
-                    shared.sessions()[self.session].extend(&buffer[..octets]);
+                    session.octets.extend(&buffer[..octets]);
                     continue;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(_) => self.is_open = false,
+                Err(_) => session.end = End::Broken,
             }
             return;
         }
@@ -285,4 +373,18 @@ fn set<T>(socket: &impl AsRawFd, option: i32, value: &T) -> Result<()> {
         std::io::Error::last_os_error()
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split;
+
+    #[test]
+    fn a_stream_is_split_at_the_lengths() {
+        let stream = [0, 10, 0, 5, 1, 0, 10, 0, 6, 2, 3, 0, 10, 0];
+        let (parts, rest) = split(&stream);
+        assert_eq!(parts, [&[0, 10, 0, 5, 1][..], &[0, 10, 0, 6, 2, 3]]);
+        assert_eq!(rest, [0, 10, 0]);
+        assert_eq!(split(&stream[..9]), (vec![&stream[..5]], &stream[5..9]));
+    }
 }

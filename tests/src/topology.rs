@@ -63,6 +63,47 @@ impl Pair {
     }
 }
 
+/// A collector on a host of its own, with a wire to the sensor that can fail.
+#[derive(Debug)]
+pub struct Uplink {
+    /// Where the collector runs.
+    pub collector: Netns,
+}
+
+impl Uplink {
+    /// The sensor's interface.
+    pub const SENSOR: &str = "up0";
+    /// The collector's interface.
+    pub const COLLECTOR: &str = "col0";
+    /// The collector's address.
+    pub const ADDRESS: &str = "10.20.0.2";
+    /// The network of both, and the sensor's way to it.
+    pub const ROUTE: &str = "10.20.0.0/24 dev up0 src 10.20.0.1";
+
+    /// Makes the host, and a wire to a sensor. Neighbours are asked for, as they are anywhere.
+    ///
+    /// # Errors
+    /// Without root or `ip`.
+    pub fn new(sensor: &Netns) -> Result<Self> {
+        let collector = Netns::new("collector")?;
+        sensor.ip(&format!(
+            "link add {} type veth peer name {} netns {}\n\
+             address add 10.20.0.1/24 dev {0}\n\
+             link set {0} up",
+            Self::SENSOR,
+            Self::COLLECTOR,
+            collector.name()
+        ))?;
+        collector.ip(&format!(
+            "address add {}/24 dev {}\n\
+             link set {1} up",
+            Self::ADDRESS,
+            Self::COLLECTOR
+        ))?;
+        Ok(Self { collector })
+    }
+}
+
 /// Client, gateway and server, joined by two wires; the gateway routes IPv4 and IPv6.
 #[derive(Debug)]
 pub struct Routed {

@@ -25,6 +25,7 @@ const RUN: &[&str] = &[
     "iproute2",
     "ethtool",
     "nfdump",
+    "softflowd",
     "pmacct",
     "libfixbuf-tools",
     "python3-ipfix",

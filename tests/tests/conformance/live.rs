@@ -13,12 +13,12 @@ use flowprobe_tests::{
     packets::Packet,
     probe::{self, Probe},
     sender::Sender,
-    session::{Session, StreamCollector},
+    stream::{Session, TcpCollector},
     summary::Summary,
     topology::{Pair, Wire},
 };
 
-use crate::{ADDRESS, Result, assert_well_formed, datagrams, decoded};
+use crate::{ADDRESS, Result, datagrams, decoded, well_formed};
 
 /// Flows end soon.
 pub(crate) const SOON: [&str; 4] = ["--idle-timeout", "0.05", "--sweep-interval", "0.02"];
@@ -37,7 +37,7 @@ pub(crate) struct Live {
     pair: Pair,
     sender: Sender,
     udp: Collector,
-    tcp: StreamCollector,
+    tcp: TcpCollector,
     probe: Probe,
 }
 
@@ -53,7 +53,7 @@ impl Live {
         let pair = Pair::new(Wire::default())?;
         let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
         let udp = Collector::start(&pair.sensor, ADDRESS, true)?;
-        let tcp = StreamCollector::start(&pair.sensor, ADDRESS)?;
+        let tcp = TcpCollector::start(&pair.sensor, ADDRESS)?;
         let (to_udp, to_tcp) = (udp.url(), tcp.url());
         let socket = socket(&pair).display().to_string();
         let mut arguments = vec!["-i", Pair::SENSOR];
@@ -100,8 +100,8 @@ impl Live {
             let udp = decoded(&udp)?;
             let done = {
                 let sessions = self.tcp.sessions();
-                let tcp = sessions.last().map_or(&[][..], |session| &session.messages);
-                enough(&udp, tcp)
+                let tcp = sessions.last().map(Session::messages).transpose()?;
+                enough(&udp, &tcp.unwrap_or_default())
             };
             if done {
                 return Ok(());
@@ -116,7 +116,9 @@ impl Live {
         finished.summary.assert_balanced();
         finished.summary.assert_nothing_lost();
         let sessions = self.tcp.stop();
-        sessions.iter().for_each(assert_well_formed);
+        for session in &sessions {
+            well_formed(session)?;
+        }
         Ok(Came {
             datagrams: datagrams(&self.udp.stop()),
             sessions,
@@ -134,7 +136,7 @@ impl Came {
     /// Messages of the only session over TCP.
     pub(crate) fn tcp(&self) -> Vec<Message> {
         assert_eq!(self.sessions.len(), 1);
-        self.sessions[0].messages.clone()
+        self.sessions[0].messages().expect("it was well-formed")
     }
 }
 

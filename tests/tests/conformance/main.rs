@@ -12,6 +12,7 @@ mod templates;
 
 use std::collections::BTreeMap;
 
+use anyhow::ensure;
 use flowprobe_tests::{
     capture_file::{Order, Record as Captured, pcap as classic},
     collector::{Collector, Received},
@@ -21,7 +22,7 @@ use flowprobe_tests::{
     netns::Netns,
     offline::{Offline, pcap_in},
     packets::{Ip, Packet, truth},
-    session::{End, Session, StreamCollector},
+    stream::{End, Session, TcpCollector},
 };
 
 type Result<T = ()> = anyhow::Result<T>;
@@ -108,17 +109,16 @@ fn over_udp(packets: &[(u64, Packet)], options: &[&str]) -> Result<Export> {
 
 fn over_tcp(packets: &[(u64, Packet)], options: &[&str]) -> Result<Export> {
     let namespace = Netns::new("tcp")?;
-    let collector = StreamCollector::start(&namespace, ADDRESS)?;
+    let collector = TcpCollector::start(&namespace, ADDRESS)?;
     let run = meter(&namespace, &collector.url(), packets, options)?;
     let mut sessions = collector.stop();
     assert_eq!(sessions.len(), 1);
     let session = sessions.remove(0);
-    assert_well_formed(&session);
     assert_eq!(session.end, End::InOrder);
     Ok(Export {
         transport: "tcp",
-        messages: session.messages,
-        octets: session.octets,
+        messages: well_formed(&session)?,
+        octets: session.parts().into_iter().map(<[u8]>::to_vec).collect(),
         run,
     })
 }
@@ -141,10 +141,11 @@ fn datagrams(received: &Received) -> Vec<Vec<u8>> {
     datagrams.map(|datagram| datagram.octets.clone()).collect()
 }
 
-#[track_caller]
-fn assert_well_formed(session: &Session) {
-    assert_eq!(session.errors, [""; 0]);
-    assert!(!session.messages.is_empty(), "no message came");
+/// The messages of a session: there are some, and all are well-formed.
+fn well_formed(session: &Session) -> Result<Vec<Message>> {
+    let messages = session.messages()?;
+    ensure!(!messages.is_empty(), "no message came");
+    Ok(messages)
 }
 
 /// RFC 7011 §3.1: in each domain a message has the number of data records sent before it in this

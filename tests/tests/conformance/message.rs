@@ -1,13 +1,23 @@
 //! RFC 7011 §3: headers, sets and records.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    process::Stdio,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use flowprobe_tests::packets::{Ip, Packet, flag};
+use anyhow::ensure;
+use flowprobe_tests::{
+    collector::Collector,
+    netns::Netns,
+    packets::{Ip, Packet, flag},
+    sniffer::Sniffer,
+    topology::Uplink,
+};
 
 use crate::{
     Export, Result, SECOND, assert_sequences,
     live::{Live, Options},
-    many, over_each, over_udp,
+    many, meter, over_each, over_udp,
 };
 
 /// Octets of the message header and of a set's.
@@ -171,5 +181,30 @@ fn rfc7012_flow_end_reason_says_why() -> Result {
         .filter(|flow| flow.reason == 5)
         .count();
     assert_eq!(early, 10, "lack of resources");
+    Ok(())
+}
+
+/// RFC 7011 §10.3.2, as they are on the wire. A sender that leaves them to its device, as a veth lets it,
+/// would show nothing.
+#[test]
+fn rfc7011_10_3_2_udp_checksums_are_there_and_right() -> Result {
+    let sensor = Netns::new("sensor")?;
+    let uplink = Uplink::new(&sensor)?;
+    let mut ethtool = sensor.command("ethtool");
+    let offload = ethtool.args(["-K", Uplink::SENSOR, "tx", "off"]);
+    ensure!(offload.stdout(Stdio::null()).status()?.success());
+    let sniffer = Sniffer::start(&uplink.collector, Uplink::COLLECTOR)?;
+    let address = format!("{}:4739", Uplink::ADDRESS);
+    let collector = Collector::start(&uplink.collector, &address, false)?;
+    meter(&sensor, &collector.url(), &many(), &[])?;
+    let messages = collector.stop().messages as usize;
+    sniffer.wait_until("all messages", 4739, |datagrams| {
+        datagrams.len() == messages
+    })?;
+    assert!(messages > 10, "{messages} messages");
+    for datagram in sniffer.datagrams(4739) {
+        assert_ne!(datagram.checksum(), 0);
+        assert!(datagram.adds_up(), "{datagram:?}");
+    }
     Ok(())
 }
