@@ -199,7 +199,9 @@ fn directory_name(mode: Option<Mode>, collectors: &[Collector]) -> String {
     let collector = |collector: &Collector| {
         let scheme = collector.transport().scheme();
         let host = collector.host().replace(['/', '%'], "_");
-        format!("{scheme}-{host}-{}", collector.port())
+        let template = collector.template();
+        let template = template.map_or_else(String::new, |name| format!("-{name}"));
+        format!("{scheme}-{host}-{}{template}", collector.port())
     };
     let parts: Vec<_> = mode
         .into_iter()
@@ -213,5 +215,33 @@ fn drive<L: Link>(mut sender: Sender<L>, bell: &Bell) {
     let mut heard = 0;
     while let Some(next) = sender.step(Now::read(), bell.finish_by()) {
         heard = bell.wait(heard, next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_have_directories_of_their_own() {
+        let name = |mode, urls: &[&str]| {
+            let collectors = urls.iter().map(|url| url.parse().expect(url));
+            directory_name(mode, &collectors.collect::<Vec<_>>())
+        };
+        let names = [
+            name(None, &["tcp://h:1"]),
+            name(None, &["tcp://h:1?template=a"]),
+            name(None, &["tls://h:1"]),
+            name(Some(Mode::Failover), &["tcp://h:1", "tcp://[fe80::1%eth0]"]),
+            name(Some(Mode::Balance), &["tcp://h:1"]),
+        ];
+        let expected = [
+            "tcp-h-1",
+            "tcp-h-1-a",
+            "tls-h-1",
+            "failover+tcp-h-1+tcp-fe80::1_eth0-4739",
+            "balance+tcp-h-1",
+        ];
+        assert_eq!(names, expected);
     }
 }

@@ -6,7 +6,7 @@ use crate::{encode::Mark, export::account::Cargo};
 
 /// Messages handed over at once: with 1,400 octets each they fill a datagram of 64 KiB, which is
 /// what the kernel cuts up (`UDP_SEGMENT`).
-const MESSAGES: usize = 44;
+const MESSAGES: u64 = 44;
 
 /// A message that is built.
 #[derive(Clone, Debug)]
@@ -35,8 +35,9 @@ impl Batch {
         self.messages.is_empty()
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.messages.len() >= MESSAGES
+    /// Whether it has all that it may have: so many messages, or fewer.
+    pub(super) fn is_full(&self, most: u64) -> bool {
+        self.messages.len() as u64 >= most.min(MESSAGES)
     }
 
     /// Whether it is flows that they carry, and nothing else.

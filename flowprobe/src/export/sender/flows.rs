@@ -67,12 +67,13 @@ impl<L: Link> Sender<L> {
                     return Err(Some(trial.until));
                 }
                 trial.sent = true;
-                return Ok(self.wire.load(run.class, run.records));
+                return Ok(self.wire.load(run.class, run.records, 1));
             }
             _ => self.on_trial = None,
         }
         let records = self.pacer.affords(now).max(run.records);
-        Ok(self.wire.load(run.class, records))
+        let most = self.until_refresh();
+        Ok(self.wire.load(run.class, records, most))
     }
 
     /// Until when a message of `run` waits for more records.

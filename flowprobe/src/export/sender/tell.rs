@@ -15,8 +15,16 @@ impl<L: Link> Sender<L> {
     /// Whether so many messages have gone out that templates are due (RFC 7011 §8.4). Where nothing
     /// is lost they are said once.
     pub(super) fn many_messages(&self) -> bool {
+        self.until_refresh() == 0
+    }
+
+    /// How many messages may go out before.
+    pub(super) fn until_refresh(&self) -> u64 {
+        if self.refresh_messages == 0 || self.wire.link.is_reliable() {
+            return u64::MAX;
+        }
         let since = self.wire.messages - self.refreshed;
-        self.refresh_messages > 0 && since >= self.refresh_messages && !self.wire.link.is_reliable()
+        self.refresh_messages.saturating_sub(since)
     }
 
     /// All is to be said again, now.

@@ -353,6 +353,20 @@ fn templates_are_repeated_at_the_interval() {
     assert_eq!(bench.collected().gap, 0);
 }
 
+/// How many messages of flows there are after each announcement.
+fn between_templates(delivered: &[Vec<u8>]) -> Vec<usize> {
+    let mut counts = Vec::new();
+    for message in delivered {
+        // Its first set: templates and options templates, options, or flows.
+        match u16::from_be_bytes([message[16], message[17]]) {
+            2 => counts.push(0),
+            256..512 => *counts.last_mut().expect("templates come first") += 1,
+            _ => {}
+        }
+    }
+    counts
+}
+
 /// RFC 7011 §8.4, RFC 3954 §7: by time, and by the number of packets.
 #[test]
 fn templates_are_repeated_after_so_many_messages() {
@@ -361,11 +375,14 @@ fn templates_are_repeated_after_so_many_messages() {
     bench.run(2000);
     let messages = bench.delivered();
     let told = bench.collected().of(512).len();
-    // A batch that is under way is not interrupted.
-    assert!(
-        told >= 3 && told <= messages / 10 + 1,
-        "{told} of {messages}"
-    );
+    // The announcement, ten messages, and so on.
+    let announcement = bench.collected().of(520).len();
+    assert_eq!(announcement, told);
+    let between: Vec<_> = between_templates(&bench.network.borrow().delivered);
+    let (last, whole) = between.split_last().expect("messages");
+    assert!(whole.len() >= 3 && *last <= 10, "{between:?}");
+    assert!(whole.iter().all(|count| *count == 10), "{between:?}");
+    assert!(messages > whole.len() * 10);
     bench.run(10_000);
     assert_eq!(bench.collected().of(512).len(), told, "nothing was sent");
 }

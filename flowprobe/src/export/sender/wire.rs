@@ -128,9 +128,9 @@ impl<L: Link> Wire<L> {
     }
 
     /// Encodes up to `count` waiting records of `class`, as many as fit into the messages of a
-    /// batch. What does not fill another message is left for the next time. Returns how many
+    /// batch, `most` of them. What does not fill another message is left for the next time. Returns how many
     /// there are.
-    pub(super) fn load(&mut self, class: usize, count: usize) -> usize {
+    pub(super) fn load(&mut self, class: usize, count: usize, most: u64) -> usize {
         self.turn_to(class);
         let outlet = Arc::clone(&self.outlet);
         let account = outlet.account();
@@ -158,7 +158,7 @@ impl<L: Link> Wire<L> {
                     (Fit::Full, _) => {
                         loaded += self.cargo.records;
                         self.close();
-                        if self.batch.is_full() {
+                        if self.batch.is_full(most) {
                             return loaded;
                         }
                         continue;
