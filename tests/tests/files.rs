@@ -213,6 +213,28 @@ fn captures_are_metered_into_files() -> Result<()> {
     Ok(())
 }
 
+/// A path that takes less than `--mtu`.
+#[test]
+fn what_is_replayed_fits_the_path() -> Result<()> {
+    let namespace = Netns::new("narrow")?;
+    let directory = Directory::new(namespace.name())?;
+    let (received, raw) = exported(&namespace, directory.path())?;
+    namespace.ip("link set lo mtu 600")?;
+    let collector = Collector::start(&namespace, "127.0.0.1:4739", true)?;
+    let url = collector.url();
+    assert_success(&replay(&namespace, &[&raw], &["--collector", &url])?);
+    let replayed = collector.stop();
+    replayed.assert_well_formed();
+    assert_eq!(replayed.missing(), 0);
+    assert!(replayed.records == received.records, "other records");
+    let longest = replayed.datagrams.iter().map(|d| d.octets.len()).max();
+    assert!(
+        longest.is_some_and(|octets| octets <= 600 - 28),
+        "{longest:?}"
+    );
+    Ok(())
+}
+
 #[test]
 fn nfdump_reads_what_is_replayed_as_it_was() -> Result<()> {
     let namespace = Netns::new("replay")?;

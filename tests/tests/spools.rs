@@ -107,7 +107,12 @@ fn a_disk_that_has_room_again_takes_flows_again() -> Result {
         let spool = format!("--spool={}", place.display());
         let file = format!("file://{}", place.display());
         let (own, failed, again): (&[&str], _, _) = match destination {
-            "file" => (&["-c", &file], "flows wait", "can be reached again"),
+            // A file has room reserved when it is begun: small ones, so that the next one has not.
+            "file" => (
+                &["-c", &file, "--rotate-octets", "20000"],
+                "flows wait",
+                "can be reached again",
+            ),
             // Nobody is there.
             _ => (
                 &["-c", "tcp://127.0.0.1:4739", &spool],

@@ -30,6 +30,9 @@ const TICK: Duration = Duration::from_millis(1);
 const WINDOW: usize = 1024;
 /// Tells messages apart: their header, and that of their first set.
 const HEAD: usize = 20;
+/// A router has refused a message.
+const NARROWER: &str =
+    "the path takes shorter messages than it seemed to: replay again, or with a smaller --mtu";
 /// Data records that go out at once at most, see [`Pacer`]: those of a message of 64 KiB.
 const BURST: usize = 1000;
 
@@ -203,7 +206,9 @@ impl Target {
 
     /// Sends what is not settled.
     fn session(&mut self) -> Result<(), Ended> {
-        self.framer = Framer::new(self.plan.max_octets, self.reliable);
+        // RFC 7011 §10.3.3.
+        let path = self.link.path_octets().unwrap_or(u16::MAX);
+        self.framer = Framer::new(self.plan.max_octets.min(path), self.reliable);
         self.refresh_at = Instant::now() + self.plan.template_refresh;
         let contents = Arc::clone(&self.plan.contents);
         let from = self.settled;
@@ -276,7 +281,10 @@ impl Target {
                 Some(libc::ENOBUFS | libc::ENOMEM) => self.wait_for_room()?,
                 _ if error.kind() == ErrorKind::WouldBlock => self.wait_for_room()?,
                 _ if self.sessions => return Err(Ended::Broken(error)),
-                Some(libc::EMSGSIZE) => return Err(Ended::Away(error)),
+                Some(libc::EMSGSIZE) => {
+                    let error = io::Error::new(error.kind(), NARROWER);
+                    return Err(Ended::Away(error));
+                }
                 _ => self.wait_for_collector(error)?,
             }
         };
