@@ -145,6 +145,22 @@ impl Account {
         self.queued
     }
 
+    /// Whether half of the queue is taken.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.is_full_to(1)
+    }
+
+    /// Whether three quarters of the queue are taken.
+    pub(super) fn is_nearly_full(&self) -> bool {
+        self.is_full_to(3)
+    }
+
+    /// Whether more than `times` as much is taken as there is room.
+    fn is_full_to(&self, times: u64) -> bool {
+        let room = self.room().map(|room| room as u64);
+        room.is_some_and(|room| self.queued.records > times.saturating_mul(room))
+    }
+
     /// The oldest records that wait are sent, and nobody will say whether they arrived.
     pub(super) fn settle_sent(&mut self, cargo: &Cargo, now: Now) {
         let lane = &mut self.lanes[cargo.class];

@@ -26,6 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(super) use self::error::Broken;
 pub use self::trust::TlsError;
 use self::{dtls::Dtls, file::Files, sctp::Sctp, tcp::Tcp, tls::Tls, udp::Socket, unix::Unix};
 use super::{Collector, Identity, Transport};

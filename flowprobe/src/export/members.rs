@@ -6,8 +6,9 @@
 //! has to be there for a while, the hold-down, before it takes the turn from another, so that one
 //! that comes and goes does not take the flows along.
 //!
-//! The spool has them while no collector can. What is in it is older than what waits in the queue:
-//! the collector whose turn it is gets that first, and meanwhile the spool may go on to take flows.
+//! The spool has them while no collector can, or where the one that has them does not keep up and the
+//! queue is nearly full. What is in it is older than what waits in the queue: the collector whose turn
+//! it is gets that first, and meanwhile the spool may go on to take flows.
 
 #[cfg(test)]
 mod tests;
@@ -173,6 +174,8 @@ pub(super) struct Members {
     hold_down: Duration,
     /// Whether anything is on disk that is to be sent.
     backlog: AtomicBool,
+    /// Whether the queue is nearly full.
+    pressed: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -182,6 +185,7 @@ impl Members {
         Arc::new(Self {
             hold_down,
             backlog: AtomicBool::new(false),
+            pressed: AtomicBool::new(false),
             state: Mutex::new(State {
                 collectors: vec![Health::New; collectors],
                 spool: spool.then_some(false),
@@ -219,9 +223,19 @@ impl Members {
         self.backlog.load(Ordering::Acquire)
     }
 
-    /// Whether no collector takes flows: none is there, or what is on disk goes first.
+    /// Says whether the queue is nearly full: whoever takes flows out of it does not keep up.
+    pub(super) fn set_pressed(&self, pressed: bool) {
+        self.pressed.store(pressed, Ordering::Release);
+    }
+
+    fn pressed(&self) -> bool {
+        self.pressed.load(Ordering::Acquire)
+    }
+
+    /// Whether no collector takes flows, or not fast enough: none is there, what is on disk goes
+    /// first, or the queue is nearly full.
     pub(super) fn nobody_takes(&self, now: Instant) -> bool {
-        self.backlog() || self.lock().collector(self.hold_down, now).is_none()
+        self.backlog() || self.pressed() || self.lock().collector(self.hold_down, now).is_none()
     }
 
     /// Whether no collector will ever take any.
@@ -264,9 +278,13 @@ impl Seat {
         let collector = state.collector(self.members.hold_down, now);
         let collector = collector.map(Place::Collector);
         let spool = (state.spool == Some(true)).then_some(Place::Spool);
-        let (queue, drain) = match self.members.backlog() {
-            true => (spool, collector),
-            false => (collector.or(spool), None),
+        let (queue, drain) = if self.members.backlog() {
+            (spool, collector)
+        } else if self.members.pressed() {
+            // What the collector has is let arrive; then it goes on with what is on disk.
+            (spool.or(collector), None)
+        } else {
+            (collector.or(spool), None)
         };
         let drains = |state: &State| state.drain.map(Place::Collector);
         let kept = [

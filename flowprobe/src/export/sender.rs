@@ -41,7 +41,7 @@ use super::{
     account::Outlet,
     announce::{Facts, Told},
     encoder::Encoder,
-    link::Link,
+    link::{Broken, Link},
     members::{Members, Presence, Seat, Turn},
     pace::Pacer,
     spool::intake::Shared,
@@ -56,6 +56,9 @@ const LISTEN_EVERY: Duration = Duration::from_secs(1);
 const SESSION_EVERY: Duration = Duration::from_millis(10);
 /// How often a collector that stands by looks whether it is its turn.
 const STAND_BY_EVERY: Duration = Duration::from_millis(100);
+
+/// How long a collector may read nothing, once the queue is nearly full.
+const STALLED: Duration = Duration::from_secs(10);
 
 /// Exports to one collector, in steps.
 pub(super) struct Sender<L> {
@@ -197,6 +200,12 @@ impl<L: Link> Sender<L> {
         if let Some(next) = away {
             return self.give_up_or(next);
         }
+        if self.is_stalled(turn) {
+            let seconds = STALLED.as_secs();
+            self.broken(&Broken::Stalled { seconds }.into());
+            self.turn(false);
+            return self.give_up_or(now.at);
+        }
         match turn {
             Turn::Mine | Turn::Begins => {}
             Turn::Drains => return self.drain(),
@@ -212,6 +221,24 @@ impl<L: Link> Sender<L> {
                 Some(next)
             }
             Err(stop) => self.stopped(&stop),
+        }
+    }
+
+    /// Whether the collector is there and reads nothing, though another could take over, and has to:
+    /// the queue fills up, or what is on disk is to be sent.
+    fn is_stalled(&self, turn: Turn) -> bool {
+        let stands_still = || self.wire.now.at >= self.wire.moved + STALLED;
+        match (turn, &self.spool) {
+            (Turn::Anothers, _) => false,
+            (_, Some(shared)) if self.draining.is_some() => {
+                self.seat.has_others() && stands_still() && shared.spool().is_on_the_way()
+            }
+            (_, spool) => {
+                (spool.is_some() || self.seat.has_others())
+                    && self.wire.has_on_the_way()
+                    && stands_still()
+                    && self.wire.outlet.account().is_nearly_full()
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 /// Why a session did not begin, or ended.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
+pub(in crate::export) enum Broken {
     /// Not a name that the resolver knows.
     #[error("the host name {host:?} does not resolve: {source}")]
     Resolve {
@@ -39,6 +39,12 @@ pub(super) enum Broken {
     #[error("the collector has not answered for {seconds} s")]
     Silent {
         /// How long it may be silent.
+        seconds: u64,
+    },
+    /// It is there, and reads nothing.
+    #[error("the collector has read nothing for {seconds} s, and the queue is nearly full")]
+    Stalled {
+        /// How long others have waited for it.
         seconds: u64,
     },
     /// Nobody has bound it, or it may not be written to.
@@ -73,7 +79,9 @@ impl From<Broken> for io::Error {
             Broken::Connect { source, .. } | Broken::Path { source, .. } => source.kind(),
             Broken::NoSctp => ErrorKind::Unsupported,
             Broken::NotDatagram { .. } => ErrorKind::InvalidInput,
-            Broken::Slow { .. } | Broken::Silent { .. } => ErrorKind::TimedOut,
+            Broken::Slow { .. } | Broken::Silent { .. } | Broken::Stalled { .. } => {
+                ErrorKind::TimedOut
+            }
             Broken::Closed => ErrorKind::ConnectionAborted,
             Broken::NoSession => ErrorKind::NotConnected,
         };

@@ -138,3 +138,32 @@ fn the_spool_stands_in_and_is_emptied_by_whose_turn_it_is() {
     assert_eq!(spool.turn(There, true, at(35)), Turn::Begins);
     assert!(spool.retire());
 }
+
+/// A collector that does not keep up: what it has is let arrive, then it goes on with what is on disk.
+#[test]
+fn where_the_queue_is_nearly_full_the_spool_takes_over() {
+    let members = Members::new(1, true, HOLD_DOWN);
+    let (collector, spool) = (members.seat(0), members.spool_seat());
+    let now = Instant::now();
+    assert_eq!(collector.turn(There, true, now), Turn::Begins);
+    assert_eq!(spool.turn(Coming, true, now), Turn::Anothers);
+    assert!(!members.nobody_takes(now));
+    members.set_pressed(true);
+    assert!(members.nobody_takes(now));
+    // The spool is not ready yet.
+    assert_eq!(collector.turn(There, false, now), Turn::Mine);
+    assert_eq!(spool.turn(There, true, now), Turn::Anothers);
+    assert_eq!(collector.turn(There, false, now), Turn::Settles);
+    assert_eq!(spool.turn(There, true, now), Turn::Anothers);
+    assert_eq!(collector.turn(There, true, now), Turn::Anothers);
+    assert_eq!(spool.turn(There, true, now), Turn::Begins);
+    members.set_backlog(true);
+    assert_eq!(collector.turn(There, true, now), Turn::Drains);
+    assert_eq!(spool.turn(There, true, now), Turn::Mine);
+    // All of it has arrived, and there is room in the queue.
+    members.set_backlog(false);
+    members.set_pressed(false);
+    assert_eq!(collector.turn(There, true, now), Turn::Anothers);
+    assert_eq!(spool.turn(Coming, true, now), Turn::Anothers);
+    assert_eq!(collector.turn(There, true, now), Turn::Begins);
+}

@@ -68,6 +68,7 @@ impl<L: Link> Sender<L> {
             tracing::info!(collector, "what waits on disk is sent to it");
             shared.spool().begin(self.octets);
             self.draining = Some(0);
+            self.wire.moved = self.wire.now.at;
         }
     }
 
@@ -83,6 +84,9 @@ impl<L: Link> Sender<L> {
         if let (Some(shared), Some(known)) = (&self.spool, self.draining) {
             let arrived = self.wire.link.acknowledged();
             self.draining = Some(arrived);
+            if arrived > known {
+                self.wire.moved = self.wire.now.at;
+            }
             shared.acknowledged(known, arrived, self.wire.now)?;
         }
         Ok(())

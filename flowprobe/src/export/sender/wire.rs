@@ -5,6 +5,7 @@ use std::{
     io::{self, ErrorKind},
     mem,
     sync::Arc,
+    time::Instant,
 };
 
 use super::{
@@ -87,6 +88,8 @@ pub(super) struct Wire<L> {
     on_the_way: VecDeque<Cargo>,
     /// Messages of this session that are.
     acknowledged: u64,
+    /// When one was last, or when the oldest of them was handed over.
+    pub(super) moved: Instant,
     /// Flow records that were acknowledged, in all sessions.
     pub(super) flows_arrived: u64,
     /// Messages handed over.
@@ -106,6 +109,7 @@ impl<L: Link> Wire<L> {
             history: History::default(),
             on_the_way: VecDeque::new(),
             acknowledged: 0,
+            moved: now.at,
             flows_arrived: 0,
             messages: 0,
             now,
@@ -253,6 +257,9 @@ impl<L: Link> Wire<L> {
             account.count_encoded(message.units);
         }
         if sessions {
+            if self.on_the_way.is_empty() {
+                self.moved = self.now.at;
+            }
             account.send_off(&message.cargo);
             self.on_the_way.push_back(message.cargo);
         } else {
@@ -317,9 +324,15 @@ impl<L: Link> Wire<L> {
                 account.settle_acknowledged(&cargo, self.now);
             }
             self.acknowledged += 1;
+            self.moved = self.now.at;
             self.flows_arrived += cargo.sent.records;
         }
         self.on_the_way.len()
+    }
+
+    /// Whether something of the session is not acknowledged.
+    pub(super) fn has_on_the_way(&self) -> bool {
+        !self.on_the_way.is_empty()
     }
 
     /// The session is over. What did not arrive waits again, and sequence numbers begin at 0

@@ -1,5 +1,5 @@
-//! A spool as a collector that stands in: it takes the flows while no real one does and the queue
-//! fills up.
+//! A spool as a collector that stands in: it takes the flows while no real one does, or none that is
+//! fast enough, and the queue fills up.
 
 use std::{
     io,
@@ -62,16 +62,21 @@ impl Shared {
         self.members.set_backlog(sends && !spool.is_empty());
     }
 
-    /// Whether flows are to go into it: once half the queue is full of what nobody takes, and at
-    /// the end all that is left.
+    /// Whether flows are to go into it: once half the queue is full of what nobody takes, or three
+    /// quarters of what a collector is too slow for, and at the end all that is left.
     fn is_wanted(&self, now: Instant) -> bool {
-        let (waiting, room) = {
+        let (waits, half, nearly) = {
             let account = self.outlet.account();
-            (account.queued().records, account.room())
+            let waits = account.queued().records > 0;
+            (waits, account.is_half_full(), account.is_nearly_full())
         };
-        let half = room.is_some_and(|room| waiting > room as u64);
         let members = &self.members;
-        waiting > 0 && (members.collectors_are_gone() || half && members.nobody_takes(now))
+        if nearly {
+            members.set_pressed(true);
+        } else if !half {
+            members.set_pressed(false);
+        }
+        waits && (members.collectors_are_gone() || half && members.nobody_takes(now))
     }
 
     /// So many messages of the session that empties it have arrived, `known` of which were known.

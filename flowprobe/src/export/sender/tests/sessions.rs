@@ -18,7 +18,7 @@ pub(super) struct Peer {
     /// Messages that it takes in the session; all without a limit.
     pub(super) takes: Option<usize>,
     /// Messages that are acknowledged in the session; all without a limit.
-    acknowledges: Option<u64>,
+    pub(super) acknowledges: Option<u64>,
     /// The session breaks at the next call.
     pub(super) breaks: bool,
     /// The session is due to be renewed.

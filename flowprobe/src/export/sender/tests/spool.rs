@@ -243,6 +243,83 @@ fn one_that_stands_by_stays_until_nothing_is_on_disk() {
     assert_eq!(report.recovered.records, 1100);
 }
 
+/// One that reads more slowly than flows come: what the queue has no room for is on disk meanwhile, and
+/// all of it arrives in its order.
+#[test]
+fn a_collector_that_does_not_keep_up_loses_nothing() {
+    let scratch = Scratch::new();
+    let mut queue = Queue::new(1, scratch.path());
+    let step = |queue: &mut Queue| {
+        {
+            let mut peer = queue.peer(0);
+            let taken = peer.sessions.last().map_or(0, Vec::len);
+            peer.takes = Some(taken + 1);
+        }
+        queue.run(100);
+    };
+    let mut most = 0;
+    for part in 0..60 {
+        queue.send(some(40 * part, 40));
+        step(&mut queue);
+        most = most.max(queue.outlet.report().spooled.records);
+    }
+    assert!(most > QUEUE as u64, "{most}");
+    for _ in 0..400 {
+        step(&mut queue);
+    }
+    let report = queue.outlet.report();
+    assert_eq!((report.sent.records, report.dropped.len()), (2400, 0));
+    assert_eq!((report.spooled.records, report.outages), (0, 0));
+    assert_eq!(queue.brought(0).concat(), (1..=2400).collect::<Vec<_>>());
+    // It keeps up again: nothing goes to disk.
+    queue.peer(0).takes = None;
+    queue.send(some(2400, 40));
+    queue.run(2000);
+    assert_eq!(queue.outlet.report().sent.records, 2440);
+}
+
+/// One that is there and reads nothing does not keep the flows from others, or from the disk.
+#[test]
+fn a_collector_that_reads_nothing_is_left() {
+    for others in [0, 1] {
+        let scratch = Scratch::new();
+        let mut queue = Queue::new(1 + others, scratch.path());
+        queue.run(100);
+        {
+            let mut peer = queue.peer(0);
+            let taken = peer.sessions[0].len();
+            (peer.takes, peer.acknowledges) = (Some(taken + 2), Some(taken as u64));
+        }
+        for part in 0..3 {
+            queue.send(some(55 * part, 55));
+            queue.run(1000);
+        }
+        assert_eq!(queue.outlet.report().sent.records, 0);
+        queue.run(9000);
+        for part in 3..30 {
+            queue.send(some(55 * part, 55));
+            queue.run(1000);
+        }
+        let report = queue.outlet.report();
+        assert_eq!(report.dropped, [], "{report:?}");
+        if others == 0 {
+            assert!(report.spooled.records > 1200, "{report:?}");
+            assert_eq!(report.outages, 1);
+            let mut peer = queue.peer(0);
+            (peer.takes, peer.acknowledges) = (None, None);
+        }
+        queue.run(60_000);
+        let report = queue.outlet.report();
+        assert_eq!((report.sent.records, report.spooled.records), (1650, 0));
+        let flows = match others {
+            // The two messages that it had read and nobody knew of come twice.
+            0 => queue.brought(0)[1..].concat(),
+            _ => queue.brought(1).concat(),
+        };
+        assert_eq!(flows, (1..=1650).collect::<Vec<_>>());
+    }
+}
+
 /// Nobody comes back: at the end all of it is on disk, in files that are complete.
 #[test]
 fn at_the_end_what_waits_is_on_disk_in_whole_files() {
