@@ -80,6 +80,45 @@ fn what_a_group_misses_goes_to_the_one_that_comes() -> Result {
     Ok(())
 }
 
+/// A collector is there and does not read: what its queue has no room for is on disk, and with it in
+/// the end.
+#[test]
+fn a_collector_that_does_not_keep_up_loses_nothing() -> Result {
+    let pair = Pair::new(Wire::default())?;
+    let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
+    let directory = Directory::new(&format!("{}-spool", pair.sensor.name()))?;
+    let spool = format!("--spool={}", directory.path().display());
+    // Until the kernels on both sides have taken what they take.
+    let collector = TcpCollector::reading(&pair.sensor, "127.0.0.1:4739", 2000)?;
+    let url = collector.url();
+    let probe = Probe::start(&pair.sensor, &[&COMMON[..], &["-c", &url, &spool]].concat())?;
+    let on_disk = || {
+        let names = fs::read_dir(directory.path().join("tcp-127.0.0.1-4739"));
+        names.is_ok_and(|names| names.count() > 2)
+    };
+    let mut bursts = 0;
+    while !on_disk() {
+        assert!(bursts < 300, "nothing goes to disk");
+        send(&sender, bursts..bursts + 1)?;
+        bursts += 1;
+    }
+    send(&sender, bursts..bursts + 6)?;
+    bursts += 6;
+    collector.read_up_to(usize::MAX);
+    let flows = usize::from(bursts) * BURST;
+    collector.wait_for_flows(flows)?;
+    let finished = probe.stop()?;
+    finished.summary.assert_balanced();
+    finished.summary.assert_nothing_lost();
+    let report = &finished.summary.ledger.collectors[0];
+    assert_eq!(report.sent, finished.summary.ledger.exported, "{report:?}");
+    let received = Received::of_sessions(&collector.stop());
+    received.assert_well_formed();
+    let packets: Vec<_> = (0..bursts).flat_map(burst).collect();
+    truth(&packets, 1).assert_equals(&received.truth());
+    Ok(())
+}
+
 /// A script that runs flowprobe with a small disk at `place`, in the mount namespace that `ip netns
 /// exec` gives it.
 fn on_small_disk(scripts: &Directory, place: &Path) -> anyhow::Result<PathBuf> {

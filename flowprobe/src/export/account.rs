@@ -175,13 +175,13 @@ impl Account {
     /// acknowledged.
     pub(super) fn send_off(&mut self, cargo: &Cargo) {
         let lane = &mut self.lanes[cargo.class];
-        lane.send_off(cargo.records);
+        lane.send_off(cargo);
         lane.sent_records += cargo.flow_records;
     }
 
     /// The oldest records that are on their way have arrived.
     pub(super) fn settle_acknowledged(&mut self, cargo: &Cargo, now: Now) {
-        self.lanes[cargo.class].acknowledge(cargo.records);
+        self.lanes[cargo.class].acknowledge(cargo);
         self.queued -= cargo.volume();
         self.sent += cargo.sent;
         self.drop_unfit(cargo, now);
@@ -190,7 +190,7 @@ impl Account {
     /// The oldest records that are on their way came too late, and were given up.
     pub(super) fn settle_expired(&mut self, cargo: &Cargo, now: Now) {
         let lane = &mut self.lanes[cargo.class];
-        lane.acknowledge(cargo.records);
+        lane.acknowledge(cargo);
         lane.sent_records -= cargo.flow_records;
         self.queued -= cargo.volume();
         self.drop("expired", cargo.sent, now);
@@ -200,7 +200,7 @@ impl Account {
     /// The oldest records that are on their way are on disk.
     pub(super) fn settle_spooled(&mut self, cargo: &Cargo, now: Now) {
         let lane = &mut self.lanes[cargo.class];
-        lane.acknowledge(cargo.records);
+        lane.acknowledge(cargo);
         lane.sent_records -= cargo.flow_records;
         self.queued -= cargo.volume();
         self.spooled += cargo.sent;
@@ -252,7 +252,7 @@ impl Account {
             } else {
                 let lane = &mut self.lanes[cargo.class];
                 lane.sent_records -= cargo.flow_records;
-                lane.set_aside(cargo.records);
+                lane.set_aside(&cargo);
             }
         }
         for lane in &mut self.lanes {

@@ -296,12 +296,16 @@ impl Seat {
                 if wanted == Some(me) {
                     return turn;
                 }
-                if !idle {
+                // The spool does not wait: what it takes is apart from what is on its way.
+                if !idle && wanted != Some(Place::Spool) {
                     return Turn::Settles;
                 }
             }
         }
         state.let_go(me);
+        if !idle {
+            return Turn::Settles;
+        }
         let others = matches!(state.queue, Some(Place::Collector(_)));
         match me {
             Place::Collector(i) if drain == Some(me) && drains(&state).is_none() && !others => {

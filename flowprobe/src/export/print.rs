@@ -88,7 +88,7 @@ impl<W: Write> Printer<W> {
         }
         self.to.write_all(&text)?;
         self.to.flush()?;
-        let mut cargo = Cargo::of(class);
+        let mut cargo = Cargo::of(class, false);
         records.iter().for_each(|record| cargo.add(record));
         let mut account = self.outlet.account();
         account.settle_sent(&cargo, Now::read());

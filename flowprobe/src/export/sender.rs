@@ -225,7 +225,7 @@ impl<L: Link> Sender<L> {
     }
 
     /// Whether the collector is there and reads nothing, though another could take over, and has to:
-    /// the queue fills up, or what is on disk is to be sent.
+    /// its turn is over, the queue fills up, or what is on disk is to be sent.
     fn is_stalled(&self, turn: Turn) -> bool {
         let stands_still = || self.wire.now.at >= self.wire.moved + STALLED;
         match (turn, &self.spool) {
@@ -233,6 +233,7 @@ impl<L: Link> Sender<L> {
             (_, Some(shared)) if self.draining.is_some() => {
                 self.seat.has_others() && stands_still() && shared.spool().is_on_the_way()
             }
+            (Turn::Settles, _) => self.wire.has_on_the_way() && stands_still(),
             (_, spool) => {
                 (spool.is_some() || self.seat.has_others())
                     && self.wire.has_on_the_way()

@@ -57,6 +57,8 @@ pub(in crate::export) struct Front {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::export) struct Cargo {
     pub(in crate::export) class: usize,
+    /// Whether it goes to disk. What a collector has on its way meanwhile is apart from it.
+    pub(in crate::export) to_disk: bool,
     /// All of them, in the order of the lane.
     pub(in crate::export) records: usize,
     /// Those that are in the message.
@@ -68,9 +70,10 @@ pub(in crate::export) struct Cargo {
 }
 
 impl Cargo {
-    pub(in crate::export) fn of(class: usize) -> Self {
+    pub(in crate::export) fn of(class: usize, to_disk: bool) -> Self {
         Self {
             class,
+            to_disk,
             ..Self::default()
         }
     }
@@ -149,6 +152,8 @@ pub(super) struct Lane {
     /// Handed over in this session, and not acknowledged; oldest first. All of one rate, since a
     /// change waits until there is none.
     on_the_way: VecDeque<Batch>,
+    /// The same of what goes to disk.
+    to_disk: VecDeque<Batch>,
     /// What comes back of them.
     aside: VecDeque<Batch>,
     pub(super) front: Front,
@@ -163,6 +168,7 @@ impl Lane {
         Self {
             items: VecDeque::new(),
             on_the_way: VecDeque::new(),
+            to_disk: VecDeque::new(),
             aside: VecDeque::new(),
             front: Front { sampling, epoch: 0 },
             sent_records: 0,
@@ -182,9 +188,13 @@ impl Lane {
     /// A change that nothing is before.
     pub(super) fn change(&self) -> Option<Sampling> {
         match self.items.front() {
-            Some(Item::Change(sampling)) if self.on_the_way.is_empty() => Some(*sampling),
+            Some(Item::Change(sampling)) if self.nothing_on_the_way() => Some(*sampling),
             _ => None,
         }
+    }
+
+    fn nothing_on_the_way(&self) -> bool {
+        self.on_the_way.is_empty() && self.to_disk.is_empty()
     }
 
     /// The change at the front is made.
@@ -226,22 +236,32 @@ impl Lane {
     /// Takes the `count` oldest records that wait out of the queue; they are all before the next
     /// change of the rate.
     pub(super) fn take(&mut self, count: usize) {
-        self.take_each(count, |_, _| {});
+        self.take_each(count, drop);
     }
 
-    /// The `count` oldest records that wait are on their way.
-    pub(super) fn send_off(&mut self, count: usize) {
-        self.take_each(count, VecDeque::push_back);
+    /// The oldest records that wait are on their way: those of a message.
+    pub(super) fn send_off(&mut self, cargo: &Cargo) {
+        let mut taken = VecDeque::new();
+        self.take_each(cargo.records, |batch| taken.push_back(batch));
+        self.way(cargo.to_disk).append(&mut taken);
     }
 
-    fn take_each(&mut self, mut count: usize, mut keep: impl FnMut(&mut VecDeque<Batch>, Batch)) {
+    fn way(&mut self, to_disk: bool) -> &mut VecDeque<Batch> {
+        if to_disk {
+            &mut self.to_disk
+        } else {
+            &mut self.on_the_way
+        }
+    }
+
+    fn take_each(&mut self, mut count: usize, mut keep: impl FnMut(Batch)) {
         while count > 0
             && let Some(Item::Records(batch)) = self.items.front_mut()
         {
             let taken = batch.split(count);
             let empty = batch.len() == 0;
             count -= taken.len();
-            keep(&mut self.on_the_way, taken);
+            keep(taken);
             if empty {
                 self.items.pop_front();
             }
@@ -249,26 +269,30 @@ impl Lane {
         debug_assert_eq!(count, 0, "what is taken was there");
     }
 
-    /// The `count` oldest records on their way have arrived, or never will.
-    pub(super) fn acknowledge(&mut self, count: usize) {
-        self.settle(count, |_, _| {});
+    /// The oldest records on their way, those of a message, have arrived, or never will.
+    pub(super) fn acknowledge(&mut self, cargo: &Cargo) {
+        self.settle(cargo, drop);
     }
 
-    /// The `count` oldest records on their way come back once all of them are judged.
-    pub(super) fn set_aside(&mut self, count: usize) {
-        self.settle(count, VecDeque::push_back);
+    /// The oldest records on their way, those of a message, come back once all of them are judged.
+    pub(super) fn set_aside(&mut self, cargo: &Cargo) {
+        let mut aside = VecDeque::new();
+        self.settle(cargo, |batch| aside.push_back(batch));
+        self.aside.append(&mut aside);
     }
 
-    fn settle(&mut self, mut count: usize, mut keep: impl FnMut(&mut VecDeque<Batch>, Batch)) {
+    fn settle(&mut self, cargo: &Cargo, mut keep: impl FnMut(Batch)) {
+        let mut count = cargo.records;
+        let way = self.way(cargo.to_disk);
         while count > 0
-            && let Some(batch) = self.on_the_way.front_mut()
+            && let Some(batch) = way.front_mut()
         {
             let settled = batch.split(count);
             let empty = batch.len() == 0;
             count -= settled.len();
-            keep(&mut self.aside, settled);
+            keep(settled);
             if empty {
-                self.on_the_way.pop_front();
+                way.pop_front();
             }
         }
         debug_assert_eq!(count, 0, "what arrives was on its way");
@@ -284,6 +308,7 @@ impl Lane {
     pub(super) fn clear(&mut self) {
         self.items.clear();
         self.on_the_way.clear();
+        self.to_disk.clear();
         self.aside.clear();
     }
 }

@@ -5,7 +5,7 @@ use crate::ipfix::tests::sample::{many, of_class};
 
 /// The oldest `count` records of class 0.
 fn cargo(account: &Account, count: usize) -> Cargo {
-    let mut cargo = Cargo::of(0);
+    let mut cargo = Cargo::of(0, false);
     account
         .waiting(0)
         .take(count)
@@ -209,7 +209,7 @@ fn records_that_a_format_cannot_say_are_dropped_by_name() {
     let records = Arc::new(many(3));
     let mut account = outlet.account();
     account.push(&records, Now::read());
-    let mut cargo = Cargo::of(0);
+    let mut cargo = Cargo::of(0, false);
     cargo.add(&records[0]);
     cargo.pass_over(&records[1], "ipv6");
     cargo.add(&records[2]);

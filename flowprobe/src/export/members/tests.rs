@@ -153,11 +153,11 @@ fn where_the_queue_is_nearly_full_the_spool_takes_over() {
     // The spool is not ready yet.
     assert_eq!(collector.turn(There, false, now), Turn::Mine);
     assert_eq!(spool.turn(There, true, now), Turn::Anothers);
+    // It does not wait for what the collector has.
     assert_eq!(collector.turn(There, false, now), Turn::Settles);
-    assert_eq!(spool.turn(There, true, now), Turn::Anothers);
-    assert_eq!(collector.turn(There, true, now), Turn::Anothers);
     assert_eq!(spool.turn(There, true, now), Turn::Begins);
     members.set_backlog(true);
+    assert_eq!(collector.turn(There, false, now), Turn::Settles);
     assert_eq!(collector.turn(There, true, now), Turn::Drains);
     assert_eq!(spool.turn(There, true, now), Turn::Mine);
     // All of it has arrived, and there is room in the queue.

@@ -121,6 +121,11 @@ impl<L: Link> Wire<L> {
         &mut self.encoders[self.class]
     }
 
+    /// Nothing yet, of `class`.
+    fn cargo_of(&self, class: usize) -> Cargo {
+        Cargo::of(class, self.link.is_spool())
+    }
+
     /// The next messages are of `class`; those before are gone.
     pub(super) fn turn_to(&mut self, class: usize) {
         debug_assert!(
@@ -128,7 +133,7 @@ impl<L: Link> Wire<L> {
             "a message is of one domain"
         );
         self.class = class;
-        self.cargo = Cargo::of(class);
+        self.cargo = self.cargo_of(class);
     }
 
     /// Encodes up to `count` waiting records of `class`, as many as fit into the messages of a
@@ -178,15 +183,16 @@ impl<L: Link> Wire<L> {
             return self.cargo.records;
         }
         self.encoders[class].discard();
-        self.cargo = Cargo::of(class);
+        self.cargo = self.cargo_of(class);
         loaded
     }
 
     /// The message that is being built is whole.
     fn close(&mut self) {
         let stamp = self.now.stamp();
+        let next = self.cargo_of(self.class);
+        let cargo = mem::replace(&mut self.cargo, next);
         let encoder = &mut self.encoders[self.class];
-        let cargo = mem::replace(&mut self.cargo, Cargo::of(self.class));
         let (before, units) = (encoder.mark(), encoder.units());
         if !encoder.is_empty() {
             self.batch.write(encoder.message(stamp));
@@ -274,7 +280,7 @@ impl<L: Link> Wire<L> {
             self.encoder().go_to(first.before);
         }
         self.encoder().discard();
-        self.cargo = Cargo::of(self.class);
+        self.cargo = self.cargo_of(self.class);
     }
 
     /// A message will never go out. Its records keep their sequence numbers: the collector
