@@ -91,7 +91,10 @@ fn a_collector_that_does_not_keep_up_loses_nothing() -> Result {
     // Until the kernels on both sides have taken what they take.
     let collector = TcpCollector::reading(&pair.sensor, "127.0.0.1:4739", 2000)?;
     let url = collector.url();
-    let probe = Probe::start(&pair.sensor, &[&COMMON[..], &["-c", &url, &spool]].concat())?;
+    // A quarter of the queue holds a burst: the spool looks ten times a second whether it is needed.
+    let own = ["--export-queue", "1000", "-c", &url, &spool];
+    let [rest @ .., _, _] = &COMMON;
+    let probe = Probe::start(&pair.sensor, &[rest, &own[..]].concat())?;
     let on_disk = || {
         let names = fs::read_dir(directory.path().join("tcp-127.0.0.1-4739"));
         names.is_ok_and(|names| names.count() > 2)
