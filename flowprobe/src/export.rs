@@ -235,6 +235,17 @@ pub enum ExportError {
         /// Why.
         why: NoTemplate,
     },
+    /// What is on disk could not be accounted for.
+    #[error(
+        "collector {collector}: flows on disk are counted by their records: give {missing} among its \
+         fields too, or leave out --spool"
+    )]
+    Uncounted {
+        /// Which.
+        collector: String,
+        /// The element that its fields lack.
+        missing: &'static str,
+    },
     /// No place for what a collector misses.
     #[error("collector {collector}: {why}")]
     Spool {

@@ -243,8 +243,9 @@ impl Account {
         }
     }
 
-    /// What is on its way, that of these messages, may not have arrived: it waits again, in front. Of
-    /// each of them goes whether it was given up: such records do not come back.
+    /// What is on its way, that of these messages, may not have arrived: it will wait again, in front;
+    /// see [`Self::bring_back`]. Of each of them goes whether it was given up: such records do not
+    /// come back.
     pub(super) fn take_back(&mut self, messages: impl Iterator<Item = (Cargo, bool)>, now: Now) {
         for (cargo, expired) in messages {
             if expired {
@@ -255,6 +256,11 @@ impl Account {
                 lane.set_aside(&cargo);
             }
         }
+    }
+
+    /// What was taken back waits again. For who takes flows out of the queue, between two batches:
+    /// somebody else may have taken back his.
+    pub(super) fn bring_back(&mut self) {
         for lane in &mut self.lanes {
             lane.take_back();
         }

@@ -27,6 +27,16 @@ pub struct Content {
 }
 
 impl Content {
+    /// An element without which records do not say how much they count, if fields lack one.
+    pub(super) fn uncounted(&self) -> Option<&'static str> {
+        const THERE: [&str; 2] = ["packetDeltaCount", "octetDeltaCount"];
+        const BACK: [&str; 2] = ["reversePacketDeltaCount", "reverseOctetDeltaCount"];
+        let fields = self.fields.as_ref()?;
+        let back = self.biflows && fields.of_biflows().is_some();
+        let mut needed = THERE.iter().chain(BACK.iter().filter(|_| back));
+        needed.find(|name| !fields.has(name)).copied()
+    }
+
     /// What the records of this collector have in them.
     pub(super) fn of(&self, collector: &Collector) -> Result<Self, NoTemplate> {
         let chosen = chosen(collector, &self.templates)?;

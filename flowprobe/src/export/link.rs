@@ -193,6 +193,12 @@ pub(in crate::export) trait Link {
         false
     }
 
+    /// Whether something has arrived since this was last asked, where [`Self::acknowledged`] does not
+    /// tell before more has.
+    fn moves(&mut self) -> bool {
+        false
+    }
+
     /// Whether the session shall end now, and a new one begin, without anything being wrong.
     fn is_due(&mut self, now: Instant) -> bool {
         let _ = now;
@@ -262,6 +268,10 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn gave_up(&mut self, message: u64) -> bool {
         (**self).gave_up(message)
+    }
+
+    fn moves(&mut self) -> bool {
+        (**self).moves()
     }
 
     fn is_due(&mut self, now: Instant) -> bool {

@@ -166,6 +166,12 @@ impl Exporter {
         let shared = Shared::new(spool, Arc::clone(members), Arc::clone(&queue.outlet));
         // All collectors of a queue are sent the same from there.
         let content = content(&queue.collectors[0], settings)?;
+        if let Some(missing) = content.uncounted() {
+            return Err(ExportError::Uncounted {
+                collector: queue.collectors[0].to_string(),
+                missing,
+            });
+        }
         let encoder = |domain: &Domain| {
             let encoder = Encoder::new(Format::Ipfix, domain.id, SPOOL_MESSAGE, &content);
             encoder.unwrap_or_else(|_| unreachable!("SPOOL_MESSAGE holds any record"))

@@ -89,6 +89,13 @@ impl Fields {
         self.parts.iter().map(|part| &part.template)
     }
 
+    /// Whether one of them has this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        let mut fields = self.templates().flat_map(|template| template.fields);
+        fields.any(|field| field.name == name)
+    }
+
     /// The first field that only biflows have.
     #[must_use]
     pub fn of_biflows(&self) -> Option<&'static str> {

@@ -1,7 +1,10 @@
 //! Templates as they are found in files, of any exporter.
 
 use super::message::{FIRST_TEMPLATE, Flaw, OPTIONS_TEMPLATE_SET, TEMPLATE_SET, u16_at};
-use crate::{ipfix::Field, record::Volume};
+use crate::{
+    ipfix::{Field, template::REVERSE},
+    record::Volume,
+};
 
 /// In a field specifier: an enterprise number follows (RFC 7011 §3.2).
 const ENTERPRISE: u16 = 0x8000;
@@ -30,6 +33,8 @@ enum Counted {
 pub struct Template {
     /// Whether its records are options, which are no flows.
     options: bool,
+    /// Flows in a record: a biflow is two.
+    flows: u64,
     values: Box<[Value]>,
     /// Octets of the shortest record.
     shortest: usize,
@@ -80,6 +85,7 @@ impl TemplateRecord {
             }
             length += 2;
         }
+        let mut is_biflow = false;
         let mut values = Vec::with_capacity(usize::from(count).min(octets.len() / 4));
         for _ in 0..count {
             let (element, octets_of) = (number(length)?, number(length + 2)?);
@@ -90,16 +96,24 @@ impl TemplateRecord {
                 _ => None,
             };
             if element & ENTERPRISE != 0 {
-                number(length + 2)?;
+                let enterprise = (number(length)?, number(length + 2)?);
                 length += 4;
-                counts = None;
+                // RFC 5103 §6.1: what came back counts too.
+                let reverse = u32::from(enterprise.0) << 16 | u32::from(enterprise.1) == REVERSE;
+                counts = match element & !ENTERPRISE {
+                    OCTETS if reverse => Some(Counted::Octets),
+                    PACKETS if reverse => Some(Counted::Packets),
+                    _ => None,
+                };
+                is_biflow |= counts.is_some();
             }
             values.push(Value {
                 length: octets_of,
                 counts,
             });
         }
-        let template = Some(Template::new(options, values));
+        let flows = if is_biflow { 2 } else { 1 };
+        let template = Some(Template::new(options, flows, values));
         Ok(Self {
             id,
             template,
@@ -109,7 +123,7 @@ impl TemplateRecord {
 }
 
 impl Template {
-    fn new(options: bool, values: Vec<Value>) -> Self {
+    fn new(options: bool, flows: u64, values: Vec<Value>) -> Self {
         let varies = |value: &Value| value.length == Field::VARIABLE;
         let least = |value: &Value| {
             if varies(value) {
@@ -120,6 +134,7 @@ impl Template {
         };
         Self {
             options,
+            flows,
             shortest: values.iter().map(least).sum(),
             varies: values.iter().any(varies),
             values: values.into_boxed_slice(),
@@ -149,14 +164,14 @@ impl Template {
         self.shortest
     }
 
-    /// The flow that a record is, with the packets and octets that it counts; nothing for options.
+    /// The flows that a record is, with the packets and octets that it counts; nothing for options.
     #[must_use]
     pub fn volume(&self, record: &[u8]) -> Volume {
         let mut volume = Volume::default();
         if self.options {
             return volume;
         }
-        volume.records = 1;
+        volume.records = self.flows;
         let mut rest = record;
         for value in &self.values {
             let Some((octets, after)) = value.split(rest) else {
@@ -164,8 +179,12 @@ impl Template {
             };
             rest = after;
             match value.counts {
-                Some(Counted::Octets) => volume.octets = unsigned(octets),
-                Some(Counted::Packets) => volume.packets = unsigned(octets),
+                Some(Counted::Octets) => {
+                    volume.octets = volume.octets.saturating_add(unsigned(octets))
+                }
+                Some(Counted::Packets) => {
+                    volume.packets = volume.packets.saturating_add(unsigned(octets))
+                }
                 None => {}
             }
         }
@@ -194,4 +213,42 @@ fn unsigned(octets: &[u8]) -> u64 {
     octets
         .iter()
         .fold(0, |number, octet| number << 8 | u64::from(*octet))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        encode::Stamp,
+        ipfix::{
+            Encoder,
+            element::{ALL_BIFLOWS, Both},
+            tests::sample::nth,
+        },
+        record::{Biflow, Direction, FlowRecord},
+    };
+
+    /// What comes off a spool counts as it did when it went in.
+    #[test]
+    fn a_biflow_is_two_flows_with_what_both_count() {
+        let now = Stamp {
+            unix_ms: 0,
+            boot_unix_ms: 0,
+        };
+        let half = |i, biflow| FlowRecord { biflow, ..nth(i) };
+        let forward = half(0, Biflow::Forward(Direction::Initiator));
+        let reverse = half(5, Biflow::Reverse);
+        let both = Both::of(&forward, Some(&reverse)).expect("a biflow");
+        let mut encoder = Encoder::new(7, 1400).expect("large enough");
+        encoder.use_biflows().expect("large enough");
+        // Behind the headers of message and set.
+        const BODY: usize = 20;
+        assert!(encoder.template(&ALL_BIFLOWS[0]));
+        let read = TemplateRecord::read(&encoder.message(now)[BODY..], false);
+        let template = read.expect("a template").template.expect("no withdrawal");
+        encoder.commit();
+        encoder.biflow(&both);
+        let volume = template.volume(&encoder.message(now)[BODY..]);
+        assert_eq!(volume, Volume::of(&[forward, reverse]));
+    }
 }

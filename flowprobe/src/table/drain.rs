@@ -54,13 +54,15 @@ impl Drainer {
         for cpu in 0..self.shared.geometry().partitions {
             let tail = self.shared.ring_tail(cpu);
             let end = self.shared.ring_head(cpu).min(tail + TURN);
+            if end != tail {
+                self.emitter.at(monotonic_ns());
+            }
             for position in tail..end {
                 let part = self.shared.ring_part(cpu, position);
                 self.take(&part);
             }
             if end != tail {
                 // Whoever waits for the ring to be read waits for its records.
-                self.emitter.at(monotonic_ns());
                 self.emitter.flush();
                 self.shared.set_ring_tail(cpu, end);
             }

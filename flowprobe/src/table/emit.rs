@@ -327,8 +327,9 @@ impl Emitter {
         };
         let mut records = Vec::new();
         pairing.release(|record| of(record.key.sampled()), &mut records);
-        drop(pairing);
+        // Who releases what waits finds all of it handed on, by whichever thread.
         self.hand_on(records);
+        drop(pairing);
     }
 
     /// Emits a flow that came due by time; it is `now_ns` on the monotonic clock.
@@ -393,28 +394,45 @@ impl Emitter {
             }
         }
         let batch = std::mem::take(&mut self.batch);
-        let batch = self.pair(batch);
-        self.hand_on(batch);
-    }
-
-    fn hand_on(&self, batch: Vec<FlowRecord>) {
-        if !batch.is_empty() {
-            self.exported.count(&batch);
-            self.gate.pass(batch, &*self.sink);
-        }
-    }
-
-    /// What of the records, and of those that wait, goes on now.
-    fn pair(&mut self, batch: Vec<FlowRecord>) -> Vec<FlowRecord> {
         let Some(mut pairing) = self.exported.pairing() else {
-            return batch;
+            return self.hand_on(batch);
         };
         let mut on = Vec::with_capacity(batch.len());
         let firsts = self.first_ns.drain(..);
         let stamped = batch.into_iter().zip(firsts);
         let stamped = stamped.map(|(record, first_ns)| Stamped { record, first_ns });
         pairing.pass(stamped, self.now_ns, &mut on);
-        on
+        // As in `release`.
+        self.hand_on(on);
+        drop(pairing);
+    }
+
+    /// In batches, of which none ends within a biflow.
+    fn hand_on(&self, records: Vec<FlowRecord>) {
+        if records.len() <= BATCH {
+            return self.hand_on_batch(records);
+        }
+        let mut rest = &records[..];
+        while !rest.is_empty() {
+            let within = rest
+                .get(BATCH)
+                .is_some_and(|next| next.biflow == Biflow::Reverse);
+            let end = if within {
+                BATCH - 1
+            } else {
+                BATCH.min(rest.len())
+            };
+            let (batch, after) = rest.split_at(end);
+            self.hand_on_batch(batch.to_vec());
+            rest = after;
+        }
+    }
+
+    fn hand_on_batch(&self, batch: Vec<FlowRecord>) {
+        if !batch.is_empty() {
+            self.exported.count(&batch);
+            self.gate.pass(batch, &*self.sink);
+        }
     }
 }
 

@@ -10,6 +10,10 @@ use flowprobe_ebpf::{
 
 use crate::record::FlowKey;
 
+/// How far the clocks of two CPUs may be apart: a tick of the kernel, which has 100 in a second at
+/// least.
+pub(super) const TICK_NS: u64 = 10_000_000;
+
 /// A flow, or the part of one that a single CPU counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
@@ -77,9 +81,20 @@ impl Flow {
         })
     }
 
-    /// Adds another part. What is the first packet's is that of the earlier one.
+    /// Adds another part. What is the first packet's is that of the earlier one; of two that began
+    /// within a tick of each other, as the CPUs' clocks go, the one that began with SYN.
     pub fn merge(&mut self, other: &Self) {
-        if other.counters.first_ns < self.counters.first_ns {
+        let (mine, others) = (self.counters.first_ns, other.counters.first_ns);
+        let opened = [self.marks, other.marks].map(|marks| marks.began_with_syn());
+        let is_earlier = match opened {
+            [mine_opened, others_opened]
+                if mine_opened != others_opened && mine.abs_diff(others) <= TICK_NS =>
+            {
+                others_opened
+            }
+            _ => others < mine,
+        };
+        if is_earlier {
             self.macs = other.macs;
             self.marks.begin_with(&other.marks);
         }

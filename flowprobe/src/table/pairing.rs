@@ -8,7 +8,8 @@
 //! group of hosts or ICMP that is no question and no answer, do not wait.
 //!
 //! A record waits in about 250 octets, in the order of arrival. Where too many wait the one that
-//! has waited for longest goes on alone.
+//! has waited for longest goes on alone; so does, of more than [`OF_ONE`] of one conversation, the
+//! first: connections of the same ports that nobody answers, one after the other.
 
 mod counterpart;
 #[cfg(test)]
@@ -23,12 +24,14 @@ use std::{
 use hashbrown::HashTable;
 
 use self::counterpart::{Opening, can_have_one, is_counterpart};
-use super::Timeouts;
+use super::{Timeouts, flow::TICK_NS};
 use crate::record::{Biflow, Direction, EndReason, FlowRecord, Volume};
 
-/// How far stamps of the program may be off: they are of a tick of the kernel, which has 100 in a
-/// second at least, and each CPU has its own.
-const TICK: Duration = Duration::from_millis(10);
+/// How many records of one conversation wait: each one that comes looks at all of them.
+const OF_ONE: usize = 8;
+
+/// Places that have been left may be as many as those that are taken, and so many more.
+const LEFT: usize = 4096;
 
 /// How long records wait, and how far their order can be told.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +52,7 @@ impl Patience {
             // A flow leaves a pass late at most, and so does the other one.
             wait: timeouts.idle + timeouts.linger + 2 * sweep_interval,
             parts: timeouts.active,
-            doubt: TICK,
+            doubt: Duration::from_nanos(TICK_NS),
         }
     }
 
@@ -160,7 +163,9 @@ impl Pairing {
         while let Some(oldest) = self.waiting.front()
             && (oldest.stamped.is_none() || oldest.until_ns <= now_ns)
         {
-            to.extend(self.give_up());
+            to.extend(self.take_out(self.first).map(|stamped| stamped.record));
+            self.waiting.pop_front();
+            self.first += 1;
         }
     }
 
@@ -182,8 +187,15 @@ impl Pairing {
             to.extend(self.biflow([other, stamped], conversation, now_ns));
             return;
         }
-        if self.waiting.len() >= self.capacity {
+        let of_one = self.places.iter_hash(conversation).copied();
+        let first = of_one.clone().min().filter(|_| of_one.count() >= OF_ONE);
+        if let Some(first) = first {
+            to.extend(self.take_out(first).map(|stamped| stamped.record));
+        } else if self.places.len() >= self.capacity {
             to.extend(self.give_up());
+        }
+        if self.waiting.len() > 2 * self.places.len() + LEFT {
+            self.close_up();
         }
         let number = self.first + self.waiting.len() as u64;
         self.waiting.push_back(Waiting {
@@ -224,12 +236,30 @@ impl Pairing {
         Some(stamped)
     }
 
-    /// Takes out the oldest one.
+    /// Takes out the oldest one that waits.
     fn give_up(&mut self) -> Option<FlowRecord> {
-        let stamped = self.take_out(self.first);
-        self.waiting.pop_front();
-        self.first += 1;
-        stamped.map(|stamped| stamped.record)
+        loop {
+            let first = self.waiting.front()?.stamped;
+            self.take_out(self.first);
+            self.waiting.pop_front();
+            self.first += 1;
+            if let Some(stamped) = first {
+                return Some(stamped.record);
+            }
+        }
+    }
+
+    /// Gives back the places that have been left.
+    fn close_up(&mut self) {
+        self.waiting.retain(|waiting| waiting.stamped.is_some());
+        self.places.clear();
+        let (first, waiting) = (self.first, &self.waiting);
+        for (number, place) in (first..).zip(waiting) {
+            self.places
+                .insert_unique(place.conversation, number, |number: &u64| {
+                    waiting[(number - first) as usize].conversation
+                });
+        }
     }
 
     /// The two as a biflow, its source first.
@@ -283,28 +313,32 @@ impl Pairing {
 
 impl Begun {
     fn remember(&mut self, conversation: u64, source: Source, capacity: usize) {
-        if self.order.len() >= capacity
-            && let Some((_, oldest)) = self.order.pop_front()
-        {
-            self.sources.remove(&oldest);
+        // Those that were seen again stand there twice.
+        if self.order.len() >= 2 * capacity {
+            self.forget_oldest();
         }
         self.order.push_back((source.until_ns, conversation));
         self.sources.insert(conversation, source);
     }
 
     fn forget(&mut self, now_ns: u64) {
-        while let Some((until_ns, conversation)) = self.order.front().copied()
-            && until_ns <= now_ns
+        while self
+            .order
+            .front()
+            .is_some_and(|(until_ns, _)| *until_ns <= now_ns)
         {
-            self.order.pop_front();
-            // It may have been seen again since.
-            if self
-                .sources
-                .get(&conversation)
-                .is_some_and(|source| source.until_ns == until_ns)
-            {
-                self.sources.remove(&conversation);
-            }
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((until_ns, conversation)) = self.order.pop_front() else {
+            return;
+        };
+        // It may have been seen again since.
+        let known = self.sources.get(&conversation);
+        if known.is_some_and(|source| source.until_ns == until_ns) {
+            self.sources.remove(&conversation);
         }
     }
 }

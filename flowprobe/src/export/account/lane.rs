@@ -194,7 +194,7 @@ impl Lane {
     }
 
     fn nothing_on_the_way(&self) -> bool {
-        self.on_the_way.is_empty() && self.to_disk.is_empty()
+        self.on_the_way.is_empty() && self.to_disk.is_empty() && self.aside.is_empty()
     }
 
     /// The change at the front is made.
@@ -298,7 +298,8 @@ impl Lane {
         debug_assert_eq!(count, 0, "what arrives was on its way");
     }
 
-    /// What was set aside waits again, in front of all else.
+    /// What was set aside waits again, in front of all else. Only between two batches of who takes
+    /// flows out of the queue: it counts those at the front.
     pub(super) fn take_back(&mut self) {
         while let Some(batch) = self.aside.pop_back() {
             self.items.push_front(Item::Records(batch));

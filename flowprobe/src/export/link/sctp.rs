@@ -83,6 +83,9 @@ struct Association {
     window: Window,
     /// Where messages may be given up.
     partial: Option<Partial>,
+    /// Octets that the kernel kept when it was last asked, and whether there were more before.
+    kept: u32,
+    moves: bool,
     /// Why it is over, found while it was asked for something else.
     ended: Option<io::Error>,
 }
@@ -122,6 +125,8 @@ impl Sctp {
             socket,
             window: Window::default(),
             partial,
+            kept: 0,
+            moves: false,
             ended: None,
         });
         Ok(())
@@ -151,7 +156,10 @@ impl Association {
     fn settle(&mut self) -> io::Result<()> {
         // In this order: an association that ends forgets its messages, so that only if it is still
         // there does it tell that there were none.
-        let all = socket::kept(&self.socket)? == 0;
+        let kept = socket::kept(&self.socket)?;
+        self.moves |= kept < self.kept;
+        self.kept = kept;
+        let all = kept == 0;
         let given_up = self.hear()?;
         if all && socket::is_alive(&self.socket) {
             self.window.settle(given_up, Instant::now());
@@ -331,6 +339,15 @@ impl Link for Sctp {
         }
     }
 
+    fn moves(&mut self) -> bool {
+        match &mut self.session {
+            Session::Down(_) => false,
+            Session::Up(association) | Session::Ending(association) => {
+                mem::take(&mut association.moves)
+            }
+        }
+    }
+
     /// May be called again after `WouldBlock`, to wait for longer.
     fn close(&mut self, until: Instant) -> io::Result<()> {
         let down = Session::Down(Window::default());
@@ -343,8 +360,15 @@ impl Link for Sctp {
         };
         let done = association.finish(until);
         if !matches!(&done, Err(error) if error.kind() == ErrorKind::WouldBlock) {
-            let mut window = mem::take(&mut association.window);
-            window.end();
+            // Where it failed the kernel may still be sending.
+            let window = match done.is_err() {
+                true => association.abandon(),
+                false => {
+                    let mut window = mem::take(&mut association.window);
+                    window.end();
+                    window
+                }
+            };
             self.session = Session::Down(window);
         }
         done

@@ -50,7 +50,7 @@ impl<L: Link> Sender<L> {
                 self.give_up_or(now.at)
             }
             Err(Drained::Spool(error)) => {
-                tracing::error!(collector = self.name, %error, "what is on disk stays there");
+                tracing::error!(collector = self.name, %error, "what is on disk stays there, for the next run or for flowprobe replay");
                 self.stop_draining();
                 if let Some(shared) = &self.spool {
                     shared.give_up();
@@ -84,7 +84,7 @@ impl<L: Link> Sender<L> {
         if let (Some(shared), Some(known)) = (&self.spool, self.draining) {
             let arrived = self.wire.link.acknowledged();
             self.draining = Some(arrived);
-            if arrived > known {
+            if arrived > known || self.wire.link.moves() {
                 self.wire.moved = self.wire.now.at;
             }
             shared.acknowledged(known, arrived, self.wire.now)?;
@@ -143,7 +143,7 @@ impl<L: Link> Sender<L> {
     pub(super) fn spool_failed(&mut self, error: &io::Error) {
         if !self.missed {
             self.missed = true;
-            tracing::error!(spool = self.name, %error, "flows cannot go to disk: they wait");
+            tracing::error!(spool = self.name, %error, "flows cannot go to disk: they wait until there is room, which is looked for by itself");
         }
         self.failed = Some((self.wire.now.at, self.wire.flows_arrived));
     }

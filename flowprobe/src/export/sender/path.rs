@@ -67,7 +67,7 @@ impl<L: Link> Sender<L> {
                 tracing::error!(
                     collector,
                     "the path takes messages of {octets} octets, and a record may need {least}: \
-                     flows are lost"
+                     flows are lost; give fewer --fields, no --biflow, or a collector of tcp://"
                 );
             }
             return false;

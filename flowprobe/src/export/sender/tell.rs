@@ -59,7 +59,8 @@ impl<L: Link> Sender<L> {
     pub(super) fn changes(&mut self) -> Result<(), Stop> {
         loop {
             let (class, sampling, front) = {
-                let account = self.wire.outlet.account();
+                let mut account = self.wire.outlet.account();
+                account.bring_back();
                 let Some((class, sampling)) = account.change() else {
                     return Ok(());
                 };

@@ -318,6 +318,9 @@ impl<L: Link> Wire<L> {
     /// Takes note of what has arrived since; returns how many messages have not.
     pub(super) fn acknowledge(&mut self) -> usize {
         let acknowledged = self.link.acknowledged();
+        if self.link.moves() {
+            self.moved = self.now.at;
+        }
         let mut account = self.outlet.account();
         while self.acknowledged < acknowledged
             && let Some(cargo) = self.on_the_way.pop_front()
@@ -366,7 +369,7 @@ impl<L: Link> Stream for Wire<L> {
     }
 
     fn has_sessions(&self) -> bool {
-        self.link.has_sessions()
+        self.link.is_reliable()
     }
 
     fn outlet(&self) -> &Arc<Outlet> {

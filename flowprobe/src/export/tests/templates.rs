@@ -11,9 +11,8 @@ use crate::ipfix_file::tests::Scratch;
 const GENERAL: &str = "octetDeltaCount,ipVersion";
 const OF_GENERAL: [u16; 2] = [1, 60];
 /// The template `narrow`.
-const NARROW: &str =
-    "narrow=packetDeltaCount,sourceIPv4Address,sourceIPv6Address,flowEndMilliseconds";
-const OF_NARROW: [[u16; 3]; 2] = [[2, 8, 153], [2, 27, 153]];
+const NARROW: &str = "narrow=packetDeltaCount,sourceIPv4Address,sourceIPv6Address,flowEndMilliseconds,octetDeltaCount";
+const OF_NARROW: [[u16; 4]; 2] = [[2, 8, 153, 1], [2, 27, 153, 1]];
 
 fn content() -> Content {
     Content {
@@ -172,6 +171,22 @@ fn a_spool_has_the_template_of_its_collector() {
     assert_narrow(&in_file(&segment), 100);
 }
 
+/// What comes off the disk is counted by its records.
+#[test]
+fn a_spool_needs_both_counts() {
+    let scratch = Scratch::new();
+    let mut settings = settings(&[]);
+    settings.content = content();
+    settings.collectors = vec![collector(&format!("tcp://{}", nobody()))];
+    settings.spool = Some(SpoolSettings {
+        directory: scratch.path().to_owned(),
+        octets: MIN_SPOOL,
+    });
+    let error = Exporter::start(&settings, Arc::new(Nothing)).expect_err("refused");
+    let missing = "give packetDeltaCount among its fields too, or leave out --spool";
+    assert!(error.to_string().contains(missing), "{error}");
+}
+
 /// The names are those of IPFIX; the times have the form of v9.
 #[test]
 fn a_collector_of_v9_has_its_template_too() {
@@ -217,6 +232,6 @@ fn a_collector_of_v9_has_its_template_too() {
             .find(|(of, _)| *of == id)
             .map(|(_, shape)| &shape[..])
     };
-    assert_eq!(of(256), Some(&[2, 8, 21][..]));
-    assert_eq!(of(257), Some(&[2, 27, 21][..]));
+    assert_eq!(of(256), Some(&[2, 8, 21, 1][..]));
+    assert_eq!(of(257), Some(&[2, 27, 21, 1][..]));
 }

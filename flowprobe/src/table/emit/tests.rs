@@ -10,6 +10,45 @@ use crate::{
 
 const SECOND: u64 = 1_000_000_000;
 
+/// The records of each batch.
+#[derive(Default)]
+struct Batches(Mutex<Vec<Vec<FlowRecord>>>);
+
+impl Sink for Batches {
+    fn take(&self, records: Vec<FlowRecord>) {
+        self.0.lock().expect("lock").push(records);
+    }
+}
+
+/// Who waits for room for a batch waits for no more than that.
+#[test]
+fn what_is_released_comes_in_batches_that_part_no_biflow() {
+    let (emitter, _, exported) = emitter();
+    let batches = Arc::<Batches>::default();
+    let mut emitter = Emitter {
+        sink: Arc::clone(&batches) as Arc<dyn Sink>,
+        ..emitter
+    };
+    emitter.at(SECOND);
+    // One alone, so that a biflow would stand across the end of a batch.
+    emitter.emit(&flow(1, false, 0), EndReason::IdleTimeout);
+    for port in 2..2000 {
+        emitter.emit(&flow(port, false, 0), EndReason::IdleTimeout);
+        emitter.emit(&flow(port, true, 0), EndReason::IdleTimeout);
+    }
+    for port in 2000..5000 {
+        emitter.emit(&flow(port, false, 0), EndReason::IdleTimeout);
+    }
+    emitter.finish();
+    let batches = std::mem::take(&mut *batches.0.lock().expect("lock"));
+    assert!(batches.iter().all(|batch| batch.len() <= BATCH));
+    for batch in &batches {
+        assert_ne!(batch[0].biflow, Biflow::Reverse);
+    }
+    let records: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
+    assert_eq!((records, exported.volume().records), (6997, 6997));
+}
+
 /// What reaches the sink, in its order: the source port of a record and its half, or a change.
 #[derive(Debug, PartialEq)]
 enum Reached {
@@ -76,7 +115,7 @@ fn emitter() -> (Emitter, Arc<Log>, Arc<Exported>) {
         active: Duration::from_secs(60),
         linger: Duration::from_secs(1),
     };
-    let pairing = Pairing::new(Patience::exact(&timeouts), 100);
+    let pairing = Pairing::new(Patience::exact(&timeouts), 10_000);
     let exported = Arc::new(Exported::in_biflows(Some(pairing)));
     let log = Arc::<Log>::default();
     let emitter = Emitter::new(

@@ -17,7 +17,10 @@ pub(super) fn can_have_one(key: &FlowKey) -> bool {
         IpAddr::V4(to) => to.is_multicast() || to.is_broadcast(),
         IpAddr::V6(to) => to.is_multicast(),
     };
-    !to_many && (!is_icmp(key) || message(key).is_some())
+    // From itself to itself, there and back are the same.
+    let to_itself =
+        key.source() == key.destination() && key.source_port() == key.destination_port();
+    !to_many && !to_itself && (!is_icmp(key) || message(key).is_some())
 }
 
 /// Whether `a` and `b` are the two directions of one conversation.

@@ -379,6 +379,58 @@ fn what_has_no_answer_goes_on_alone_in_its_turn() {
     assert!(pairing.places.is_empty());
 }
 
+/// Connections of the same ports that nobody answers, one after the other.
+#[test]
+fn few_of_one_conversation_wait() {
+    let mut pairing = pairing(1000);
+    let ask = |octets| {
+        let mut stamped = udp((CLIENT, 1), (SERVER, 53), 5);
+        stamped.record.octets = octets;
+        stamped
+    };
+    let asked: Vec<_> = (0..20).map(ask).collect();
+    let on = pass(&mut pairing, &asked, 0);
+    let octets: Vec<_> = on.iter().map(|record| record.octets).collect();
+    assert_eq!(octets, (0..12).collect::<Vec<_>>());
+    assert_eq!(pairing.volume().records, OF_ONE as u64);
+}
+
+/// One waits, and many that come after it find their other halves.
+#[test]
+fn places_that_were_left_are_given_back() {
+    let mut pairing = pairing(10);
+    assert_eq!(
+        pass(&mut pairing, &[udp((CLIENT, 1), (SERVER, 53), 5)], 0),
+        []
+    );
+    for port in 2..60_000 {
+        let there = udp((CLIENT, port), (SERVER, 53), 5);
+        let back = udp((SERVER, 53), (CLIENT, port), 6);
+        assert_eq!(pass(&mut pairing, &[there, back], 0).len(), 2);
+    }
+    assert!(
+        pairing.waiting.len() <= LEFT + 4,
+        "{}",
+        pairing.waiting.len()
+    );
+    let back = udp((SERVER, 53), (CLIENT, 1), 6);
+    assert_eq!(pass(&mut pairing, &[back], 0).len(), 2);
+}
+
+#[test]
+fn who_sends_to_itself_has_no_answer() {
+    let one = udp((CLIENT, 123), (CLIENT, 123), 5);
+    assert_eq!(pass(&mut pairing(10), &[one, one], 0), [one.record; 2]);
+    let [there, back] = [(1, 2), (2, 1)].map(|(a, b)| udp((CLIENT, a), (CLIENT, b), 5));
+    let on = pass(&mut pairing(10), &[there, back], 0);
+    assert_eq!(
+        on.iter()
+            .filter(|record| record.biflow != Biflow::None)
+            .count(),
+        2
+    );
+}
+
 proptest! {
     /// Whatever comes in goes out once, and halves stand together.
     #[test]
