@@ -9,6 +9,7 @@ mod object_file;
 mod packet;
 mod report;
 mod subject;
+mod table;
 mod timing;
 
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ enum Benchmark {
     Packet(packet::PacketArgs),
     Clock(clock::ClockArgs),
     Export(export::ExportArgs),
+    Table(table::TableArgs),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Benchmark::Packet(args) => packet::run(args),
         Benchmark::Clock(args) => clock::run(&args),
         Benchmark::Export(args) => export::run(&args),
+        Benchmark::Table(args) => table::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

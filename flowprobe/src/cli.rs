@@ -198,7 +198,7 @@ pub struct Pcap {
     pub timeouts: Timeouts,
 
     /// Flows in the table; when it is full, the one that was silent for longest is
-    /// exported. A flow takes about 250 octets
+    /// exported. A flow takes about 150 octets, 215 of IPv6
     #[arg(long, value_name = "N", default_value_t = 1 << 20,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_FLOWS)))]
     pub max_flows: u32,

@@ -93,7 +93,7 @@ impl Meter {
     fn meter(&mut self, captured: &Captured<'_>) {
         let octets = captured.len() as u64;
         self.totals.seen.count(octets);
-        let at_ns = captured.at_ns.unwrap_or(self.table.now_ns());
+        let at_ns = captured.at_ns.unwrap_or(self.table.latest_ns());
         let tunnels = &self.tunnels;
         let parsed = captured
             .link
@@ -105,8 +105,7 @@ impl Meter {
                 self.follow(&mut parsed, captured.ifindex, at_ns);
                 let macs = link.macs(captured);
                 let (table, emitter) = (&mut self.table, &mut self.emitter);
-                emitter.at(table.now_ns());
-                table.account(&parsed, captured.ifindex, macs, at_ns, emitter);
+                table.push(&parsed, captured.ifindex, macs, at_ns, emitter);
             }
             Ok((_, Err(skip))) => self.ignore(at_ns, |meter| {
                 meter.totals.ignored[skip as usize].count(octets);
@@ -127,14 +126,15 @@ impl Meter {
 
     fn ignore(&mut self, at_ns: u64, count: impl FnOnce(&mut Self)) {
         count(self);
-        self.table.advance(at_ns, &mut self.emitter);
+        self.table.push_time(at_ns, &mut self.emitter);
         let (first, last) = self.ignored_span_ns.unwrap_or((at_ns, at_ns));
         self.ignored_span_ns = Some((first.min(at_ns), last.max(at_ns)));
     }
 
     /// Hands on the records so far: the next packet may be long in coming.
     fn hand_on(&mut self) {
-        self.emitter.at(self.table.now_ns());
+        self.table.settle(&mut self.emitter);
+        self.emitter.at(self.table.latest_ns());
         self.emitter.flush();
     }
 
