@@ -12,7 +12,7 @@ use crate::{ETHERNET, Files, Result, SECOND, START_MS, START_NS, assert_flows, c
 
 #[test]
 fn every_link_layer_in_both_formats() -> Result {
-    for link in [1, 0, 12, 14, 101, 108, 113, 228, 229, 276] {
+    for link in [1, 0, 9, 12, 14, 101, 104, 108, 113, 228, 229, 276] {
         for order in ORDERS {
             let carried = carried(mix(), link, order);
             let (packets, frames): (Vec<_>, Vec<_>) = carried.into_iter().unzip();
@@ -204,19 +204,19 @@ fn interfaces_that_cannot_be_read_do_not_keep_others_from_it() -> Result {
     };
     let radio = Record::whole(record.at, &[0; 50]);
     let file = PcapNg::new(Order::Little)
-        .interface(127, 0, &[])
+        .interface(249, 0, &[])
         .interface(1, 0, &[])
         .enhanced(0, &radio)
         .enhanced(1, &record);
     let run = pcap(&["-"], file.octets())?;
     assert_flows(&run, &truth(std::slice::from_ref(&packet), 1));
     assert_eq!(run.ledger().ignored["unreadable_link"].octets, 50);
-    let said = "interface 0 has link type 127 (IEEE802_11_RADIOTAP)";
+    let said = "interface 0 has link type 249 (USBPCAP)";
     assert!(run.log.contains(said), "{}", run.log);
 
     // With no other, nothing was metered, and that is no success.
     let file = PcapNg::new(Order::Little)
-        .interface(127, 0, &[])
+        .interface(249, 0, &[])
         .enhanced(0, &radio);
     let run = pcap(&["-"], file.octets())?;
     assert_eq!((run.code, run.flows.len()), (1, 0), "{}", run.log);
