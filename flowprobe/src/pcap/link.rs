@@ -8,9 +8,11 @@ mod radio;
 use std::fmt;
 
 use flowprobe_ebpf::{
-    Frame, Parsed, Skip, Tunnels,
+    Frame, Packet, Parsed, Skip, Tunnels,
     flow::Macs,
-    parse, parse_at,
+    parse,
+    parse::{near_plain, plain},
+    parse_at,
     wire::{ethernet, ethertype},
 };
 
@@ -161,6 +163,17 @@ impl Link {
         }
     }
 
+    /// The packet of a frame that is plain, as nearly all of Ethernet are: what [`Link::parse`] says
+    /// of it, too.
+    #[inline(always)]
+    pub fn plain<F: Frame + ?Sized>(self, frame: &F, tunnels: &Tunnels) -> Option<Packet> {
+        if self != Self::Ethernet {
+            return None;
+        }
+        let packet = plain(frame).or_else(|| near_plain(frame))?;
+        (!tunnels.may_be(&packet)).then_some(packet)
+    }
+
     /// Parses a frame.
     ///
     /// # Errors
@@ -218,6 +231,7 @@ impl Link {
     }
 
     /// The MAC addresses of a frame; zeros where it has none.
+    #[inline]
     #[must_use]
     pub fn macs<F: Frame + ?Sized>(self, frame: &F) -> Macs {
         let octets = match self {
@@ -233,7 +247,11 @@ impl Link {
             Self::Mpacket => frame.read(header::PREAMBLE_LEN + ethernet::ADDRESSES),
             _ => None,
         };
-        Macs::new(octets.unwrap_or_default())
+        // A copy of three words.
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = octets.unwrap_or_default();
+        Macs {
+            words: [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes),
+        }
     }
 }
 

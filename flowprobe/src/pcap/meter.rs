@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flowprobe_ebpf::{Frame as _, Parsed, Tunnels, cpu::Tally};
 
-use super::{Take, capture::Captured};
+use super::{Take, capture::Captured, link::Link};
 use crate::{
     export::{Metering, Telemetry},
     sampling::Selection,
@@ -60,6 +60,7 @@ impl Telemetry for Figures {
 }
 
 impl Take for Meter {
+    #[inline]
     fn take(&mut self, captured: &Captured<'_>) {
         self.meter(captured);
     }
@@ -89,17 +90,33 @@ impl Meter {
         }
     }
 
-    /// Meters one packet. One without a time gets that of the latest packet before it.
+    /// Meters one packet, with the burst that it is in. One without a time gets that of the latest packet before it.
     fn meter(&mut self, captured: &Captured<'_>) {
         let octets = captured.len() as u64;
         self.totals.seen.count(octets);
         let at_ns = captured.at_ns.unwrap_or(self.table.latest_ns());
-        let tunnels = &self.tunnels;
-        let parsed = captured
-            .link
-            .map(|link| (link, link.parse(captured, tunnels)));
-        match parsed {
-            Ok((link, Ok(mut parsed))) => {
+        match captured.link {
+            Ok(link) => self.account(captured, link, at_ns),
+            Err(_) => self.ignore(at_ns, |meter| meter.unreadable_link.count(octets)),
+        }
+        if self.totals.seen.packets.is_multiple_of(PUBLISH) {
+            self.publish();
+        }
+    }
+
+    #[inline]
+    fn account(&mut self, captured: &Captured<'_>, link: Link, at_ns: u64) {
+        let octets = captured.len() as u64;
+        // As nearly all are.
+        if let Some(packet) = link.plain(captured, &self.tunnels) {
+            self.totals.accounted.count(octets);
+            self.totals.accounted_ip_octets += u64::from(packet.octets);
+            let macs = link.macs(captured);
+            let (table, emitter) = (&mut self.table, &mut self.emitter);
+            return table.push_plain(&packet, captured.ifindex, macs, at_ns, emitter);
+        }
+        match link.parse(captured, &self.tunnels) {
+            Ok(mut parsed) => {
                 self.totals.accounted.count(octets);
                 self.totals.accounted_ip_octets += u64::from(parsed.packet.octets);
                 self.follow(&mut parsed, captured.ifindex, at_ns);
@@ -107,13 +124,9 @@ impl Meter {
                 let (table, emitter) = (&mut self.table, &mut self.emitter);
                 table.push(&parsed, captured.ifindex, macs, at_ns, emitter);
             }
-            Ok((_, Err(skip))) => self.ignore(at_ns, |meter| {
+            Err(skip) => self.ignore(at_ns, |meter| {
                 meter.totals.ignored[skip as usize].count(octets);
             }),
-            Err(_) => self.ignore(at_ns, |meter| meter.unreadable_link.count(octets)),
-        }
-        if self.totals.seen.packets.is_multiple_of(PUBLISH) {
-            self.publish();
         }
     }
 

@@ -17,18 +17,18 @@ mod tests;
 mod wheel;
 
 use flowprobe_ebpf::{
-    Counters, KeyV4, KeyV6, KeyWide, Marks, Packet, Parsed, flow::Macs, hash::SECRET_WORDS,
-    key::Key as _, sampling::Sampled, wire::tcp,
+    Addresses, Counters, KeyV4, KeyV6, KeyWide, Marks, Packet, Parsed, flow::Macs,
+    hash::SECRET_WORDS, key::Key as _, sampling::Sampled, wire::tcp,
 };
 
 pub use self::burst::BURST;
 use self::{
-    burst::{Burst, Place, Waiting},
+    burst::{Burst, NO_GUESS, Place, Waiting},
     shelf::{Cold, Hot, Kept, Shelves},
     wheel::{Look, Wheel},
 };
 use crate::{
-    record::{EndReason, FlowKey, Volume},
+    record::{EndReason, Volume},
     table::{
         Flow,
         expiry::{Due, Expiry},
@@ -206,7 +206,6 @@ impl LocalTable {
 
     /// The same as [`LocalTable::account`], later: with the burst that it fills up, or with the
     /// next [`LocalTable::settle`].
-    #[inline]
     pub fn push(
         &mut self,
         parsed: &Parsed,
@@ -215,47 +214,53 @@ impl LocalTable {
         at_ns: u64,
         out: &mut impl Leave,
     ) {
-        let secret = &self.secret;
-        let (key, hash) = match FlowKey::of(parsed, ifindex, Sampled::default()) {
-            FlowKey::V4(key) => {
-                let hash = key.hash(secret);
+        let packet = &parsed.packet;
+        if !parsed.around.is_wide() {
+            return self.push_plain(packet, ifindex, macs, at_ns, out);
+        }
+        let key = KeyWide::new(packet, &parsed.around, ifindex, Sampled::default());
+        let hash = key.hash(&self.secret);
+        self.shelves.wide.index.fetch(hash);
+        let place = Place::Wide(self.burst.wide.len() as u32);
+        self.burst.wide.push(key);
+        self.wait(Waiting::new(place, hash, packet, macs, at_ns), out);
+    }
+
+    /// The same for a packet with nothing around it that belongs to the key.
+    #[inline]
+    pub fn push_plain(
+        &mut self,
+        packet: &Packet,
+        ifindex: u32,
+        macs: Macs,
+        at_ns: u64,
+        out: &mut impl Leave,
+    ) {
+        let sampled = Sampled::default();
+        let (place, hash) = match packet.addresses {
+            Addresses::V4(addresses) => {
+                let key = KeyV4::new(addresses, packet, ifindex, sampled);
+                let hash = key.hash(&self.secret);
                 self.shelves.v4.index.fetch(hash);
                 (Place::V4(key), hash)
             }
-            FlowKey::V6(key) => {
-                let hash = key.hash(secret);
+            Addresses::V6(addresses) => {
+                let key = KeyV6::new(addresses, packet, ifindex, sampled);
+                let hash = key.hash(&self.secret);
                 self.shelves.v6.index.fetch(hash);
                 (Place::V6(key), hash)
             }
-            FlowKey::Wide(key) => {
-                let hash = key.hash(secret);
-                self.shelves.wide.index.fetch(hash);
-                self.burst.wide.push(key);
-                (Place::Wide((self.burst.wide.len() - 1) as u32), hash)
-            }
         };
-        let waiting = Waiting {
-            key,
-            hash,
-            at_ns,
-            guess: None,
-            macs,
-            packet: parsed.packet,
-        };
-        self.wait(waiting, out);
+        self.wait(Waiting::new(place, hash, packet, macs, at_ns), out);
     }
 
     /// The same as [`LocalTable::advance`], later.
     pub fn push_time(&mut self, at_ns: u64, out: &mut impl Leave) {
-        let waiting = Waiting {
-            key: Place::None,
-            hash: 0,
-            at_ns,
-            guess: None,
-            macs: Macs::default(),
-            packet: Packet::EMPTY,
-        };
-        self.wait(waiting, out);
+        let nothing = (&Packet::EMPTY, Macs::default());
+        self.wait(
+            Waiting::new(Place::None, 0, nothing.0, nothing.1, at_ns),
+            out,
+        );
     }
 
     #[inline]
@@ -275,12 +280,13 @@ impl LocalTable {
         let mut burst = std::mem::take(&mut self.burst);
         for waiting in &mut burst.waiting {
             let hash = waiting.hash;
-            waiting.guess = match waiting.key {
+            let guess = match waiting.key {
                 Place::V4(_) => self.shelves.v4.guess(hash),
                 Place::V6(_) => self.shelves.v6.guess(hash),
                 Place::Wide(_) => self.shelves.wide.guess(hash),
                 Place::None => None,
             };
+            waiting.guess = guess.unwrap_or(NO_GUESS);
         }
         // A guess is one by its tag, and of before the burst: the key decides.
         for waiting in &burst.waiting {
@@ -382,12 +388,9 @@ impl LocalTable {
     #[inline(always)]
     fn add<K: Kept>(&mut self, key: K, waiting: &Waiting, out: &mut impl Leave) {
         let Waiting {
-            hash,
-            at_ns,
-            guess,
-            ref packet,
-            ..
+            hash, at_ns, guess, ..
         } = *waiting;
+        let packet = &waiting.packet();
         let shelf = K::shelf_mut(&mut self.shelves);
         if let Some(slot) = shelf.find(&key, hash, guess) {
             let hot = &mut shelf.hot[slot];
@@ -429,7 +432,7 @@ impl LocalTable {
         }
         let shelf = K::shelf_mut(&mut self.shelves);
         let times = (waiting.at_ns, self.now_ns);
-        let slot = shelf.insert(key, waiting.hash, (&waiting.packet, waiting.macs), times);
+        let slot = shelf.insert(key, waiting.hash, (&waiting.packet(), waiting.macs), times);
         let due = self.expiry.of(&shelf.hot[slot], &shelf.cold[slot]);
         self.len += 1;
         self.peak = self.peak.max(self.len);

@@ -200,14 +200,14 @@ impl<K: Kept> Shelf<K> {
 
     /// The slot of a key. It may be `guess`, which may be a slot that is not there any more.
     #[inline(always)]
-    pub(super) fn find(&self, key: &K, hash: u64, guess: Option<u32>) -> Option<u32> {
+    pub(super) fn find(&self, key: &K, hash: u64, guess: u32) -> Option<u32> {
         let is = |slot: u32| {
             let hot = self.hot.get(slot);
             hot.is_some_and(|hot| hot.key.same(key) && !hot.is_free())
         };
-        match guess {
-            Some(slot) if is(slot) => guess,
-            _ => self.index.find(hash, is),
+        match is(guess) {
+            true => Some(guess),
+            false => self.index.find(hash, is),
         }
     }
 

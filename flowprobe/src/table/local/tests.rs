@@ -1,10 +1,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use flowprobe_ebpf::{Addresses, Tunnels, parse_at, sampling::Sampled, wire::ethertype};
+use flowprobe_ebpf::{Tunnels, parse_at, sampling::Sampled, wire::ethertype};
 use proptest::{prelude::*, strategy::ValueTree as _, test_runner::TestRunner};
 
 use super::*;
-use crate::table::Timeouts;
+use crate::{record::FlowKey, table::Timeouts};
 
 const SECOND: u64 = 1_000_000_000;
 
