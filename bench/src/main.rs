@@ -7,6 +7,7 @@ mod measure;
 mod meter;
 mod object_file;
 mod packet;
+mod pcap;
 mod report;
 mod subject;
 mod table;
@@ -29,6 +30,7 @@ enum Benchmark {
     Clock(clock::ClockArgs),
     Export(export::ExportArgs),
     Table(table::TableArgs),
+    Pcap(pcap::PcapArgs),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Benchmark::Clock(args) => clock::run(&args),
         Benchmark::Export(args) => export::run(&args),
         Benchmark::Table(args) => table::run(&args),
+        Benchmark::Pcap(args) => pcap::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -29,6 +29,9 @@ enum Benchmark {
     /// What a packet costs in the flow table of captures
     #[command(disable_help_flag = true)]
     Table(Rest),
+    /// `flowprobe pcap` beside softflowd and nfpcapd
+    #[command(disable_help_flag = true)]
+    Pcap(Rest),
 }
 
 #[derive(clap::Args)]
@@ -50,10 +53,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         // No BPF in it.
         Benchmark::Table(rest) => ("table", rest, None),
+        Benchmark::Pcap(rest) => ("pcap", rest, None),
     };
     let mut build = cargo();
     build.args(["build", "--quiet", "--locked", "--release"]);
-    workspace::run(build.args(["--package", "flowprobe-bench"]))?;
+    build.args(["--package", "flowprobe-bench"]);
+    if let Benchmark::Pcap(_) = &args.benchmark {
+        build.args(["--package", "flowprobe"]);
+    }
+    workspace::run(&mut build)?;
 
     let mut bench = Command::new(binary());
     bench.arg(name);

@@ -25,6 +25,7 @@ const RUN: &[&str] = &[
     "iproute2",
     "ethtool",
     "nfdump",
+    "softflowd",
     "pmacct",
     "libfixbuf-tools",
     "python3-ipfix",
@@ -41,6 +42,7 @@ const RUN: &[&str] = &[
     "cpio",
     "kmod",
     "xz-utils",
+    "zstd",
 ];
 
 const LINKER: &[&str] = &[

@@ -3,8 +3,8 @@
 
 /// Octets of a cache line.
 const LINE: usize = 64;
-/// What a large page is; less is not worth asking for.
-const LARGE: usize = 2 << 20;
+/// Octets of a large page.
+pub(super) const LARGE: usize = 2 << 20;
 
 /// Fetches all lines of a value, which may be read or written soon.
 #[inline(always)]
@@ -27,11 +27,11 @@ pub(super) fn ahead<T>(value: &T) {
 /// looked up costs as much as the line itself. Where there are none, nothing is lost.
 pub(super) fn advise<T>(room: &Vec<T>) {
     let octets = room.capacity() * size_of::<T>();
-    if octets < 2 * LARGE {
-        return;
-    }
     let start = (room.as_ptr() as usize).next_multiple_of(LARGE);
     let end = (room.as_ptr() as usize + octets) & !(LARGE - 1);
+    if start >= end {
+        return;
+    }
     // SAFETY: the pages are all within the vector's own room, and what is in them does not change.
     unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
 }

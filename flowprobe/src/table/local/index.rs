@@ -5,7 +5,7 @@
 //! the flows that went past it, so that a search knows where to end and nothing is left behind by
 //! what is taken out.
 
-use super::fetch::{self, advise};
+use super::fetch::{self, LARGE, advise};
 
 /// Places in a line.
 const WAYS: usize = 12;
@@ -30,6 +30,10 @@ const _: () = assert!(size_of::<Line>() == 64);
 #[derive(Debug)]
 pub(super) struct Index {
     lines: Vec<Line>,
+    /// Where they begin in `lines`: at a large page where there are so many.
+    first: usize,
+    /// How many there are, less one.
+    mask: usize,
     len: usize,
 }
 
@@ -69,6 +73,8 @@ impl Default for Index {
     fn default() -> Self {
         Self {
             lines: vec![Line::default(); LEAST],
+            first: 0,
+            mask: LEAST - 1,
             len: 0,
         }
     }
@@ -82,13 +88,13 @@ impl Index {
 
     #[inline(always)]
     fn home(&self, hash: u64) -> usize {
-        hash as usize & (self.lines.len() - 1)
+        self.first + (hash as usize & self.mask)
     }
 
     /// The line after this one.
     #[inline(always)]
     fn after(&self, line: usize) -> usize {
-        (line + 1) & (self.lines.len() - 1)
+        self.first + ((line + 1 - self.first) & self.mask)
     }
 
     /// Fetches the line of a hash.
@@ -125,7 +131,7 @@ impl Index {
 
     /// Whether there are at least as many flows as lines.
     pub(super) fn is_loaded(&self) -> bool {
-        self.len >= self.lines.len()
+        self.len > self.mask
     }
 
     /// Takes out everything.
@@ -137,17 +143,25 @@ impl Index {
     /// Whether one more needs [`Index::grow`] before it.
     #[inline(always)]
     pub(super) fn is_full(&self) -> bool {
-        self.len >= self.lines.len() * LOAD
+        self.len >= (self.mask + 1) * LOAD
     }
 
     /// Doubles it. `all` are the slots of all flows, with their hashes.
     pub(super) fn grow(&mut self, all: impl Iterator<Item = (u64, u32)>) {
-        let lines = self.lines.len() * 2;
+        let lines = (self.mask + 1) * 2;
+        let octets = lines * size_of::<Line>();
+        let spare = if octets < LARGE { 0 } else { LARGE };
+        // The old ones first, so that there are never both.
+        *self = Self::default();
         self.lines = Vec::new();
-        self.lines.reserve_exact(lines);
+        self.lines.reserve_exact(lines + spare / size_of::<Line>());
         advise(&self.lines);
-        self.lines.resize(lines, Line::default());
-        self.len = 0;
+        if spare > 0 {
+            let start = self.lines.as_ptr() as usize;
+            self.first = (start.next_multiple_of(LARGE) - start) / size_of::<Line>();
+        }
+        self.lines.resize(self.first + lines, Line::default());
+        self.mask = lines - 1;
         for (hash, slot) in all {
             self.insert(hash, slot);
         }

@@ -4,8 +4,9 @@ use std::ops::{Index, IndexMut};
 
 use super::fetch::advise;
 
-/// Values of a chunk, as a shift. Memory that was not used yet is none.
-const CHUNK: u32 = 16;
+/// Values of a chunk, as a shift: of 64 octets, eight large pages. Memory that was not used yet is
+/// none.
+const CHUNK: u32 = 18;
 const MASK: usize = (1 << CHUNK) - 1;
 
 #[derive(Debug)]
