@@ -8,6 +8,7 @@ mod error;
 mod input;
 pub mod link;
 mod meter;
+mod packed;
 mod summary;
 mod time;
 
@@ -132,7 +133,7 @@ impl Captures {
 
 fn open(path: &Path, stop: &Arc<AtomicBool>) -> Result<Capture<Input>, CaptureError> {
     let name = input::name(path);
-    match Input::open(path, stop) {
+    match input::open(path, stop) {
         Ok(input) => Capture::open(&name, input),
         Err(error) => Err(CaptureError {
             name,

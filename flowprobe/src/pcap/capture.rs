@@ -80,10 +80,9 @@ enum Format {
     PcapNg(PcapNg),
 }
 
-/// Formats that captures are compressed in, by their first octets, and what unpacks them.
+/// Formats that captures are compressed in and that are not unpacked here, by their first octets, and
+/// what unpacks them.
 const COMPRESSED: &[(&[u8], &str)] = &[
-    (b"\x1f\x8b", "zcat"),
-    (b"\x28\xb5\x2f\xfd", "zstdcat"),
     (b"\xfd7zXZ", "xzcat"),
     (b"BZh", "bzcat"),
     (b"\x04\x22\x4d\x18", "lz4cat"),

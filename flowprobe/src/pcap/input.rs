@@ -11,12 +11,17 @@ use std::{
     },
 };
 
+use super::packed::Unpacked;
+
 /// How often a read that waits looks whether it has been broken off, in milliseconds.
 const LOOK_MS: i32 = 50;
 
-/// A file or standard input. Once `stop` is set it ends.
+/// The octets of a file or of standard input, unpacked. Once `stop` is set they end.
+pub(super) type Input = Unpacked<Raw>;
+
+/// A file or standard input, as it is.
 #[derive(Debug)]
-pub(super) struct Input {
+pub(super) struct Raw {
     file: File,
     /// Whether reading may wait for somebody: pipes, sockets, terminals.
     waits: bool,
@@ -49,20 +54,21 @@ fn special(metadata: &std::fs::Metadata) -> bool {
     !metadata.is_file() && !metadata.is_dir()
 }
 
-impl Input {
-    pub(super) fn open(path: &Path, stop: &Arc<AtomicBool>) -> io::Result<Self> {
-        let file = match is_stdin(path) {
-            true => File::from(io::stdin().as_fd().try_clone_to_owned()?),
-            false => File::open(path)?,
-        };
-        let waits = file.metadata().is_ok_and(|metadata| special(&metadata));
-        Ok(Self {
-            file,
-            waits,
-            stop: Arc::clone(stop),
-        })
-    }
+/// Opens a file or standard input.
+pub(super) fn open(path: &Path, stop: &Arc<AtomicBool>) -> io::Result<Input> {
+    let file = match is_stdin(path) {
+        true => File::from(io::stdin().as_fd().try_clone_to_owned()?),
+        false => File::open(path)?,
+    };
+    let waits = file.metadata().is_ok_and(|metadata| special(&metadata));
+    Unpacked::new(Raw {
+        file,
+        waits,
+        stop: Arc::clone(stop),
+    })
+}
 
+impl Raw {
     /// Waits until there is something to read, or its end; false if it was broken off.
     fn wait(&self) -> bool {
         let mut poll = libc::pollfd {
@@ -80,7 +86,7 @@ impl Input {
     }
 }
 
-impl Read for Input {
+impl Read for Raw {
     fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
         if self.waits && !self.wait() {
             return Ok(0);

@@ -1,5 +1,11 @@
 //! What is read: link layers, byte orders, time resolutions, blocks, short packets.
 
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
+use anyhow::Context as _;
 use flowprobe_tests::{
     capture_file::{ORDERS, Order, PcapNg, Record, pcap as classic},
     flow::Truth,
@@ -229,5 +235,50 @@ fn a_capture_without_packets_is_no_error() -> Result {
     let empty = Truth::default();
     assert_flows(&pcap(&["-"], &classic(Order::Big, false, 1, &[]))?, &empty);
     assert_flows(&pcap(&["-"], PcapNg::new(Order::Big).octets())?, &empty);
+    Ok(())
+}
+
+/// What a tool makes of octets.
+fn packed(tool: &str, arguments: &[&str], octets: &[u8]) -> Result<Vec<u8>> {
+    let mut command = Command::new(tool);
+    let command = command.args(arguments).stdin(Stdio::piped());
+    let child = command.stdout(Stdio::piped()).spawn();
+    let mut child = child.with_context(|| format!("{tool}: run `cargo xtask setup`"))?;
+    // Less than a pipe holds comes out before all is in.
+    child.stdin.take().context("no stdin")?.write_all(octets)?;
+    let output = child.wait_with_output()?;
+    anyhow::ensure!(output.status.success(), "{tool}: {}", output.status);
+    Ok(output.stdout)
+}
+
+#[test]
+fn compressed_captures_are_unpacked() -> Result {
+    let packets = mix();
+    let frames = packets.iter().map(|packet| &packet.frame);
+    let records: Vec<_> = frames.map(|frame| Record::whole(START_NS, frame)).collect();
+    let capture = classic(Order::Little, true, 1, &records);
+    let gzip = packed("gzip", &["-c"], &capture)?;
+    let zstd = packed("zstd", &["-c", "-q"], &capture)?;
+    for packed in [&gzip, &zstd] {
+        assert_flows(&pcap(&["-"], packed)?, &truth(&packets, 1));
+    }
+    let files = Files::new("packed", &[&gzip, &zstd, &capture])?;
+    assert_flows(&pcap(&files.paths, &[])?, &truth(&packets, 3));
+
+    // Damage within is told by what is damaged, and where in what it unpacks to. A block of zstd
+    // is of up to 128 KiB, and more than one of them is read at once.
+    let many: Vec<_> = records.iter().cycle().take(20_000).cloned().collect();
+    let many = classic(Order::Little, true, 1, &many);
+    let cut = |packed: Vec<u8>| packed[..packed.len() - 9].to_vec();
+    let gzip = cut(packed("gzip", &["-c"], &many)?);
+    let zstd = cut(packed("zstd", &["-c", "-q"], &many)?);
+    for (name, packed) in [("gzip", gzip), ("zstd", zstd)] {
+        let files = Files::new("packed-cut", &[&packed, &capture])?;
+        let run = pcap(&files.paths, &[])?;
+        assert_eq!(run.code, 1, "{}", run.log);
+        let said = format!("its {name} stream is damaged or cut off");
+        assert!(run.log.contains(&said), "{}", run.log);
+        assert!(run.ledger().seen.packets > 5000);
+    }
     Ok(())
 }

@@ -38,7 +38,7 @@ fn bad_input_is_refused_in_one_line() -> Result {
     let files: [&[u8]; 7] = [
         &good,
         b"",
-        b"\x1f\x8b\x08\0\0",
+        b"\xfd7zXZ\0",
         b"text, no capture",
         &usb,
         &old,
@@ -53,7 +53,7 @@ fn bad_input_is_refused_in_one_line() -> Result {
             "/nonexistent: cannot open it: No such file",
         ),
         (&[path(1)], "it is empty"),
-        (&[path(2)], "zcat FILE | flowprobe pcap -"),
+        (&[path(2)], "xzcat FILE | flowprobe pcap -"),
         (
             &[path(3)],
             "neither pcap nor pcapng: it begins with [74, 65, 78, 74]",

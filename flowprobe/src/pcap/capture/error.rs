@@ -36,7 +36,7 @@ pub enum Problem {
     /// None that carries IP in a way that is known.
     #[error("link type {0} cannot be read: README.md names those that can")]
     Link(LinkType),
-    /// The input failed.
+    /// The input failed, or cannot be unpacked.
     #[error("cannot read on at octet {offset}: {source}")]
     Read {
         /// Where.
