@@ -181,9 +181,14 @@ pub struct Run {
 /// Options of `flowprobe pcap`.
 #[derive(Debug, Args)]
 pub struct Pcap {
-    /// Capture to read, pcap or pcapng; - is standard input
+    /// Capture to read, pcap or pcapng, also compressed with gzip or zstd; - is standard input
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
+
+    /// Merge the packets of all captures by their time, as where several taps or queues
+    /// wrote one each; otherwise one is read after the other
+    #[arg(long)]
+    pub merge: bool,
 
     /// Which headers make the flow.
     #[command(flatten)]

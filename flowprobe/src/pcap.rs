@@ -7,6 +7,7 @@ pub mod capture;
 mod error;
 mod input;
 pub mod link;
+mod merged;
 mod meter;
 mod packed;
 mod summary;
@@ -57,8 +58,10 @@ const _: () = assert!(BATCH <= QUEUE);
 /// What to read, and what to make of it.
 #[derive(Debug)]
 pub struct Settings {
-    /// Captures, read one after the other; `-` is standard input.
+    /// Captures; `-` is standard input.
     pub files: Vec<PathBuf>,
+    /// Whether their packets are merged by time. Otherwise one is read after the other.
+    pub merge: bool,
     /// Which tunnels to open.
     pub tunnels: Tunnels,
     /// Flows in the table.
@@ -88,36 +91,50 @@ pub(crate) trait Take {
     fn waits(&mut self) {}
 }
 
-/// The capture that comes first, opened, and all that come after it.
+/// Captures that are opened, and those that will be.
 pub(crate) struct Captures {
-    first: Capture<Input>,
+    /// All that are merged, or the one that comes first.
+    opened: Vec<Capture<Input>>,
     rest: Vec<PathBuf>,
     stop: Arc<AtomicBool>,
 }
 
 impl Captures {
     /// Opens the first one, and looks at the heads of the others where that takes nothing away.
-    pub(crate) fn open(mut files: Vec<PathBuf>, stop: &Arc<AtomicBool>) -> Result<Self, PcapError> {
-        if files.iter().filter(|path| input::is_stdin(path)).count() > 1 {
-            return Err(PcapError::Twice);
-        }
+    pub(crate) fn open(files: Vec<PathBuf>, stop: &Arc<AtomicBool>) -> Result<Self, PcapError> {
+        check(&files)?;
         for path in input::regular(&files) {
             open(path, stop)?;
         }
-        if files.is_empty() {
-            return Err(PcapError::Nothing);
-        }
-        let first = open(&files.remove(0), stop)?;
+        let mut rest = files.into_iter();
+        let first = rest.next().ok_or(PcapError::Nothing)?;
         Ok(Self {
-            first,
-            rest: files,
+            opened: vec![open(&first, stop)?],
+            rest: rest.collect(),
+            stop: Arc::clone(stop),
+        })
+    }
+
+    /// Opens them all, to merge them.
+    fn open_all(files: &[PathBuf], stop: &Arc<AtomicBool>) -> Result<Self, PcapError> {
+        check(files)?;
+        let opened = files.iter().map(|path| open(path, stop));
+        Ok(Self {
+            opened: opened.collect::<Result<_, _>>()?,
+            rest: Vec::new(),
             stop: Arc::clone(stop),
         })
     }
 
     /// Reads them all. One that cannot be read to its end does not keep the others from it.
     pub(crate) fn read(self, to: &mut impl Take) -> Vec<FileSummary> {
-        let mut files = vec![read(self.first, to, &self.stop)];
+        let mut files = match self.opened.len() {
+            1 => Vec::new(),
+            _ => return merged::read(self.opened.into_iter(), to, &self.stop),
+        };
+        for capture in self.opened {
+            files.push(read(capture, to, &self.stop));
+        }
         for path in self.rest {
             if self.stop.load(Ordering::Relaxed) {
                 break;
@@ -128,6 +145,15 @@ impl Captures {
             });
         }
         files
+    }
+}
+
+/// Whether captures are given that can all be read.
+fn check(files: &[PathBuf]) -> Result<(), PcapError> {
+    match files.iter().filter(|path| input::is_stdin(path)).count() {
+        _ if files.is_empty() => Err(PcapError::Nothing),
+        0 | 1 => Ok(()),
+        _ => Err(PcapError::Twice),
     }
 }
 
@@ -208,7 +234,10 @@ impl Reading {
     /// Opens what can be opened, starts the exporter, and last of all the thread that reads.
     fn start(settings: Settings) -> Result<Self, PcapError> {
         let stop = Arc::new(AtomicBool::new(false));
-        let captures = Captures::open(settings.files, &stop)?;
+        let captures = match settings.merge {
+            true => Captures::open_all(&settings.files, &stop)?,
+            false => Captures::open(settings.files, &stop)?,
+        };
         let summary = settings.summary.map(SummaryFile::create).transpose()?;
         let secret = random_words().map_err(PcapError::Start)?;
         let table = LocalTable::new(settings.max_flows, settings.timeouts.into(), secret);

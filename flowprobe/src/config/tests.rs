@@ -96,7 +96,7 @@ fn said(text: &str) -> Vec<String> {
 }
 
 /// Every option with a value that is not its default: as a key, and as flags.
-const EVERY: [(&str, &str, &[&str]); 45] = [
+const EVERY: [(&str, &str, &[&str]); 46] = [
     ("interface", "['a', 'b']", &["-i", "a", "-i", "b"]),
     (
         "collector",
@@ -161,6 +161,7 @@ const EVERY: [(&str, &str, &[&str]); 45] = [
     ("tcp-linger", "0.25", &["--tcp-linger", "0.25"]),
     ("sweep-interval", "3600", &["--sweep-interval", "3600"]),
     ("max-flows", "1", &["--max-flows", "1"]),
+    ("merge", "true", &["--merge"]),
     ("max-overflow-flows", "0", &["--max-overflow-flows", "0"]),
     ("export-queue", "1", &["--export-queue", "1"]),
     ("xdp-mode", "'generic'", &["--xdp-mode", "generic"]),

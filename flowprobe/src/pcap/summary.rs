@@ -84,6 +84,12 @@ impl FileSummary {
         self.error = Some(error.problem.to_string());
     }
 
+    /// The same, once [`FileSummary::warn`] has said what there is to say.
+    pub(super) fn warned(mut self) -> Self {
+        self.warn();
+        self
+    }
+
     /// Says what is not as one would expect.
     pub(super) fn warn(&mut self) {
         let name = &self.name;

@@ -282,3 +282,70 @@ fn compressed_captures_are_unpacked() -> Result {
     }
     Ok(())
 }
+
+/// Two taps that saw each way of one conversation, and a third file of an hour later.
+#[test]
+fn files_are_merged_by_time() -> Result {
+    let ways = [
+        Ip::new("192.0.2.1", "192.0.2.2").udp(1000, 2000, 100),
+        Ip::new("192.0.2.2", "192.0.2.1").udp(2000, 1000, 100),
+    ];
+    let record = |packet: &Packet, second: u64| {
+        Record::whole(START_NS + second * crate::SECOND, &packet.frame)
+    };
+    let tap = |packet: &Packet, seconds: &[u64]| {
+        let records: Vec<_> = seconds.iter().map(|at| record(packet, *at)).collect();
+        classic(Order::Little, true, 1, &records)
+    };
+    // One flow of each that goes on for longer than both timeouts and one read after the other.
+    let seconds: Vec<u64> = (0..30).map(|n| n * 10).collect();
+    let files = [
+        tap(&ways[0], &[3600]),
+        tap(&ways[0], &seconds),
+        tap(&ways[1], &seconds),
+        // The order within a file stays.
+        tap(&ways[1], &[7205, 7200, 7206]),
+    ];
+    let files: Vec<_> = files.iter().map(Vec::as_slice).collect();
+    let files = Files::new("merge", &files)?;
+    let paths = files.paths.iter().map(|path| path.to_str().expect("plain"));
+    let arguments: Vec<_> = paths.chain(["--merge"]).collect();
+    let run = pcap(&arguments, b"")?;
+    let all = [vec![ways[0].clone(); 31], vec![ways[1].clone(); 33]].concat();
+    assert_flows(&run, &truth(&all, 1));
+    // Time never stepped back, and so flows left only when they were due.
+    assert!(!run.log.contains("time stepped back"), "{}", run.log);
+    let shown = |port: u16| {
+        let flows = run.flows.iter().filter(|flow| flow.key.source_port == port);
+        let mut flows: Vec<_> = flows
+            .map(|flow| (flow.start_ms - START_MS, flow.counts.packets, flow.reason))
+            .collect();
+        flows.sort_unstable();
+        flows
+    };
+    let active = |n: u64| (n * 60_000, 6, 2);
+    let lasting: Vec<_> = (0..5).map(active).collect();
+    assert_eq!(shown(1000), [&lasting[..], &[(3_600_000, 1, 1)]].concat());
+    assert_eq!(shown(2000), [&lasting[..], &[(7_200_000, 3, 4)]].concat());
+
+    // One after the other it does step back.
+    let run = pcap(&arguments[..4], b"")?;
+    assert!(run.log.contains("time stepped back"), "{}", run.log);
+    Ok(())
+}
+
+#[test]
+fn what_is_damaged_does_not_keep_others_from_being_merged() -> Result {
+    let (packet, records) = two();
+    let whole = classic(Order::Little, true, 1, &records);
+    let files = Files::new("merge-damaged", &[&whole[..whole.len() - 1], &whole])?;
+    let run = pcap(&[&files.paths[..], &["--merge".into()]].concat(), &[])?;
+    assert_eq!(run.code, 1, "{}", run.log);
+    assert!(
+        run.log.contains("0.cap: it ends within the packet"),
+        "{}",
+        run.log
+    );
+    truth(&[packet], 3).assert_equals(&Truth::of(&run.flows));
+    Ok(())
+}
