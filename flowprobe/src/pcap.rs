@@ -10,6 +10,7 @@ pub mod link;
 mod merged;
 mod meter;
 mod packed;
+pub mod progress;
 mod summary;
 mod time;
 
@@ -18,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -31,6 +32,7 @@ use self::{
     capture::{Capture, CaptureError, Captured, Problem},
     input::Input,
     meter::{Counted, Figures, Meter},
+    progress::Progress,
 };
 pub use self::{
     error::PcapError,
@@ -97,6 +99,8 @@ pub(crate) struct Captures {
     opened: Vec<Capture<Input>>,
     rest: Vec<PathBuf>,
     stop: Arc<AtomicBool>,
+    /// Octets read.
+    octets: Arc<AtomicU64>,
 }
 
 impl Captures {
@@ -104,25 +108,29 @@ impl Captures {
     pub(crate) fn open(files: Vec<PathBuf>, stop: &Arc<AtomicBool>) -> Result<Self, PcapError> {
         check(&files)?;
         for path in input::regular(&files) {
-            open(path, stop)?;
+            open(path, stop, &Arc::default())?;
         }
+        let octets = Arc::default();
         let mut rest = files.into_iter();
         let first = rest.next().ok_or(PcapError::Nothing)?;
         Ok(Self {
-            opened: vec![open(&first, stop)?],
+            opened: vec![open(&first, stop, &octets)?],
             rest: rest.collect(),
             stop: Arc::clone(stop),
+            octets,
         })
     }
 
     /// Opens them all, to merge them.
     fn open_all(files: &[PathBuf], stop: &Arc<AtomicBool>) -> Result<Self, PcapError> {
         check(files)?;
-        let opened = files.iter().map(|path| open(path, stop));
+        let octets = Arc::default();
+        let opened = files.iter().map(|path| open(path, stop, &octets));
         Ok(Self {
             opened: opened.collect::<Result<_, _>>()?,
             rest: Vec::new(),
             stop: Arc::clone(stop),
+            octets,
         })
     }
 
@@ -139,7 +147,7 @@ impl Captures {
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
-            files.push(match open(&path, &self.stop) {
+            files.push(match open(&path, &self.stop, &self.octets) {
                 Ok(capture) => read(capture, to, &self.stop),
                 Err(error) => FileSummary::unread(&error),
             });
@@ -157,9 +165,13 @@ fn check(files: &[PathBuf]) -> Result<(), PcapError> {
     }
 }
 
-fn open(path: &Path, stop: &Arc<AtomicBool>) -> Result<Capture<Input>, CaptureError> {
+fn open(
+    path: &Path,
+    stop: &Arc<AtomicBool>,
+    octets: &Arc<AtomicU64>,
+) -> Result<Capture<Input>, CaptureError> {
     let name = input::name(path);
-    match input::open(path, stop) {
+    match input::open(path, stop, octets) {
         Ok(input) => Capture::open(&name, input),
         Err(error) => Err(CaptureError {
             name,
@@ -223,6 +235,8 @@ struct Reading {
     exported: Arc<Exported>,
     exporter: Arc<Exporter>,
     signals: Signals,
+    figures: Arc<Figures>,
+    progress: Option<Progress>,
     /// Reading ends.
     stop: Arc<AtomicBool>,
     /// Records that were not sent yet are given up.
@@ -236,8 +250,10 @@ impl Reading {
         let stop = Arc::new(AtomicBool::new(false));
         let captures = match settings.merge {
             true => Captures::open_all(&settings.files, &stop)?,
-            false => Captures::open(settings.files, &stop)?,
+            false => Captures::open(settings.files.clone(), &stop)?,
         };
+        let prints = settings.export.output.is_some();
+        let progress = Progress::new(&settings.files, &captures.octets, prints);
         let summary = settings.summary.map(SummaryFile::create).transpose()?;
         let secret = random_words().map_err(PcapError::Start)?;
         let table = LocalTable::new(settings.max_flows, settings.timeouts.into(), secret);
@@ -261,7 +277,8 @@ impl Reading {
             Arc::new(Rates::of(Sampling::All)),
         );
         let fragments = Fragments::new(secret);
-        let mut meter = Meter::new(settings.tunnels, fragments, table, emitter, figures);
+        let counted = Arc::clone(&figures);
+        let mut meter = Meter::new(settings.tunnels, fragments, table, emitter, counted);
         let signals = Signals::new().map_err(PcapError::Start)?;
         let (tell, done) = oneshot::channel();
         let read = move || {
@@ -277,6 +294,8 @@ impl Reading {
             exported,
             exporter,
             signals,
+            figures,
+            progress,
             stop,
             given_up,
             done,
@@ -296,6 +315,9 @@ impl Reading {
                     }
                 }
                 _ = second.tick() => {
+                    if let Some(progress) = &mut self.progress {
+                        progress.show(self.figures.packets());
+                    }
                     if !self.stop.load(Ordering::Relaxed) && nobody_reads(&self.exporter) {
                         self.stop.store(true, Ordering::Relaxed);
                     }
@@ -307,6 +329,7 @@ impl Reading {
     /// Sends what is left, and says what became of all packets.
     async fn finish(mut self) -> Result<Summary, PcapError> {
         let counted = self.wait().await;
+        self.progress = None;
         let Self {
             exporter,
             mut signals,

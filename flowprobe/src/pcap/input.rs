@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -26,6 +26,8 @@ pub(super) struct Raw {
     /// Whether reading may wait for somebody: pipes, sockets, terminals.
     waits: bool,
     stop: Arc<AtomicBool>,
+    /// Octets read.
+    read: Arc<AtomicU64>,
 }
 
 /// Standard input, as an argument.
@@ -54,8 +56,12 @@ fn special(metadata: &std::fs::Metadata) -> bool {
     !metadata.is_file() && !metadata.is_dir()
 }
 
-/// Opens a file or standard input.
-pub(super) fn open(path: &Path, stop: &Arc<AtomicBool>) -> io::Result<Input> {
+/// Opens a file or standard input; `read` counts its octets as they are read.
+pub(super) fn open(
+    path: &Path,
+    stop: &Arc<AtomicBool>,
+    read: &Arc<AtomicU64>,
+) -> io::Result<Input> {
     let file = match is_stdin(path) {
         true => File::from(io::stdin().as_fd().try_clone_to_owned()?),
         false => File::open(path)?,
@@ -65,6 +71,7 @@ pub(super) fn open(path: &Path, stop: &Arc<AtomicBool>) -> io::Result<Input> {
         file,
         waits,
         stop: Arc::clone(stop),
+        read: Arc::clone(read),
     })
 }
 
@@ -91,6 +98,8 @@ impl Read for Raw {
         if self.waits && !self.wait() {
             return Ok(0);
         }
-        self.file.read(octets)
+        let read = self.file.read(octets)?;
+        self.read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
     }
 }

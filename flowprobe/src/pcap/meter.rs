@@ -48,6 +48,13 @@ impl Figures {
     }
 }
 
+impl Figures {
+    /// Packets so far.
+    pub(super) fn packets(&self) -> u64 {
+        self.get().1.observed
+    }
+}
+
 /// Captures have one class, which never changes its rate.
 impl Telemetry for Figures {
     fn metering(&self, _class: usize) -> Metering {
