@@ -7,8 +7,10 @@ mod measure;
 mod meter;
 mod object_file;
 mod packet;
+mod pcap;
 mod report;
 mod subject;
+mod table;
 mod timing;
 
 use std::process::ExitCode;
@@ -27,6 +29,8 @@ enum Benchmark {
     Packet(packet::PacketArgs),
     Clock(clock::ClockArgs),
     Export(export::ExportArgs),
+    Table(table::TableArgs),
+    Pcap(pcap::PcapArgs),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +38,8 @@ fn main() -> ExitCode {
         Benchmark::Packet(args) => packet::run(args),
         Benchmark::Clock(args) => clock::run(&args),
         Benchmark::Export(args) => export::run(&args),
+        Benchmark::Table(args) => table::run(&args),
+        Benchmark::Pcap(args) => pcap::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

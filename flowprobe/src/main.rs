@@ -161,7 +161,7 @@ fn start_log(level: tracing::Level) -> anyhow::Result<()> {
         .with_max_level(level)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(pcap::progress::stderr)
         .finish();
     tracing::subscriber::set_global_default(subscriber).context("cannot start the log")
 }

@@ -7,7 +7,10 @@ pub mod capture;
 mod error;
 mod input;
 pub mod link;
+mod merged;
 mod meter;
+mod packed;
+pub mod progress;
 mod summary;
 mod time;
 
@@ -16,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -29,6 +32,7 @@ use self::{
     capture::{Capture, CaptureError, Captured, Problem},
     input::Input,
     meter::{Counted, Figures, Meter},
+    progress::Progress,
 };
 pub use self::{
     error::PcapError,
@@ -56,8 +60,10 @@ const _: () = assert!(BATCH <= QUEUE);
 /// What to read, and what to make of it.
 #[derive(Debug)]
 pub struct Settings {
-    /// Captures, read one after the other; `-` is standard input.
+    /// Captures; `-` is standard input.
     pub files: Vec<PathBuf>,
+    /// Whether their packets are merged by time. Otherwise one is read after the other.
+    pub merge: bool,
     /// Which tunnels to open.
     pub tunnels: Tunnels,
     /// Flows in the table.
@@ -87,41 +93,61 @@ pub(crate) trait Take {
     fn waits(&mut self) {}
 }
 
-/// The capture that comes first, opened, and all that come after it.
+/// Captures that are opened, and those that will be.
 pub(crate) struct Captures {
-    first: Capture<Input>,
+    /// All that are merged, or the one that comes first.
+    opened: Vec<Capture<Input>>,
     rest: Vec<PathBuf>,
     stop: Arc<AtomicBool>,
+    /// Octets read.
+    octets: Arc<AtomicU64>,
 }
 
 impl Captures {
     /// Opens the first one, and looks at the heads of the others where that takes nothing away.
-    pub(crate) fn open(mut files: Vec<PathBuf>, stop: &Arc<AtomicBool>) -> Result<Self, PcapError> {
-        if files.iter().filter(|path| input::is_stdin(path)).count() > 1 {
-            return Err(PcapError::Twice);
-        }
+    pub(crate) fn open(files: Vec<PathBuf>, stop: &Arc<AtomicBool>) -> Result<Self, PcapError> {
+        check(&files)?;
         for path in input::regular(&files) {
-            open(path, stop)?;
+            open(path, stop, &Arc::default())?;
         }
-        if files.is_empty() {
-            return Err(PcapError::Nothing);
-        }
-        let first = open(&files.remove(0), stop)?;
+        let octets = Arc::default();
+        let mut rest = files.into_iter();
+        let first = rest.next().ok_or(PcapError::Nothing)?;
         Ok(Self {
-            first,
-            rest: files,
+            opened: vec![open(&first, stop, &octets)?],
+            rest: rest.collect(),
             stop: Arc::clone(stop),
+            octets,
+        })
+    }
+
+    /// Opens them all, to merge them.
+    fn open_all(files: &[PathBuf], stop: &Arc<AtomicBool>) -> Result<Self, PcapError> {
+        check(files)?;
+        let octets = Arc::default();
+        let opened = files.iter().map(|path| open(path, stop, &octets));
+        Ok(Self {
+            opened: opened.collect::<Result<_, _>>()?,
+            rest: Vec::new(),
+            stop: Arc::clone(stop),
+            octets,
         })
     }
 
     /// Reads them all. One that cannot be read to its end does not keep the others from it.
     pub(crate) fn read(self, to: &mut impl Take) -> Vec<FileSummary> {
-        let mut files = vec![read(self.first, to, &self.stop)];
+        let mut files = match self.opened.len() {
+            1 => Vec::new(),
+            _ => return merged::read(self.opened.into_iter(), to, &self.stop),
+        };
+        for capture in self.opened {
+            files.push(read(capture, to, &self.stop));
+        }
         for path in self.rest {
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
-            files.push(match open(&path, &self.stop) {
+            files.push(match open(&path, &self.stop, &self.octets) {
                 Ok(capture) => read(capture, to, &self.stop),
                 Err(error) => FileSummary::unread(&error),
             });
@@ -130,9 +156,22 @@ impl Captures {
     }
 }
 
-fn open(path: &Path, stop: &Arc<AtomicBool>) -> Result<Capture<Input>, CaptureError> {
+/// Whether captures are given that can all be read.
+fn check(files: &[PathBuf]) -> Result<(), PcapError> {
+    match files.iter().filter(|path| input::is_stdin(path)).count() {
+        _ if files.is_empty() => Err(PcapError::Nothing),
+        0 | 1 => Ok(()),
+        _ => Err(PcapError::Twice),
+    }
+}
+
+fn open(
+    path: &Path,
+    stop: &Arc<AtomicBool>,
+    octets: &Arc<AtomicU64>,
+) -> Result<Capture<Input>, CaptureError> {
     let name = input::name(path);
-    match Input::open(path, stop) {
+    match input::open(path, stop, octets) {
         Ok(input) => Capture::open(&name, input),
         Err(error) => Err(CaptureError {
             name,
@@ -196,6 +235,8 @@ struct Reading {
     exported: Arc<Exported>,
     exporter: Arc<Exporter>,
     signals: Signals,
+    figures: Arc<Figures>,
+    progress: Option<Progress>,
     /// Reading ends.
     stop: Arc<AtomicBool>,
     /// Records that were not sent yet are given up.
@@ -207,7 +248,12 @@ impl Reading {
     /// Opens what can be opened, starts the exporter, and last of all the thread that reads.
     fn start(settings: Settings) -> Result<Self, PcapError> {
         let stop = Arc::new(AtomicBool::new(false));
-        let captures = Captures::open(settings.files, &stop)?;
+        let captures = match settings.merge {
+            true => Captures::open_all(&settings.files, &stop)?,
+            false => Captures::open(settings.files.clone(), &stop)?,
+        };
+        let prints = settings.export.output.is_some();
+        let progress = Progress::new(&settings.files, &captures.octets, prints);
         let summary = settings.summary.map(SummaryFile::create).transpose()?;
         let secret = random_words().map_err(PcapError::Start)?;
         let table = LocalTable::new(settings.max_flows, settings.timeouts.into(), secret);
@@ -231,7 +277,8 @@ impl Reading {
             Arc::new(Rates::of(Sampling::All)),
         );
         let fragments = Fragments::new(secret);
-        let mut meter = Meter::new(settings.tunnels, fragments, table, emitter, figures);
+        let counted = Arc::clone(&figures);
+        let mut meter = Meter::new(settings.tunnels, fragments, table, emitter, counted);
         let signals = Signals::new().map_err(PcapError::Start)?;
         let (tell, done) = oneshot::channel();
         let read = move || {
@@ -247,6 +294,8 @@ impl Reading {
             exported,
             exporter,
             signals,
+            figures,
+            progress,
             stop,
             given_up,
             done,
@@ -266,6 +315,9 @@ impl Reading {
                     }
                 }
                 _ = second.tick() => {
+                    if let Some(progress) = &mut self.progress {
+                        progress.show(self.figures.packets());
+                    }
                     if !self.stop.load(Ordering::Relaxed) && nobody_reads(&self.exporter) {
                         self.stop.store(true, Ordering::Relaxed);
                     }
@@ -277,6 +329,7 @@ impl Reading {
     /// Sends what is left, and says what became of all packets.
     async fn finish(mut self) -> Result<Summary, PcapError> {
         let counted = self.wait().await;
+        self.progress = None;
         let Self {
             exporter,
             mut signals,

@@ -26,6 +26,12 @@ enum Benchmark {
     /// What a record costs from the table to a collector (as root)
     #[command(disable_help_flag = true)]
     Export(Rest),
+    /// What a packet costs in the flow table of captures
+    #[command(disable_help_flag = true)]
+    Table(Rest),
+    /// `flowprobe pcap` beside softflowd and nfpcapd
+    #[command(disable_help_flag = true)]
+    Pcap(Rest),
 }
 
 #[derive(clap::Args)]
@@ -39,18 +45,31 @@ struct Rest {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let program = || ebpf::build_program("flowprobe-ebpf", "flowprobe-bpf");
     let (name, rest, flowprobe) = match &args.benchmark {
-        Benchmark::Packet(rest) => ("packet", rest, program()?),
-        Benchmark::Export(rest) => ("export", rest, program()?),
-        Benchmark::Clock(rest) => ("clock", rest, ebpf::build_variant(Variant::CheckClock)?),
+        Benchmark::Packet(rest) => ("packet", rest, Some(program()?)),
+        Benchmark::Export(rest) => ("export", rest, Some(program()?)),
+        Benchmark::Clock(rest) => {
+            let variant = ebpf::build_variant(Variant::CheckClock)?;
+            ("clock", rest, Some(variant))
+        }
+        // No BPF in it.
+        Benchmark::Table(rest) => ("table", rest, None),
+        Benchmark::Pcap(rest) => ("pcap", rest, None),
     };
-    let programs = ebpf::build_program("flowprobe-bench", "flowprobe-bench-bpf")?;
     let mut build = cargo();
     build.args(["build", "--quiet", "--locked", "--release"]);
-    workspace::run(build.args(["--package", "flowprobe-bench"]))?;
+    build.args(["--package", "flowprobe-bench"]);
+    if let Benchmark::Pcap(_) = &args.benchmark {
+        build.args(["--package", "flowprobe"]);
+    }
+    workspace::run(&mut build)?;
 
     let mut bench = Command::new(binary());
-    bench.arg(name).arg("--bench-object").arg(programs);
-    bench.arg("--flowprobe-object").arg(flowprobe);
+    bench.arg(name);
+    if let Some(flowprobe) = flowprobe {
+        let programs = ebpf::build_program("flowprobe-bench", "flowprobe-bench-bpf")?;
+        bench.arg("--bench-object").arg(programs);
+        bench.arg("--flowprobe-object").arg(flowprobe);
+    }
     let error = bench.args(&rest.args).exec();
     Err(error).with_context(|| binary().display().to_string())
 }

@@ -42,6 +42,7 @@ const RUN: &[&str] = &[
     "cpio",
     "kmod",
     "xz-utils",
+    "zstd",
 ];
 
 const LINKER: &[&str] = &[

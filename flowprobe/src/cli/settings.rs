@@ -184,6 +184,7 @@ fn refuse(options: &Run, classes: &[Rated]) -> Result<(), RunError> {
 pub fn pcap_settings(options: Pcap) -> Result<pcap::Settings, SettingsError> {
     Ok(pcap::Settings {
         files: options.files,
+        merge: options.merge,
         tunnels: (&options.parsing).into(),
         max_flows: options.max_flows,
         timeouts: options.timeouts.into(),

@@ -94,7 +94,7 @@ fn said(text: &str) -> Vec<String> {
 }
 
 /// Every option with a value that is not its default: as a key, and as flags.
-const EVERY: [(&str, &str, &[&str]); 46] = [
+const EVERY: [(&str, &str, &[&str]); 47] = [
     ("interface", "['a', 'b']", &["-i", "a", "-i", "b"]),
     (
         "collector",
@@ -169,6 +169,7 @@ const EVERY: [(&str, &str, &[&str]); 46] = [
     ("tcp-linger", "0.25", &["--tcp-linger", "0.25"]),
     ("sweep-interval", "3600", &["--sweep-interval", "3600"]),
     ("max-flows", "1", &["--max-flows", "1"]),
+    ("merge", "true", &["--merge"]),
     ("max-overflow-flows", "0", &["--max-overflow-flows", "0"]),
     ("export-queue", "1", &["--export-queue", "1"]),
     ("xdp-mode", "'generic'", &["--xdp-mode", "generic"]),

@@ -1,8 +1,8 @@
 //! Reads captures: from a file's octets to packets with their length, time and link layer.
 //!
-//! Which octets are a packet's record or block is found here, so that a damaged file is told by
-//! name and place; what is in them is decoded by `pcap-parser`. Memory is that of the largest
-//! block, so that captures may be endless streams.
+//! Packets' records and blocks are read here, so that a damaged file is told by name and place; what
+//! is in headers and descriptions is decoded by `pcap-parser`. Memory is that of the largest block, so
+//! that captures may be endless streams.
 
 mod buffer;
 mod error;
@@ -51,12 +51,27 @@ impl Frame for Captured<'_> {
     }
 }
 
+/// What is known of a packet whose record or block was used last.
+#[derive(Clone, Copy, Debug)]
+struct Packet {
+    /// Octets from its first one to the end of what was used.
+    from_end: usize,
+    /// Octets that were kept.
+    len: usize,
+    wire_len: u32,
+    at_ns: Option<u64>,
+    link: Result<Link, LinkType>,
+    ifindex: u32,
+}
+
 /// A capture that is read from `R`.
 #[derive(Debug)]
 pub struct Capture<R> {
     name: String,
     buffer: Buffer<R>,
     format: Format,
+    /// The packet that was found last.
+    packet: Option<Packet>,
 }
 
 #[derive(Debug)]
@@ -65,10 +80,9 @@ enum Format {
     PcapNg(PcapNg),
 }
 
-/// Formats that captures are compressed in, by their first octets, and what unpacks them.
+/// Formats that captures are compressed in and that are not unpacked here, by their first octets, and
+/// what unpacks them.
 const COMPRESSED: &[(&[u8], &str)] = &[
-    (b"\x1f\x8b", "zcat"),
-    (b"\x28\xb5\x2f\xfd", "zstdcat"),
     (b"\xfd7zXZ", "xzcat"),
     (b"BZh", "bzcat"),
     (b"\x04\x22\x4d\x18", "lz4cat"),
@@ -89,6 +103,7 @@ impl<R: Read> Capture<R> {
             name: name.to_owned(),
             buffer,
             format,
+            packet: None,
         })
     }
 
@@ -112,15 +127,40 @@ impl<R: Read> Capture<R> {
     ///
     /// # Errors
     /// See [`CaptureError`]. Nothing more can be read then.
+    #[inline]
     pub fn next(&mut self, waits: impl FnMut()) -> Result<Option<Captured<'_>>, CaptureError> {
         let packet = match &mut self.format {
             Format::Pcap(pcap) => pcap.next(&mut self.buffer, waits),
             Format::PcapNg(pcapng) => pcapng.next(&mut self.buffer, waits),
         };
-        packet.map_err(|problem| CaptureError {
+        match packet {
+            Ok(packet) => self.packet = packet,
+            Err(problem) => return Err(self.fail(problem)),
+        }
+        Ok(self.current())
+    }
+
+    /// The packet that [`Capture::next`] gave last.
+    #[inline]
+    #[must_use]
+    pub fn current(&self) -> Option<Captured<'_>> {
+        let packet = self.packet?;
+        Some(Captured {
+            octets: &self.buffer.taken(packet.from_end)[..packet.len],
+            wire_len: packet.wire_len,
+            at_ns: packet.at_ns,
+            link: packet.link,
+            ifindex: packet.ifindex,
+        })
+    }
+
+    #[cold]
+    fn fail(&mut self, problem: Problem) -> CaptureError {
+        self.packet = None;
+        CaptureError {
             name: self.name.clone(),
             problem,
-        })
+        }
     }
 }
 

@@ -7,20 +7,27 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
+
+use super::packed::Unpacked;
 
 /// How often a read that waits looks whether it has been broken off, in milliseconds.
 const LOOK_MS: i32 = 50;
 
-/// A file or standard input. Once `stop` is set it ends.
+/// The octets of a file or of standard input, unpacked. Once `stop` is set they end.
+pub(super) type Input = Unpacked<Raw>;
+
+/// A file or standard input, as it is.
 #[derive(Debug)]
-pub(super) struct Input {
+pub(super) struct Raw {
     file: File,
     /// Whether reading may wait for somebody: pipes, sockets, terminals.
     waits: bool,
     stop: Arc<AtomicBool>,
+    /// Octets read.
+    read: Arc<AtomicU64>,
 }
 
 /// Standard input, as an argument.
@@ -49,20 +56,26 @@ fn special(metadata: &std::fs::Metadata) -> bool {
     !metadata.is_file() && !metadata.is_dir()
 }
 
-impl Input {
-    pub(super) fn open(path: &Path, stop: &Arc<AtomicBool>) -> io::Result<Self> {
-        let file = match is_stdin(path) {
-            true => File::from(io::stdin().as_fd().try_clone_to_owned()?),
-            false => File::open(path)?,
-        };
-        let waits = file.metadata().is_ok_and(|metadata| special(&metadata));
-        Ok(Self {
-            file,
-            waits,
-            stop: Arc::clone(stop),
-        })
-    }
+/// Opens a file or standard input; `read` counts its octets as they are read.
+pub(super) fn open(
+    path: &Path,
+    stop: &Arc<AtomicBool>,
+    read: &Arc<AtomicU64>,
+) -> io::Result<Input> {
+    let file = match is_stdin(path) {
+        true => File::from(io::stdin().as_fd().try_clone_to_owned()?),
+        false => File::open(path)?,
+    };
+    let waits = file.metadata().is_ok_and(|metadata| special(&metadata));
+    Unpacked::new(Raw {
+        file,
+        waits,
+        stop: Arc::clone(stop),
+        read: Arc::clone(read),
+    })
+}
 
+impl Raw {
     /// Waits until there is something to read, or its end; false if it was broken off.
     fn wait(&self) -> bool {
         let mut poll = libc::pollfd {
@@ -80,11 +93,13 @@ impl Input {
     }
 }
 
-impl Read for Input {
+impl Read for Raw {
     fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
         if self.waits && !self.wait() {
             return Ok(0);
         }
-        self.file.read(octets)
+        let read = self.file.read(octets)?;
+        self.read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
     }
 }

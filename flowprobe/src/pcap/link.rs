@@ -2,12 +2,17 @@
 //!
 //! Numbers and formats are those of <https://www.tcpdump.org/linktypes.html>.
 
+mod header;
+mod radio;
+
 use std::fmt;
 
 use flowprobe_ebpf::{
-    Frame, Parsed, Skip, Tunnels,
+    Frame, Packet, Parsed, Skip, Tunnels,
     flow::Macs,
-    parse, parse_at,
+    parse,
+    parse::{near_plain, plain},
+    parse_at,
     wire::{ethernet, ethertype},
 };
 
@@ -17,16 +22,9 @@ pub struct LinkType(pub u16);
 
 /// Names of link types that captures are often of and that cannot be read.
 const NAMES: &[(u16, &str)] = &[
-    (6, "IEEE802_5"),
-    (9, "PPP"),
-    (50, "PPP_HDLC"),
-    (51, "PPP_ETHER"),
-    (104, "C_HDLC"),
-    (105, "IEEE802_11"),
-    (107, "FRELAY"),
-    (119, "IEEE802_11_PRISM"),
-    (122, "IP_OVER_FC"),
-    (127, "IEEE802_11_RADIOTAP"),
+    (7, "ARCNET_BSD"),
+    (8, "SLIP"),
+    (143, "DOCSIS"),
     (187, "BLUETOOTH_HCI_H4"),
     (189, "USB_LINUX"),
     (195, "IEEE802_15_4_WITHFCS"),
@@ -34,7 +32,7 @@ const NAMES: &[(u16, &str)] = &[
     (220, "USB_LINUX_MMAPPED"),
     (227, "CAN_SOCKETCAN"),
     (230, "IEEE802_15_4_NOFCS"),
-    (239, "NFLOG"),
+    (197, "ERF"),
     (249, "USBPCAP"),
     (252, "WIRESHARK_UPPER_PDU"),
     (253, "NETLINK"),
@@ -64,6 +62,47 @@ pub enum Link {
     CookedV2,
     /// NULL and LOOP: an address family, in the order of the machine or of the network.
     Loopback,
+    /// PPP, PPP_HDLC and PPP_PPPD: with address and control, or the protocol alone (RFC 1661,
+    /// RFC 1662).
+    Ppp,
+    /// PPP_WITH_DIR: a direction, then as [`Link::Ppp`].
+    PppWithDirection,
+    /// PPP_ETHER: the session header of PPPoE.
+    PppEther,
+    /// C_HDLC: address, control, EtherType.
+    CiscoHdlc,
+    /// FRELAY, with the headers of RFC 2427.
+    FrameRelay,
+    /// ATM_RFC1483: LLC.
+    Atm,
+    /// IEEE802_5: token ring.
+    TokenRing,
+    /// FDDI.
+    Fddi,
+    /// IP_OVER_FC: two names, then LLC (RFC 2625).
+    FibreChannel,
+    /// APPLE_IP_OVER_IEEE1394: two names, then the EtherType.
+    Firewire,
+    /// IPOIB: a global route header, then the EtherType (RFC 4391).
+    Infiniband,
+    /// MPLS: labels.
+    Mpls,
+    /// ENC: what OpenBSD's IPsec opens. An address family, an index and flags.
+    Enc,
+    /// PFLOG: what OpenBSD's packet filter logs. Its header says its length and the family.
+    Pflog,
+    /// NFLOG: what Linux' packet filter logs, as a list of fields.
+    Nflog,
+    /// ETHERNET_MPACKET: a preamble, then as [`Link::Ethernet`].
+    Mpacket,
+    /// IEEE802_11.
+    Radio,
+    /// IEEE802_11_PRISM and IEEE802_11_AVS: what a receiver says, then as [`Link::Radio`].
+    Prism,
+    /// IEEE802_11_RADIOTAP: the same.
+    Radiotap,
+    /// PPI: fields, then any other of these.
+    Ppi,
 }
 
 /// LINUX_SLL header fields.
@@ -100,28 +139,99 @@ impl Link {
             113 => Some(Self::CookedV1),
             276 => Some(Self::CookedV2),
             0 | 108 => Some(Self::Loopback),
+            9 | 50 | 166 => Some(Self::Ppp),
+            204 => Some(Self::PppWithDirection),
+            51 => Some(Self::PppEther),
+            104 => Some(Self::CiscoHdlc),
+            107 => Some(Self::FrameRelay),
+            100 => Some(Self::Atm),
+            6 => Some(Self::TokenRing),
+            10 => Some(Self::Fddi),
+            122 => Some(Self::FibreChannel),
+            138 => Some(Self::Firewire),
+            242 => Some(Self::Infiniband),
+            219 => Some(Self::Mpls),
+            109 => Some(Self::Enc),
+            117 => Some(Self::Pflog),
+            239 => Some(Self::Nflog),
+            274 => Some(Self::Mpacket),
+            105 => Some(Self::Radio),
+            119 | 163 => Some(Self::Prism),
+            127 => Some(Self::Radiotap),
+            192 => Some(Self::Ppi),
             _ => None,
         }
+    }
+
+    /// The packet of a frame that is plain, as nearly all of Ethernet are: what [`Link::parse`] says
+    /// of it, too.
+    #[inline(always)]
+    pub fn plain<F: Frame + ?Sized>(self, frame: &F, tunnels: &Tunnels) -> Option<Packet> {
+        if self != Self::Ethernet {
+            return None;
+        }
+        let packet = plain(frame).or_else(|| near_plain(frame))?;
+        (!tunnels.may_be(&packet)).then_some(packet)
     }
 
     /// Parses a frame.
     ///
     /// # Errors
     /// The reason why it belongs to no flow.
+    #[inline]
     pub fn parse<F: Frame + ?Sized>(self, frame: &F, tunnels: &Tunnels) -> Result<Parsed, Skip> {
-        let (ethertype, offset) = match self {
-            Self::Ethernet => return parse(frame, tunnels),
-            Self::Raw => (version(frame)?, 0),
-            Self::CookedV1 => (number(frame, cooked_v1::PROTOCOL)?, cooked_v1::LEN),
-            Self::CookedV2 => (number(frame, cooked_v2::PROTOCOL)?, cooked_v2::LEN),
-            Self::Loopback => (family(frame)?, FAMILY_LEN),
-        };
+        match self {
+            Self::Ethernet => parse(frame, tunnels),
+            _ => self.parse_other(frame, tunnels),
+        }
+    }
+
+    fn parse_other<F: Frame + ?Sized>(self, frame: &F, tunnels: &Tunnels) -> Result<Parsed, Skip> {
+        let (ethertype, offset) = self.start(frame, 0)?;
         let mut parsed = Parsed::EMPTY;
         parse_at(frame, tunnels, ethertype, offset, &mut parsed)?;
         Ok(parsed)
     }
 
+    /// What the header at `at` carries, as EtherType, and where that begins.
+    fn start<F: Frame + ?Sized>(self, frame: &F, at: usize) -> Result<(u16, usize), Skip> {
+        match self {
+            Self::Ethernet => header::ethernet(frame, at),
+            Self::Raw => Ok((version(frame, at)?, at)),
+            Self::CookedV1 => header::typed(frame, at, cooked_v1::PROTOCOL, cooked_v1::LEN),
+            Self::CookedV2 => header::typed(frame, at, cooked_v2::PROTOCOL, cooked_v2::LEN),
+            Self::Loopback => Ok((family(frame, at)?, at + FAMILY_LEN)),
+            Self::Ppp => header::ppp(frame, at),
+            Self::PppWithDirection => header::ppp(frame, at + 1),
+            Self::PppEther => Ok((ethertype::PPPOE_SESSION, at)),
+            Self::CiscoHdlc => header::cisco_hdlc(frame, at),
+            Self::FrameRelay => header::frame_relay(frame, at),
+            Self::Atm => Ok((header::LLC, at)),
+            Self::TokenRing => header::token_ring(frame, at),
+            Self::Fddi => header::fddi(frame, at),
+            Self::FibreChannel => Ok((header::LLC, at + header::FIBRE_CHANNEL_LEN)),
+            Self::Firewire => header::typed(frame, at, 16, 18),
+            Self::Infiniband => header::typed(frame, at, 40, 44),
+            Self::Mpls => Ok((ethertype::MPLS, at)),
+            Self::Enc => Ok((family(frame, at)?, at + header::ENC_LEN)),
+            Self::Pflog => header::pflog(frame, at),
+            Self::Nflog => header::nflog(frame, at),
+            Self::Mpacket => header::ethernet(frame, at + header::PREAMBLE_LEN),
+            Self::Radio => radio::frame(frame, at),
+            Self::Prism => radio::frame(frame, radio::prism(frame, at)?),
+            Self::Radiotap => radio::frame(frame, radio::radiotap(frame, at)?),
+            Self::Ppi => {
+                let (number, at) = header::ppi(frame, at)?;
+                match Self::of(number) {
+                    None | Some(Self::Ppi) => Err(Skip::OtherEthertype),
+                    Some(link) => link.start(frame, at),
+                }
+            }
+        }
+    }
+
     /// The MAC addresses of a frame; zeros where it has none.
+    #[inline]
     #[must_use]
     pub fn macs<F: Frame + ?Sized>(self, frame: &F) -> Macs {
         let octets = match self {
@@ -134,21 +244,20 @@ impl Link {
                 Some([6]) => frame.read(cooked_v2::ADDRESS).map(from_source),
                 _ => None,
             },
-            Self::Raw | Self::Loopback => None,
+            Self::Mpacket => frame.read(header::PREAMBLE_LEN + ethernet::ADDRESSES),
+            _ => None,
         };
-        Macs::new(octets.unwrap_or_default())
+        // A copy of three words.
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = octets.unwrap_or_default();
+        Macs {
+            words: [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes),
+        }
     }
 }
 
-/// The EtherType in a header.
-fn number<F: Frame + ?Sized>(frame: &F, at: usize) -> Result<u16, Skip> {
-    let octets = frame.read(at).ok_or(Skip::TruncatedLink)?;
-    Ok(u16::from_be_bytes(octets))
-}
-
 /// The EtherType of a packet without link layer, by its version.
-fn version<F: Frame + ?Sized>(frame: &F) -> Result<u16, Skip> {
-    let [first] = frame.read(0).ok_or(Skip::TruncatedLink)?;
+fn version<F: Frame + ?Sized>(frame: &F, at: usize) -> Result<u16, Skip> {
+    let [first] = frame.read(at).ok_or(Skip::TruncatedLink)?;
     match first >> 4 {
         4 => Ok(ethertype::IPV4),
         6 => Ok(ethertype::IPV6),
@@ -157,12 +266,15 @@ fn version<F: Frame + ?Sized>(frame: &F) -> Result<u16, Skip> {
 }
 
 /// The EtherType of an address family. All families are below 2¹⁶, which tells the byte order.
-fn family<F: Frame + ?Sized>(frame: &F) -> Result<u16, Skip> {
-    let family = u32::from_be_bytes(frame.read(0).ok_or(Skip::TruncatedLink)?);
-    let family = match family >> 16 {
+fn family<F: Frame + ?Sized>(frame: &F, at: usize) -> Result<u16, Skip> {
+    let family = u32::from_be_bytes(frame.read(at).ok_or(Skip::TruncatedLink)?);
+    of_family(match family >> 16 {
         0 => family,
         _ => family.swap_bytes(),
-    };
+    })
+}
+
+fn of_family(family: u32) -> Result<u16, Skip> {
     match family {
         AF_INET => Ok(ethertype::IPV4),
         family if AF_INET6.contains(&family) => Ok(ethertype::IPV6),
@@ -178,88 +290,4 @@ fn from_source(source: [u8; 6]) -> [u8; 12] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const IPV4: [u8; 20] = [
-        0x45, 0, 0, 20, 0, 0, 0, 0, 64, 47, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2,
-    ];
-    const SENDER: [u8; 8] = [2, 0, 0, 0, 0, 9, 0, 0];
-
-    fn ipv6() -> Vec<u8> {
-        let mut octets = vec![0; 40];
-        octets[0] = 0x60;
-        octets[6] = 59;
-        octets
-    }
-
-    fn protocol(link: u16, frame: &[u8]) -> Result<u8, Skip> {
-        let link = Link::of(LinkType(link)).expect("can be read");
-        let parsed = link.parse(frame, &Tunnels::OUTER);
-        parsed.map(|parsed| parsed.packet.protocol)
-    }
-
-    #[test]
-    fn raw_packets_are_what_their_version_says() {
-        for link in [12, 14, 101, 228, 229] {
-            assert_eq!(protocol(link, &IPV4), Ok(47));
-            assert_eq!(protocol(link, &ipv6()), Ok(59));
-            assert_eq!(protocol(link, &[0x50, 0]), Err(Skip::BadVersion));
-            assert_eq!(protocol(link, &[]), Err(Skip::TruncatedLink));
-        }
-    }
-
-    #[test]
-    fn address_families_come_in_either_order() {
-        for link in [0, 108] {
-            for order in [u32::to_be_bytes, u32::to_le_bytes] {
-                let packet = |family: u32, packet: &[u8]| [&order(family), packet].concat();
-                assert_eq!(protocol(link, &packet(2, &IPV4)), Ok(47));
-                for family in [10, 24, 28, 30] {
-                    assert_eq!(protocol(link, &packet(family, &ipv6())), Ok(59));
-                }
-                let other = protocol(link, &packet(7, &IPV4));
-                assert_eq!(other, Err(Skip::OtherEthertype));
-            }
-            assert_eq!(protocol(link, &[2, 0, 0]), Err(Skip::TruncatedLink));
-        }
-    }
-
-    #[test]
-    fn cooked_frames_name_their_payload() {
-        let v1 = |ethertype: u16, payload: &[u8]| {
-            let head = [&[0, 4, 0, 1, 0, 6][..], &SENDER, &ethertype.to_be_bytes()];
-            [&head.concat(), payload].concat()
-        };
-        let v2 = |ethertype: u16, payload: &[u8]| {
-            let head = [&ethertype.to_be_bytes()[..], &[0; 9], &[6], &SENDER];
-            [&head.concat(), payload].concat()
-        };
-        let tagged = [&[0x60, 7, 0x08, 0][..], &IPV4].concat();
-        type Frame<'a> = &'a dyn Fn(u16, &[u8]) -> Vec<u8>;
-        let frames: [(u16, Frame<'_>); 2] = [(113, &v1), (276, &v2)];
-        for (link, frame) in frames {
-            assert_eq!(protocol(link, &frame(0x0800, &IPV4)), Ok(47));
-            assert_eq!(protocol(link, &frame(0x86dd, &ipv6())), Ok(59));
-            assert_eq!(protocol(link, &frame(0x0806, &IPV4)), Err(Skip::Arp));
-            let short = frame(0x0800, &[]);
-            let short = &short[..short.len() - 9];
-            assert!(protocol(link, short).is_err());
-
-            let link = Link::of(LinkType(link)).expect("can be read");
-            let parsed = link.parse(&frame(0x8100, &tagged)[..], &Tunnels::OUTER);
-            let packet = parsed.expect("a packet").packet;
-            assert_eq!((packet.protocol, packet.vlan), (47, 7));
-            let macs = link.macs(&frame(0x0800, &IPV4)[..]);
-            assert_eq!(macs.octets(), [0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 9]);
-        }
-    }
-
-    #[test]
-    fn other_link_types_are_named() {
-        assert_eq!(Link::of(LinkType(127)), None);
-        assert_eq!(LinkType(127).to_string(), "127 (IEEE802_11_RADIOTAP)");
-        assert_eq!(LinkType(150).to_string(), "150 (USER3)");
-        assert_eq!(LinkType(999).to_string(), "999");
-    }
-}
+mod tests;

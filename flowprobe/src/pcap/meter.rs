@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flowprobe_ebpf::{Frame as _, Parsed, Tunnels, cpu::Tally};
 
-use super::{Take, capture::Captured};
+use super::{Take, capture::Captured, link::Link};
 use crate::{
     export::{Metering, Telemetry},
     sampling::Selection,
@@ -48,6 +48,13 @@ impl Figures {
     }
 }
 
+impl Figures {
+    /// Packets so far.
+    pub(super) fn packets(&self) -> u64 {
+        self.get().1.observed
+    }
+}
+
 /// Captures have one class, which never changes its rate.
 impl Telemetry for Figures {
     fn metering(&self, _class: usize) -> Metering {
@@ -60,6 +67,7 @@ impl Telemetry for Figures {
 }
 
 impl Take for Meter {
+    #[inline]
     fn take(&mut self, captured: &Captured<'_>) {
         self.meter(captured);
     }
@@ -89,32 +97,43 @@ impl Meter {
         }
     }
 
-    /// Meters one packet. One without a time gets that of the latest packet before it.
+    /// Meters one packet, with the burst that it is in. One without a time gets that of the latest packet before it.
     fn meter(&mut self, captured: &Captured<'_>) {
         let octets = captured.len() as u64;
         self.totals.seen.count(octets);
-        let at_ns = captured.at_ns.unwrap_or(self.table.now_ns());
-        let tunnels = &self.tunnels;
-        let parsed = captured
-            .link
-            .map(|link| (link, link.parse(captured, tunnels)));
-        match parsed {
-            Ok((link, Ok(mut parsed))) => {
+        let at_ns = captured.at_ns.unwrap_or(self.table.latest_ns());
+        match captured.link {
+            Ok(link) => self.account(captured, link, at_ns),
+            Err(_) => self.ignore(at_ns, |meter| meter.unreadable_link.count(octets)),
+        }
+        if self.totals.seen.packets.is_multiple_of(PUBLISH) {
+            self.publish();
+        }
+    }
+
+    #[inline]
+    fn account(&mut self, captured: &Captured<'_>, link: Link, at_ns: u64) {
+        let octets = captured.len() as u64;
+        // As nearly all are.
+        if let Some(packet) = link.plain(captured, &self.tunnels) {
+            self.totals.accounted.count(octets);
+            self.totals.accounted_ip_octets += u64::from(packet.octets);
+            let macs = link.macs(captured);
+            let (table, emitter) = (&mut self.table, &mut self.emitter);
+            return table.push_plain(&packet, captured.ifindex, macs, at_ns, emitter);
+        }
+        match link.parse(captured, &self.tunnels) {
+            Ok(mut parsed) => {
                 self.totals.accounted.count(octets);
                 self.totals.accounted_ip_octets += u64::from(parsed.packet.octets);
                 self.follow(&mut parsed, captured.ifindex, at_ns);
                 let macs = link.macs(captured);
                 let (table, emitter) = (&mut self.table, &mut self.emitter);
-                emitter.at(table.now_ns());
-                table.account(&parsed, captured.ifindex, macs, at_ns, emitter);
+                table.push(&parsed, captured.ifindex, macs, at_ns, emitter);
             }
-            Ok((_, Err(skip))) => self.ignore(at_ns, |meter| {
+            Err(skip) => self.ignore(at_ns, |meter| {
                 meter.totals.ignored[skip as usize].count(octets);
             }),
-            Err(_) => self.ignore(at_ns, |meter| meter.unreadable_link.count(octets)),
-        }
-        if self.totals.seen.packets.is_multiple_of(PUBLISH) {
-            self.publish();
         }
     }
 
@@ -127,14 +146,15 @@ impl Meter {
 
     fn ignore(&mut self, at_ns: u64, count: impl FnOnce(&mut Self)) {
         count(self);
-        self.table.advance(at_ns, &mut self.emitter);
+        self.table.push_time(at_ns, &mut self.emitter);
         let (first, last) = self.ignored_span_ns.unwrap_or((at_ns, at_ns));
         self.ignored_span_ns = Some((first.min(at_ns), last.max(at_ns)));
     }
 
     /// Hands on the records so far: the next packet may be long in coming.
     fn hand_on(&mut self) {
-        self.emitter.at(self.table.now_ns());
+        self.table.settle(&mut self.emitter);
+        self.emitter.at(self.table.latest_ns());
         self.emitter.flush();
     }
 

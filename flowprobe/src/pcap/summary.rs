@@ -15,7 +15,7 @@ use crate::{
     ledger::{Count, Ledger},
     run::SamplingSummary,
     sampling::Sampling,
-    table::{LocalTable, emit::Exported},
+    table::emit::Exported,
 };
 
 /// One capture in the summary.
@@ -82,6 +82,12 @@ impl FileSummary {
     pub(super) fn fail(&mut self, error: &CaptureError) {
         tracing::error!("{error}");
         self.error = Some(error.problem.to_string());
+    }
+
+    /// The same, once [`FileSummary::warn`] has said what there is to say.
+    pub(super) fn warned(mut self) -> Self {
+        self.warn();
+        self
     }
 
     /// Says what is not as one would expect.
@@ -166,7 +172,7 @@ impl Summary {
             table: TableSummary {
                 max_flows,
                 peak: table.peak(),
-                peak_octets: table.peak() * LocalTable::entry_octets(),
+                peak_octets: table.peak_octets(),
                 displaced: table.displaced(),
                 fragment_orphans: totals.fragment_orphans,
                 steps_back: table.steps_back(),
@@ -189,6 +195,14 @@ impl Summary {
                 Some(error) => eprintln!("{name}: {} packets; {error}", seen.packets),
             }
         }
+        let TableSummary {
+            peak, peak_octets, ..
+        } = self.table;
+        eprintln!(
+            "table: up to {peak} flows, in {} MiB ({} octets a flow)",
+            peak_octets.div_ceil(1 << 20),
+            peak_octets / peak.max(1)
+        );
         if self.table.displaced > 0 {
             eprintln!(
                 "{} flows left early, since --max-flows {} were in the table",

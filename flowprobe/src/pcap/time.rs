@@ -14,7 +14,17 @@ pub(super) struct Units {
 impl Units {
     /// The time of `ticks` units. What lies before 1970 is 1970, what lies after 2554, which 64
     /// bits of nanoseconds end with, is that year.
+    #[inline]
     pub(super) fn ns(self, ticks: u64) -> u64 {
+        // Nearly all count in micro- or nanoseconds: without a division.
+        match (self.resolution, self.offset_s) {
+            (6, 0) => ticks.saturating_mul(1000),
+            (9, 0) => ticks,
+            _ => self.any_ns(ticks),
+        }
+    }
+
+    fn any_ns(self, ticks: u64) -> u64 {
         let exponent = u32::from(self.resolution & 0x7f);
         let units = u128::from(ticks) * NANOSECONDS;
         let ns = match self.resolution & 0x80 {
@@ -57,6 +67,26 @@ mod tests {
         assert_eq!(ns(6, 10, 5_000_000), 15_000_000_000);
         assert_eq!(ns(6, -3, 5_000_000), 2_000_000_000);
         assert_eq!(ns(6, -9, 5_000_000), 0);
+    }
+
+    #[test]
+    fn the_usual_units_are_no_exception() {
+        for resolution in [6, 9] {
+            for ticks in [
+                0,
+                1,
+                999,
+                1_700_000_000_123_456,
+                u64::MAX / 1000 + 1,
+                u64::MAX,
+            ] {
+                let units = Units {
+                    resolution,
+                    offset_s: 0,
+                };
+                assert_eq!(units.ns(ticks), units.any_ns(ticks));
+            }
+        }
     }
 
     #[test]

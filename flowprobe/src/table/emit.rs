@@ -445,6 +445,10 @@ impl Leave for Emitter {
     fn leave(&mut self, flow: &Flow, reason: EndReason) {
         self.emit(flow, reason);
     }
+
+    fn at(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+    }
 }
 
 fn macs(octets: &[u8; 12]) -> [[u8; 6]; 2] {

@@ -1,21 +1,34 @@
 //! The flow table of inputs that are read in userspace: one owner, and a clock that packets drive.
 //!
-//! A flow leaves it at the moment when it is due, and not at the next sweep: what is due first
-//! stands at the front of one of three orders, so that neither a packet nor the end of a flow
-//! costs more where there are more flows.
+//! A flow leaves it at the moment when it is due, and not at the next sweep. It is scheduled for the
+//! earliest time at which it can be due; when that comes, it is looked at, and scheduled again if
+//! packets came since. So a packet touches nothing but its flow.
+//!
+//! Packets are accounted in bursts: the memory that their look-ups need is fetched for all of them
+//! first, and then they are taken one by one, as if each had come alone.
 
-mod order;
+mod burst;
+mod fetch;
+mod index;
+mod shelf;
+mod slab;
 #[cfg(test)]
 mod tests;
+mod wheel;
 
 use flowprobe_ebpf::{
-    Counters, Marks, Packet, Parsed, flow::Macs, hash::SECRET_WORDS, sampling::Sampled, wire::tcp,
+    Addresses, Counters, KeyV4, KeyV6, KeyWide, Marks, Packet, Parsed, flow::Macs,
+    hash::SECRET_WORDS, key::Key as _, sampling::Sampled, wire::tcp,
 };
-use hashbrown::HashTable;
 
-use self::order::{Order, Queue};
+pub use self::burst::BURST;
+use self::{
+    burst::{Burst, NO_GUESS, Place, Waiting},
+    shelf::{Cold, Hot, Kept, Shelves},
+    wheel::{Look, Wheel},
+};
 use crate::{
-    record::{EndReason, FlowKey, Volume},
+    record::{EndReason, Volume},
     table::{
         Flow,
         expiry::{Due, Expiry},
@@ -27,21 +40,18 @@ use crate::{
 /// stands still meanwhile. Whatever is further back is another recording.
 pub const MAX_STEP_BACK_NS: u64 = 60_000_000_000;
 
+/// Looks that may be in a wheel beside two for each slot before it is made anew: those of flows
+/// that have left stay in it until their time comes.
+const STALE: usize = 4096;
+
 /// Takes the flows that leave the table, and why they do.
 pub trait Leave {
     /// Takes one.
     fn leave(&mut self, flow: &Flow, reason: EndReason);
-}
-
-/// A flow, and what places it.
-#[derive(Debug)]
-struct Entry {
-    flow: Flow,
-    hash: u64,
-    /// The table's clock at the first and at the last packet. Unlike stamps it never steps back,
-    /// so that the orders are sorted by it.
-    since_ns: u64,
-    touched_ns: u64,
+    /// It is `now_ns` on the clock of the table.
+    fn at(&mut self, now_ns: u64) {
+        let _ = now_ns;
+    }
 }
 
 /// Flows in memory of this process.
@@ -50,23 +60,42 @@ pub struct LocalTable {
     secret: [u64; SECRET_WORDS],
     expiry: Expiry,
     capacity: usize,
-    index: HashTable<u32>,
-    entries: Vec<Entry>,
-    free: Vec<u32>,
-    /// All flows, by their first packet.
-    by_age: Order,
-    all: Queue,
-    /// By the last packet: flows without FIN and RST, and those with one.
-    by_silence: Order,
-    silent: [Queue; 2],
-    /// The latest stamp of this recording.
+    shelves: Shelves,
+    burst: Burst,
+    /// When each flow is looked at: never after it is due.
+    wheel: Wheel,
+    /// The same by silence, see [`rank`]. There only since the table was full.
+    silence: Option<Wheel>,
+    len: usize,
+    /// The latest stamp of this recording that was accounted, and that came.
     now_ns: u64,
-    /// No flow is due before.
-    next_due_ns: u64,
+    latest_ns: u64,
     peak: usize,
     displaced: u64,
     steps_back: u64,
 }
+
+/// Does something for the shelf of this number.
+macro_rules! of_family {
+    ($family:expr, $key:ident => $do:expr) => {
+        match $family {
+            KeyV4::FAMILY => {
+                type $key = KeyV4;
+                $do
+            }
+            KeyV6::FAMILY => {
+                type $key = KeyV6;
+                $do
+            }
+            _ => {
+                type $key = KeyWide;
+                $do
+            }
+        }
+    };
+}
+
+const FAMILIES: [u8; 3] = [KeyV4::FAMILY, KeyV6::FAMILY, KeyWide::FAMILY];
 
 impl LocalTable {
     /// An empty table for at most `capacity` flows. `secret` keeps senders from aiming at one
@@ -77,43 +106,45 @@ impl LocalTable {
             secret,
             expiry,
             capacity: (capacity as usize).max(1),
-            index: HashTable::new(),
-            entries: Vec::new(),
-            free: Vec::new(),
-            by_age: Order::default(),
-            all: Queue::default(),
-            by_silence: Order::default(),
-            silent: [Queue::default(); 2],
+            shelves: Shelves::default(),
+            burst: Burst::default(),
+            wheel: Wheel::default(),
+            silence: None,
+            len: 0,
             now_ns: 0,
-            next_due_ns: u64::MAX,
+            latest_ns: 0,
             peak: 0,
             displaced: 0,
             steps_back: 0,
         }
     }
 
-    /// Octets of a flow; the index takes up to 12 more, and both grow by doubling.
-    #[must_use]
-    pub fn entry_octets() -> usize {
-        size_of::<Entry>() + Order::LINK_OCTETS * 2
-    }
-
     /// Flows in the table.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.index.len()
+        self.len
     }
 
     /// Whether there is no flow.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.len == 0
     }
 
     /// The most flows that there ever were.
     #[must_use]
     pub fn peak(&self) -> usize {
         self.peak
+    }
+
+    /// Octets that the most flows took: 128 each, of IPv6 192, of wide keys 256; 5 to 11 in the
+    /// index, and 16 for each look.
+    #[must_use]
+    pub fn peak_octets(&self) -> usize {
+        let Shelves { v4, v6, wide } = &self.shelves;
+        let wheels = [Some(&self.wheel), self.silence.as_ref()];
+        let wheels = wheels.into_iter().flatten().map(Wheel::peak_octets);
+        v4.peak_octets() + v6.peak_octets() + wide.peak_octets() + wheels.sum::<usize>()
     }
 
     /// Flows that had to leave since the table was full.
@@ -128,46 +159,36 @@ impl LocalTable {
         self.steps_back
     }
 
-    /// The latest stamp.
+    /// The latest stamp, also of packets that wait.
     #[must_use]
-    pub fn now_ns(&self) -> u64 {
-        self.now_ns
+    pub fn latest_ns(&self) -> u64 {
+        self.latest_ns
     }
 
     /// What is in the table.
     #[must_use]
     pub fn held(&self) -> Volume {
         let mut held = Volume::default();
-        for &slot in &self.index {
-            let counters = &self.entries[slot as usize].flow.counters;
-            held += Volume {
-                records: 1,
-                packets: counters.packets,
-                octets: counters.octets,
-            };
+        for family in FAMILIES {
+            of_family!(family, K => {
+                let shelf = K::shelf(&self.shelves);
+                for counters in shelf.live().map(|slot| &shelf.hot[slot].counters) {
+                    held += Volume {
+                        records: 1,
+                        packets: counters.packets,
+                        octets: counters.octets,
+                    };
+                }
+            });
         }
         held
     }
 
     /// A packet was stamped `at_ns`: lets go what is due by then.
     pub fn advance(&mut self, at_ns: u64, out: &mut impl Leave) {
-        if at_ns.saturating_add(MAX_STEP_BACK_NS) < self.now_ns {
-            self.flush(out);
-            self.steps_back += 1;
-            self.now_ns = at_ns;
-        }
-        self.now_ns = self.now_ns.max(at_ns);
-        if self.next_due_ns > self.now_ns {
-            return;
-        }
-        while let Some((slot, due)) = self.next() {
-            self.next_due_ns = due.since_ns;
-            if due.since_ns > self.now_ns {
-                return;
-            }
-            self.let_go(slot, due.reason, out);
-        }
-        self.next_due_ns = u64::MAX;
+        self.settle(out);
+        self.latest_ns = stepped(self.latest_ns, at_ns);
+        self.step(at_ns, out);
     }
 
     /// Adds the packet of a frame that came in on `ifindex`, stamped `at_ns`, to its flow.
@@ -179,139 +200,354 @@ impl LocalTable {
         at_ns: u64,
         out: &mut impl Leave,
     ) {
-        self.advance(at_ns, out);
+        self.push(parsed, ifindex, macs, at_ns, out);
+        self.settle(out);
+    }
+
+    /// The same as [`LocalTable::account`], later: with the burst that it fills up, or with the
+    /// next [`LocalTable::settle`].
+    pub fn push(
+        &mut self,
+        parsed: &Parsed,
+        ifindex: u32,
+        macs: Macs,
+        at_ns: u64,
+        out: &mut impl Leave,
+    ) {
         let packet = &parsed.packet;
-        let key = FlowKey::of(parsed, ifindex, Sampled::default());
+        if !parsed.around.is_wide() {
+            return self.push_plain(packet, ifindex, macs, at_ns, out);
+        }
+        let key = KeyWide::new(packet, &parsed.around, ifindex, Sampled::default());
         let hash = key.hash(&self.secret);
-        let found = self
-            .index
-            .find(hash, |&slot| self.entries[slot as usize].flow.key == key);
-        if let Some(&slot) = found {
-            match self.over_before(slot, packet, at_ns) {
-                None => return self.add(slot, packet, at_ns),
-                Some(reason) => self.let_go(slot, reason, out),
+        self.shelves.wide.index.fetch(hash);
+        let place = Place::Wide(self.burst.wide.len() as u32);
+        self.burst.wide.push(key);
+        self.wait(Waiting::new(place, hash, packet, macs, at_ns), out);
+    }
+
+    /// The same for a packet with nothing around it that belongs to the key.
+    #[inline]
+    pub fn push_plain(
+        &mut self,
+        packet: &Packet,
+        ifindex: u32,
+        macs: Macs,
+        at_ns: u64,
+        out: &mut impl Leave,
+    ) {
+        let sampled = Sampled::default();
+        let (place, hash) = match packet.addresses {
+            Addresses::V4(addresses) => {
+                let key = KeyV4::new(addresses, packet, ifindex, sampled);
+                let hash = key.hash(&self.secret);
+                self.shelves.v4.index.fetch(hash);
+                (Place::V4(key), hash)
+            }
+            Addresses::V6(addresses) => {
+                let key = KeyV6::new(addresses, packet, ifindex, sampled);
+                let hash = key.hash(&self.secret);
+                self.shelves.v6.index.fetch(hash);
+                (Place::V6(key), hash)
+            }
+        };
+        self.wait(Waiting::new(place, hash, packet, macs, at_ns), out);
+    }
+
+    /// The same as [`LocalTable::advance`], later.
+    pub fn push_time(&mut self, at_ns: u64, out: &mut impl Leave) {
+        let nothing = (&Packet::EMPTY, Macs::default());
+        self.wait(
+            Waiting::new(Place::None, 0, nothing.0, nothing.1, at_ns),
+            out,
+        );
+    }
+
+    #[inline]
+    fn wait(&mut self, waiting: Waiting, out: &mut impl Leave) {
+        self.latest_ns = stepped(self.latest_ns, waiting.at_ns);
+        self.burst.waiting.push(waiting);
+        if self.burst.waiting.len() >= BURST {
+            self.settle(out);
+        }
+    }
+
+    /// Accounts all packets that wait.
+    pub fn settle(&mut self, out: &mut impl Leave) {
+        if self.burst.waiting.is_empty() {
+            return;
+        }
+        let mut burst = std::mem::take(&mut self.burst);
+        for waiting in &mut burst.waiting {
+            let hash = waiting.hash;
+            let guess = match waiting.key {
+                Place::V4(_) => self.shelves.v4.guess(hash),
+                Place::V6(_) => self.shelves.v6.guess(hash),
+                Place::Wide(_) => self.shelves.wide.guess(hash),
+                Place::None => None,
+            };
+            waiting.guess = guess.unwrap_or(NO_GUESS);
+        }
+        // A guess is one by its tag, and of before the burst: the key decides.
+        for waiting in &burst.waiting {
+            self.step(waiting.at_ns, out);
+            match waiting.key {
+                Place::V4(key) => self.add(key, waiting, out),
+                Place::V6(key) => self.add(key, waiting, out),
+                Place::Wide(at) => self.add(burst.wide[at as usize], waiting, out),
+                Place::None => {}
             }
         }
-        if self.len() == self.capacity {
-            self.displace(out);
-        }
-        self.insert(Flow::first(key, packet, macs, at_ns), hash);
+        burst.waiting.clear();
+        burst.wide.clear();
+        self.burst = burst;
     }
 
     /// Lets everything go, since metering ends.
     pub fn flush(&mut self, out: &mut impl Leave) {
-        while let Some(slot) = self.all.front() {
-            let reason = last_reason(&self.entries[slot as usize].flow.marks);
-            self.let_go(slot, reason, out);
-        }
-        self.next_due_ns = u64::MAX;
+        self.settle(out);
+        self.empty(out);
     }
 
-    /// Why a flow has to leave before `packet` can begin another one of the same key.
-    fn over_before(&self, slot: u32, packet: &Packet, at_ns: u64) -> Option<EndReason> {
-        let Flow {
-            counters, marks, ..
-        } = &self.entries[slot as usize].flow;
-        if packet.tcp_flags & tcp::SYN != 0 && marks.ended() {
-            return Some(EndReason::EndOfFlow);
+    fn empty(&mut self, out: &mut impl Leave) {
+        for family in FAMILIES {
+            of_family!(family, K => {
+                K::shelf_mut(&mut self.shelves).drain(|flow| {
+                    out.leave(flow, last_reason(&flow.marks));
+                });
+            });
         }
-        // By the clock it would have left already; stamps that step back can span more.
-        let span_ns = counters.last_ns.max(at_ns) - counters.first_ns.min(at_ns);
-        let over = self.expiry.is_active_for(span_ns);
-        over.then_some(match marks.ended() {
-            true => EndReason::EndOfFlow,
-            false => EndReason::ActiveTimeout,
-        })
+        self.len = 0;
+        self.wheel.clear();
+        self.silence = None;
     }
 
-    fn add(&mut self, slot: u32, packet: &Packet, at_ns: u64) {
-        let entry = &mut self.entries[slot as usize];
-        let ended = entry.flow.marks.ended();
-        entry.flow.add(packet, at_ns);
-        entry.touched_ns = self.now_ns;
-        let ends = entry.flow.marks.ended();
-        let [from, to] = [ended, ends].map(usize::from);
-        self.by_silence.remove(&mut self.silent[from], slot);
-        self.by_silence.push_back(&mut self.silent[to], slot);
-        if ends != ended {
-            self.expect(self.now_ns);
+    /// Moves the clock to a stamp, and lets go what is due by then.
+    #[inline]
+    fn step(&mut self, at_ns: u64, out: &mut impl Leave) {
+        out.at(self.now_ns);
+        let now_ns = stepped(self.now_ns, at_ns);
+        if now_ns < self.now_ns {
+            self.empty(out);
+            self.steps_back += 1;
+        }
+        self.now_ns = now_ns;
+        if self.wheel.next() <= now_ns {
+            self.let_go_due(out);
         }
     }
 
-    fn insert(&mut self, flow: Flow, hash: u64) {
-        let ends = flow.marks.ended();
-        let entry = Entry {
-            flow,
-            hash,
-            since_ns: self.now_ns,
-            touched_ns: self.now_ns,
-        };
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.entries[slot as usize] = entry;
-                slot
-            }
-            None => {
-                self.entries.push(entry);
-                (self.entries.len() - 1) as u32
-            }
-        };
-        self.by_age.push_back(&mut self.all, slot);
-        let to = &mut self.silent[usize::from(ends)];
-        self.by_silence.push_back(to, slot);
-        let entries = &self.entries;
-        self.index
-            .insert_unique(hash, slot, |&slot| entries[slot as usize].hash);
-        self.peak = self.peak.max(self.index.len());
-        self.expect(self.now_ns);
-    }
-
-    /// Something changed at `now_ns` that may be due sooner than all else.
-    fn expect(&mut self, now_ns: u64) {
-        let due_ns = now_ns.saturating_add(self.expiry.shortest_ns());
-        self.next_due_ns = self.next_due_ns.min(due_ns);
-    }
-
-    /// What is due first, and when.
-    fn next(&self) -> Option<(u32, Due)> {
-        let [going_on, ended] = &self.silent;
-        let fronts = [ended.front(), going_on.front(), self.all.front()];
-        let due = |slot: u32| {
-            let entry = &self.entries[slot as usize];
-            let times = Counters {
-                first_ns: entry.since_ns,
-                last_ns: entry.touched_ns,
-                ..entry.flow.counters
+    fn let_go_due(&mut self, out: &mut impl Leave) {
+        loop {
+            let shelves = &self.shelves;
+            let fetch =
+                |look: &Look| of_family!(look.family(), K => K::shelf(shelves).fetch(look.slot));
+            let Some(look) = self.wheel.pop(self.now_ns, fetch) else {
+                return;
             };
-            (slot, self.expiry.next(&times, &entry.flow.marks))
+            of_family!(look.family(), K => self.look::<K>(look, out));
+        }
+    }
+
+    /// Lets a flow go that is due, or schedules it for when it will be.
+    fn look<K: Kept>(&mut self, look: Look, out: &mut impl Leave) {
+        let shelf = K::shelf_mut(&mut self.shelves);
+        let Some((hot, cold)) = shelf.get(look.slot) else {
+            return;
         };
-        let fronts = fronts.into_iter().flatten();
-        fronts.map(due).min_by_key(|(_, due)| due.since_ns)
+        if cold.look_ns != look.at {
+            return;
+        }
+        let due = self.expiry.of(hot, cold);
+        // Even if it is over by now, others may be due before it.
+        if due.since_ns > look.at {
+            self.schedule::<K>(look.slot, due.since_ns);
+        } else {
+            self.let_go::<K>(look.slot, due.reason, out);
+        }
+    }
+
+    fn schedule<K: Kept>(&mut self, slot: u32, at_ns: u64) {
+        K::shelf_mut(&mut self.shelves).cold[slot].look_ns = at_ns;
+        self.wheel.push(at_ns, slot, K::FAMILY);
+        if self.wheel.len() > 2 * self.shelves.slots() + STALE {
+            self.wheel.clear();
+            for family in FAMILIES {
+                of_family!(family, K => {
+                    let shelf = K::shelf(&self.shelves);
+                    for slot in shelf.live() {
+                        let at = shelf.cold[slot].look_ns;
+                        self.wheel.push(at, slot, family);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Adds a packet to its flow.
+    #[inline(always)]
+    fn add<K: Kept>(&mut self, key: K, waiting: &Waiting, out: &mut impl Leave) {
+        let Waiting {
+            hash, at_ns, guess, ..
+        } = *waiting;
+        let packet = &waiting.packet();
+        let shelf = K::shelf_mut(&mut self.shelves);
+        if let Some(slot) = shelf.find(&key, hash, guess) {
+            let hot = &mut shelf.hot[slot];
+            let ended = hot.marks().ended();
+            match over_before(&self.expiry, hot, packet, at_ns) {
+                Some(reason) => self.let_go::<K>(slot, reason, out),
+                None => {
+                    hot.add(packet, at_ns);
+                    let ends = hot.marks().ended() != ended;
+                    if at_ns < self.now_ns {
+                        shelf.cold[slot].touch_late(self.now_ns);
+                    }
+                    if ends {
+                        self.end::<K>(slot);
+                    }
+                    return;
+                }
+            }
+        }
+        self.insert(key, waiting, out);
+    }
+
+    /// A flow has ended: it is due earlier, and is the first to leave of those as silent.
+    #[cold]
+    fn end<K: Kept>(&mut self, slot: u32) {
+        let shelf = K::shelf(&self.shelves);
+        let (hot, cold) = (&shelf.hot[slot], &shelf.cold[slot]);
+        let due = self.expiry.of(hot, cold);
+        if due.since_ns < cold.look_ns {
+            self.schedule::<K>(slot, due.since_ns);
+        }
+        self.place::<K>(slot);
+    }
+
+    #[inline(never)]
+    fn insert<K: Kept>(&mut self, key: K, waiting: &Waiting, out: &mut impl Leave) {
+        if self.len == self.capacity {
+            self.displace(out);
+        }
+        let shelf = K::shelf_mut(&mut self.shelves);
+        let times = (waiting.at_ns, self.now_ns);
+        let slot = shelf.insert(key, waiting.hash, (&waiting.packet(), waiting.macs), times);
+        let due = self.expiry.of(&shelf.hot[slot], &shelf.cold[slot]);
+        self.len += 1;
+        self.peak = self.peak.max(self.len);
+        self.schedule::<K>(slot, due.since_ns);
+        self.place::<K>(slot);
+    }
+
+    /// Gives a flow its place among those that may have to leave.
+    fn place<K: Kept>(&mut self, slot: u32) {
+        let Some(silence) = &mut self.silence else {
+            return;
+        };
+        let shelf = K::shelf_mut(&mut self.shelves);
+        let cold = &mut shelf.cold[slot];
+        cold.rank = rank(&shelf.hot[slot], cold);
+        silence.push(cold.rank, slot, K::FAMILY);
+        if silence.len() > 2 * self.capacity + STALE {
+            self.silence = None;
+        }
     }
 
     /// Makes room: the flow that has been silent for longest leaves.
+    #[cold]
     fn displace(&mut self, out: &mut impl Leave) {
-        // Of two that are silent for as long, the one that has ended.
-        let fronts = self.silent.iter().rev().filter_map(Queue::front);
-        let silent = fronts.min_by_key(|&slot| self.entries[slot as usize].touched_ns);
-        if let Some(slot) = silent {
-            self.displaced += 1;
-            self.let_go(slot, EndReason::LackOfResources, out);
+        if self.silence.is_none() {
+            self.silence = Some(Wheel::default());
+            for family in FAMILIES {
+                of_family!(family, K => {
+                    for slot in 0..K::shelf(&self.shelves).hot.len() as u32 {
+                        if K::shelf(&self.shelves).get(slot).is_some() {
+                            self.place::<K>(slot);
+                        }
+                    }
+                });
+            }
+        }
+        while let Some(look) = self.silence.as_mut().and_then(|s| s.pop(u64::MAX, |_| ())) {
+            let gone = of_family!(look.family(), K => self.is_most_silent::<K>(look));
+            if gone {
+                self.displaced += 1;
+                let reason = EndReason::LackOfResources;
+                of_family!(look.family(), K => self.let_go::<K>(look.slot, reason, out));
+                return;
+            }
         }
     }
 
-    /// Takes a flow out.
-    fn let_go(&mut self, slot: u32, reason: EndReason, out: &mut impl Leave) {
-        let entry = &self.entries[slot as usize];
-        let from = &mut self.silent[usize::from(entry.flow.marks.ended())];
-        self.by_silence.remove(from, slot);
-        self.by_age.remove(&mut self.all, slot);
-        if let Ok(found) = self.index.find_entry(entry.hash, |&other| other == slot) {
-            found.remove();
+    /// Whether a flow is as silent as it was said to be; places it anew if it is not.
+    fn is_most_silent<K: Kept>(&mut self, look: Look) -> bool {
+        let Some((hot, cold)) = K::shelf(&self.shelves).get(look.slot) else {
+            return false;
+        };
+        if cold.rank != look.at {
+            return false;
         }
-        self.free.push(slot);
-        out.leave(&entry.flow, reason);
+        let is = rank(hot, cold) == look.at;
+        if !is {
+            self.place::<K>(look.slot);
+        }
+        is
     }
+
+    /// Takes a flow out.
+    fn let_go<K: Kept>(&mut self, slot: u32, reason: EndReason, out: &mut impl Leave) {
+        let flow = K::shelf_mut(&mut self.shelves).remove(slot);
+        self.len -= 1;
+        out.leave(&flow, reason);
+    }
+}
+
+/// What the clock says after a stamp.
+#[inline(always)]
+fn stepped(now_ns: u64, at_ns: u64) -> u64 {
+    if at_ns.saturating_add(MAX_STEP_BACK_NS) < now_ns {
+        at_ns
+    } else {
+        now_ns.max(at_ns)
+    }
+}
+
+/// Flows leave a full table by this number, the lowest one first: by their last packet, and of two
+/// that are silent for as long, the one that has ended.
+fn rank<K>(hot: &Hot<K>, cold: &Cold) -> u64 {
+    let touched_ns = cold.touched_ns(hot).min(u64::MAX >> 1);
+    touched_ns << 1 | u64::from(!hot.marks().ended())
+}
+
+impl Expiry {
+    /// Why and when a flow will be due.
+    fn of<K>(&self, hot: &Hot<K>, cold: &Cold) -> Due {
+        let times = Counters {
+            first_ns: cold.since_ns,
+            last_ns: cold.touched_ns(hot),
+            ..hot.counters
+        };
+        self.next(&times, &hot.marks())
+    }
+}
+
+/// Why a flow has to leave before `packet` can begin another one of the same key.
+#[inline(always)]
+fn over_before<K>(expiry: &Expiry, hot: &Hot<K>, packet: &Packet, at_ns: u64) -> Option<EndReason> {
+    let marks = hot.marks();
+    if packet.tcp_flags & tcp::SYN != 0 && marks.ended() {
+        return Some(EndReason::EndOfFlow);
+    }
+    // By the clock it would have left already; stamps that step back can span more.
+    let Counters {
+        first_ns, last_ns, ..
+    } = hot.counters;
+    let over = expiry.is_active_for(last_ns.max(at_ns) - first_ns.min(at_ns));
+    over.then_some(match marks.ended() {
+        true => EndReason::EndOfFlow,
+        false => EndReason::ActiveTimeout,
+    })
 }
 
 /// Why a flow leaves that has to leave with the table.

@@ -1,5 +1,11 @@
 //! What is read: link layers, byte orders, time resolutions, blocks, short packets.
 
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
+use anyhow::Context as _;
 use flowprobe_tests::{
     capture_file::{ORDERS, Order, PcapNg, Record, pcap as classic},
     flow::Truth,
@@ -12,7 +18,7 @@ use crate::{ETHERNET, Files, Result, SECOND, START_MS, START_NS, assert_flows, c
 
 #[test]
 fn every_link_layer_in_both_formats() -> Result {
-    for link in [1, 0, 12, 14, 101, 108, 113, 228, 229, 276] {
+    for link in [1, 0, 9, 12, 14, 101, 104, 108, 113, 228, 229, 276] {
         for order in ORDERS {
             let carried = carried(mix(), link, order);
             let (packets, frames): (Vec<_>, Vec<_>) = carried.into_iter().unzip();
@@ -204,19 +210,19 @@ fn interfaces_that_cannot_be_read_do_not_keep_others_from_it() -> Result {
     };
     let radio = Record::whole(record.at, &[0; 50]);
     let file = PcapNg::new(Order::Little)
-        .interface(127, 0, &[])
+        .interface(249, 0, &[])
         .interface(1, 0, &[])
         .enhanced(0, &radio)
         .enhanced(1, &record);
     let run = pcap(&["-"], file.octets())?;
     assert_flows(&run, &truth(std::slice::from_ref(&packet), 1));
     assert_eq!(run.ledger().ignored["unreadable_link"].octets, 50);
-    let said = "interface 0 has link type 127 (IEEE802_11_RADIOTAP)";
+    let said = "interface 0 has link type 249 (USBPCAP)";
     assert!(run.log.contains(said), "{}", run.log);
 
     // With no other, nothing was metered, and that is no success.
     let file = PcapNg::new(Order::Little)
-        .interface(127, 0, &[])
+        .interface(249, 0, &[])
         .enhanced(0, &radio);
     let run = pcap(&["-"], file.octets())?;
     assert_eq!((run.code, run.flows.len()), (1, 0), "{}", run.log);
@@ -229,5 +235,117 @@ fn a_capture_without_packets_is_no_error() -> Result {
     let empty = Truth::default();
     assert_flows(&pcap(&["-"], &classic(Order::Big, false, 1, &[]))?, &empty);
     assert_flows(&pcap(&["-"], PcapNg::new(Order::Big).octets())?, &empty);
+    Ok(())
+}
+
+/// What a tool makes of octets.
+fn packed(tool: &str, arguments: &[&str], octets: &[u8]) -> Result<Vec<u8>> {
+    let mut command = Command::new(tool);
+    let command = command.args(arguments).stdin(Stdio::piped());
+    let child = command.stdout(Stdio::piped()).spawn();
+    let mut child = child.with_context(|| format!("{tool}: run `cargo xtask setup`"))?;
+    // Less than a pipe holds comes out before all is in.
+    child.stdin.take().context("no stdin")?.write_all(octets)?;
+    let output = child.wait_with_output()?;
+    anyhow::ensure!(output.status.success(), "{tool}: {}", output.status);
+    Ok(output.stdout)
+}
+
+#[test]
+fn compressed_captures_are_unpacked() -> Result {
+    let packets = mix();
+    let frames = packets.iter().map(|packet| &packet.frame);
+    let records: Vec<_> = frames.map(|frame| Record::whole(START_NS, frame)).collect();
+    let capture = classic(Order::Little, true, 1, &records);
+    let gzip = packed("gzip", &["-c"], &capture)?;
+    let zstd = packed("zstd", &["-c", "-q"], &capture)?;
+    for packed in [&gzip, &zstd] {
+        assert_flows(&pcap(&["-"], packed)?, &truth(&packets, 1));
+    }
+    let files = Files::new("packed", &[&gzip, &zstd, &capture])?;
+    assert_flows(&pcap(&files.paths, &[])?, &truth(&packets, 3));
+
+    // Damage within is told by what is damaged, and where in what it unpacks to. A block of zstd
+    // is of up to 128 KiB, and more than one of them is read at once.
+    let many: Vec<_> = records.iter().cycle().take(20_000).cloned().collect();
+    let many = classic(Order::Little, true, 1, &many);
+    let cut = |packed: Vec<u8>| packed[..packed.len() - 9].to_vec();
+    let gzip = cut(packed("gzip", &["-c"], &many)?);
+    let zstd = cut(packed("zstd", &["-c", "-q"], &many)?);
+    for (name, packed) in [("gzip", gzip), ("zstd", zstd)] {
+        let files = Files::new("packed-cut", &[&packed, &capture])?;
+        let run = pcap(&files.paths, &[])?;
+        assert_eq!(run.code, 1, "{}", run.log);
+        let said = format!("its {name} stream is damaged or cut off");
+        assert!(run.log.contains(&said), "{}", run.log);
+        assert!(run.ledger().seen.packets > 5000);
+    }
+    Ok(())
+}
+
+/// Two taps that saw each way of one conversation, and a third file of an hour later.
+#[test]
+fn files_are_merged_by_time() -> Result {
+    let ways = [
+        Ip::new("192.0.2.1", "192.0.2.2").udp(1000, 2000, 100),
+        Ip::new("192.0.2.2", "192.0.2.1").udp(2000, 1000, 100),
+    ];
+    let record = |packet: &Packet, second: u64| {
+        Record::whole(START_NS + second * crate::SECOND, &packet.frame)
+    };
+    let tap = |packet: &Packet, seconds: &[u64]| {
+        let records: Vec<_> = seconds.iter().map(|at| record(packet, *at)).collect();
+        classic(Order::Little, true, 1, &records)
+    };
+    // One flow of each that goes on for longer than both timeouts and one read after the other.
+    let seconds: Vec<u64> = (0..30).map(|n| n * 10).collect();
+    let files = [
+        tap(&ways[0], &[3600]),
+        tap(&ways[0], &seconds),
+        tap(&ways[1], &seconds),
+        // The order within a file stays.
+        tap(&ways[1], &[7205, 7200, 7206]),
+    ];
+    let files: Vec<_> = files.iter().map(Vec::as_slice).collect();
+    let files = Files::new("merge", &files)?;
+    let paths = files.paths.iter().map(|path| path.to_str().expect("plain"));
+    let arguments: Vec<_> = paths.chain(["--merge"]).collect();
+    let run = pcap(&arguments, b"")?;
+    let all = [vec![ways[0].clone(); 31], vec![ways[1].clone(); 33]].concat();
+    assert_flows(&run, &truth(&all, 1));
+    // Time never stepped back, and so flows left only when they were due.
+    assert!(!run.log.contains("time stepped back"), "{}", run.log);
+    let shown = |port: u16| {
+        let flows = run.flows.iter().filter(|flow| flow.key.source_port == port);
+        let mut flows: Vec<_> = flows
+            .map(|flow| (flow.start_ms - START_MS, flow.counts.packets, flow.reason))
+            .collect();
+        flows.sort_unstable();
+        flows
+    };
+    let active = |n: u64| (n * 60_000, 6, 2);
+    let lasting: Vec<_> = (0..5).map(active).collect();
+    assert_eq!(shown(1000), [&lasting[..], &[(3_600_000, 1, 1)]].concat());
+    assert_eq!(shown(2000), [&lasting[..], &[(7_200_000, 3, 4)]].concat());
+
+    // One after the other it does step back.
+    let run = pcap(&arguments[..4], b"")?;
+    assert!(run.log.contains("time stepped back"), "{}", run.log);
+    Ok(())
+}
+
+#[test]
+fn what_is_damaged_does_not_keep_others_from_being_merged() -> Result {
+    let (packet, records) = two();
+    let whole = classic(Order::Little, true, 1, &records);
+    let files = Files::new("merge-damaged", &[&whole[..whole.len() - 1], &whole])?;
+    let run = pcap(&[&files.paths[..], &["--merge".into()]].concat(), &[])?;
+    assert_eq!(run.code, 1, "{}", run.log);
+    assert!(
+        run.log.contains("0.cap: it ends within the packet"),
+        "{}",
+        run.log
+    );
+    truth(&[packet], 3).assert_equals(&Truth::of(&run.flows));
     Ok(())
 }

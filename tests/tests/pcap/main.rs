@@ -93,6 +93,16 @@ fn carried(packets: Vec<Packet>, link: u32, order: Order) -> Vec<(Packet, Vec<u8
                 Order::Big => family(ethertype, 24)?.to_be_bytes().to_vec(),
             },
             108 => family(ethertype, 28)?.to_be_bytes().to_vec(),
+            9 => {
+                let protocol: u16 = match ethertype {
+                    0x0800 => 0x0021,
+                    0x86dd => 0x0057,
+                    0x8847 => 0x0281,
+                    _ => return None,
+                };
+                [&[0xff, 3][..], &protocol.to_be_bytes()].concat()
+            }
+            104 => [&[0x0f, 0][..], &head[12..]].concat(),
             // The numbers of raw IP name the family too.
             228 if ethertype != 0x0800 => return None,
             229 if ethertype != 0x86dd => return None,

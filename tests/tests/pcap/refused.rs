@@ -32,15 +32,15 @@ fn three() -> Vec<u8> {
 #[test]
 fn bad_input_is_refused_in_one_line() -> Result {
     let good = three();
-    let radio = classic(Order::Big, false, 127, &[record()]);
+    let usb = classic(Order::Big, false, 249, &[record()]);
     let mut old = good.clone();
     old[4] = 1;
     let files: [&[u8]; 7] = [
         &good,
         b"",
-        b"\x1f\x8b\x08\0\0",
+        b"\xfd7zXZ\0",
         b"text, no capture",
-        &radio,
+        &usb,
         &old,
         &good[..20],
     ];
@@ -53,15 +53,12 @@ fn bad_input_is_refused_in_one_line() -> Result {
             "/nonexistent: cannot open it: No such file",
         ),
         (&[path(1)], "it is empty"),
-        (&[path(2)], "zcat FILE | flowprobe pcap -"),
+        (&[path(2)], "xzcat FILE | flowprobe pcap -"),
         (
             &[path(3)],
             "neither pcap nor pcapng: it begins with [74, 65, 78, 74]",
         ),
-        (
-            &[path(4)],
-            "link type 127 (IEEE802_11_RADIOTAP) cannot be read",
-        ),
+        (&[path(4)], "link type 249 (USBPCAP) cannot be read"),
         (&[path(5)], "format version 1 is not known"),
         (&[path(6)], "it ends within the header at octet 0"),
         (&[directory], "Is a directory"),

@@ -1,8 +1,11 @@
 //! When flows leave: timeouts by the time of the capture, room, signals; and where they go.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    fs::File,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    os::fd::FromRawFd as _,
     process::{Child, ChildStdin, Command, Stdio},
+    ptr,
 };
 
 use anyhow::Context as _;
@@ -206,5 +209,59 @@ fn a_closed_output_ends_a_pipe_that_stays_open() -> Result {
     assert!(output.status.success(), "{log}");
     assert!(log.contains("standard output is closed"), "{log}");
     assert!(log.contains("balanced: yes"), "{log}");
+    Ok(())
+}
+
+/// Both ends of a terminal of 80 columns.
+fn terminal() -> Result<(File, File)> {
+    let (mut master, mut slave) = (0, 0);
+    // SAFETY: both numbers outlive the call, and there is neither name, settings nor size.
+    let rc = unsafe {
+        libc::openpty(
+            &raw mut master,
+            &raw mut slave,
+            ptr::null_mut(),
+            ptr::null(),
+            ptr::null(),
+        )
+    };
+    anyhow::ensure!(rc == 0, "no terminal: {}", io::Error::last_os_error());
+    // SAFETY: both were opened just now, and are nobody else's.
+    Ok(unsafe { (File::from_raw_fd(master), File::from_raw_fd(slave)) })
+}
+
+#[test]
+fn a_terminal_shows_how_far_it_is_until_the_end() -> Result {
+    let (mut master, slave) = terminal()?;
+    let mut child = {
+        // Gone with the block, and its end of the terminal with it.
+        let mut command = Command::new(binary()?);
+        let command = command.args(["pcap", "-"]).stdin(Stdio::piped());
+        command.stdout(Stdio::null()).stderr(slave).spawn()?
+    };
+    let stdin = hold_open(&mut child)?;
+    // It is drawn anew as long as nothing else is said: this ends only because of that.
+    let mut log = Vec::new();
+    let mut octets = [0; 1024];
+    let wipe = b"\r\x1b[K";
+    let drawn = |log: &[u8]| log.windows(wipe.len()).filter(|seen| seen == wipe).count();
+    while drawn(&log) < 2 {
+        let read = master.read(&mut octets)?;
+        log.extend_from_slice(&octets[..read]);
+    }
+    drop(stdin);
+    // The other end is closed with the process, and reading fails then.
+    while let Ok(read @ 1..) = master.read(&mut octets) {
+        log.extend_from_slice(&octets[..read]);
+    }
+    assert!(child.wait()?.success());
+    let log = String::from_utf8(log)?;
+    assert!(log.contains("packets, 0/s"), "{log:?}");
+    // What was on the line is gone before the ledger begins.
+    let (_, end) = log.rsplit_once("\r\x1b[K").context("no line")?;
+    assert!(
+        !end.contains("/s") && end.contains("balanced: yes"),
+        "{log:?}"
+    );
     Ok(())
 }

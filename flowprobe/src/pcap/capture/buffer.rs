@@ -29,6 +29,7 @@ impl<R: Read> Buffer<R> {
     }
 
     /// What has been read.
+    #[inline(always)]
     pub(super) fn data(&self) -> &[u8] {
         &self.octets[self.start..self.end]
     }
@@ -40,10 +41,16 @@ impl<R: Read> Buffer<R> {
 
     /// Reads until there are `len` octets; says whether there are. `waits` is called before each
     /// read.
-    pub(super) fn fill(&mut self, len: usize, mut waits: impl FnMut()) -> Result<bool, Problem> {
-        if self.data().len() >= len {
-            return Ok(true);
+    #[inline(always)]
+    pub(super) fn fill(&mut self, len: usize, waits: impl FnMut()) -> Result<bool, Problem> {
+        match self.end - self.start >= len {
+            true => Ok(true),
+            false => self.read(len, waits),
         }
+    }
+
+    #[cold]
+    fn read(&mut self, len: usize, mut waits: impl FnMut()) -> Result<bool, Problem> {
         self.octets.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
@@ -67,11 +74,14 @@ impl<R: Read> Buffer<R> {
         Ok(true)
     }
 
-    /// The first `len` octets, which must have been read, are used; returns them.
-    pub(super) fn take(&mut self, len: usize) -> &[u8] {
-        let start = self.start;
+    /// The first `len` octets, which must have been read, are used.
+    pub(super) fn take(&mut self, len: usize) {
         self.start += len;
         self.offset += len as u64;
-        &self.octets[start..self.start]
+    }
+
+    /// The last `len` octets that were used. They are there until more is read.
+    pub(super) fn taken(&self, len: usize) -> &[u8] {
+        &self.octets[self.start - len..self.start]
     }
 }

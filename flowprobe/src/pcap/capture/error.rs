@@ -33,10 +33,10 @@ pub enum Problem {
     /// A format of another time.
     #[error("format version {0} is not known: it is damaged, or needs another tool")]
     Version(u16),
-    /// Not Ethernet, raw IP, cooked or loopback.
-    #[error("link type {0} cannot be read: only Ethernet, raw IP, Linux cooked and loopback can")]
+    /// None that carries IP in a way that is known.
+    #[error("link type {0} cannot be read: README.md names those that can")]
     Link(LinkType),
-    /// The input failed.
+    /// The input failed, or cannot be unpacked.
     #[error("cannot read on at octet {offset}: {source}")]
     Read {
         /// Where.

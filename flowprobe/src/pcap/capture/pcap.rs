@@ -2,25 +2,23 @@
 
 use std::io::Read;
 
-use pcap_parser::{
-    LegacyPcapBlock, nom::IResult, parse_pcap_frame, parse_pcap_frame_be,
-    parse_pcap_frame_modified, parse_pcap_header,
-};
+use pcap_parser::parse_pcap_header;
 
-use super::{Buffer, Captured, Link, LinkType, MAX_PACKET, Problem, error::Damage};
+use super::{Buffer, Link, LinkType, MAX_PACKET, Packet, Problem, error::Damage};
 
 /// Octets of the file's header.
 pub(super) const HEADER: usize = 24;
-/// Where a record has the octets that were kept.
+/// Where a record has its seconds, their fraction, the octets that were kept, and those on the wire.
+const SECONDS: usize = 0;
+const FRACTION: usize = 4;
 const CAPTURED: usize = 8;
+const WIRE_LEN: usize = 12;
 /// Octets of a record's header.
 const RECORD: usize = 16;
 /// The same in files of the patched libpcap that some Linux distributions had.
 const MODIFIED_RECORD: usize = 24;
 /// The bits of the link type that name it. The others tell of a frame check sequence.
 const LINK_MASK: u32 = 0xffff;
-
-type Parse = fn(&[u8]) -> IResult<&[u8], LegacyPcapBlock<'_>, pcap_parser::PcapError<&[u8]>>;
 
 /// What the header says of all packets.
 #[derive(Debug)]
@@ -30,7 +28,6 @@ pub(super) struct Pcap {
     /// Nanoseconds of a unit of the time's fraction.
     unit_ns: u64,
     link: Link,
-    parse: Parse,
 }
 
 impl Pcap {
@@ -73,53 +70,59 @@ impl Pcap {
                 false => 1000,
             },
             link,
-            parse: match (header.is_modified_format(), big_endian) {
-                (true, _) => parse_pcap_frame_modified,
-                (false, true) => parse_pcap_frame_be,
-                (false, false) => parse_pcap_frame,
-            },
         }))
     }
 
-    /// The next packet.
-    pub(super) fn next<'a, R: Read>(
+    /// Uses the next packet's record.
+    #[inline]
+    pub(super) fn next<R: Read>(
         &self,
-        buffer: &'a mut Buffer<R>,
+        buffer: &mut Buffer<R>,
         mut waits: impl FnMut(),
-    ) -> Result<Option<Captured<'a>>, Problem> {
-        let offset = buffer.offset();
-        let truncated = Problem::Truncated {
-            offset,
-            what: "packet",
-        };
+    ) -> Result<Option<Packet>, Problem> {
         if !buffer.fill(self.record, &mut waits)? {
             return match buffer.data().is_empty() {
                 true => Ok(None),
-                false => Err(truncated),
+                false => Err(truncated(buffer)),
             };
         }
-        let captured = word(buffer.data(), CAPTURED, self.big_endian);
-        let damaged = |what| Problem::Damaged { offset, what };
+        let word = |at| word(buffer.data(), at, self.big_endian);
+        let captured = word(CAPTURED);
         if captured > MAX_PACKET {
-            return Err(damaged(Damage::Packet(captured)));
+            return Err(Problem::Damaged {
+                offset: buffer.offset(),
+                what: Damage::Packet(captured),
+            });
         }
-        let len = self.record + captured as usize;
-        if !buffer.fill(len, &mut waits)? {
-            return Err(truncated);
-        }
-        let (_, packet) = (self.parse)(buffer.take(len)).map_err(|_| damaged(Damage::Fields))?;
-        let seconds = u64::from(packet.ts_sec) * 1_000_000_000;
-        Ok(Some(Captured {
-            octets: packet.data,
-            wire_len: packet.origlen,
-            at_ns: Some(seconds + u64::from(packet.ts_usec) * self.unit_ns),
+        let packet = Packet {
+            from_end: captured as usize,
+            len: captured as usize,
+            wire_len: word(WIRE_LEN),
+            at_ns: Some(
+                u64::from(word(SECONDS)) * 1_000_000_000 + u64::from(word(FRACTION)) * self.unit_ns,
+            ),
             link: Ok(self.link),
             ifindex: 0,
-        }))
+        };
+        let len = self.record + captured as usize;
+        if !buffer.fill(len, &mut waits)? {
+            return Err(truncated(buffer));
+        }
+        buffer.take(len);
+        Ok(Some(packet))
+    }
+}
+
+#[cold]
+fn truncated<R: Read>(buffer: &Buffer<R>) -> Problem {
+    Problem::Truncated {
+        offset: buffer.offset(),
+        what: "packet",
     }
 }
 
 /// The 32-bit word at `at`, which must be there.
+#[inline(always)]
 pub(super) fn word(octets: &[u8], at: usize, big_endian: bool) -> u32 {
     let word = octets[at..].first_chunk().copied().unwrap_or_default();
     match big_endian {

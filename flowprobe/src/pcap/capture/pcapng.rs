@@ -2,11 +2,9 @@
 
 use std::io::Read;
 
-use pcap_parser::{
-    Block, InterfaceDescriptionBlock, OptionCode, UnknownBlock, parse_block_be, parse_block_le,
-};
+use pcap_parser::{Block, InterfaceDescriptionBlock, OptionCode, parse_block_be, parse_block_le};
 
-use super::{Buffer, Captured, Link, LinkType, MAX_PACKET, Problem, error::Damage, pcap::word};
+use super::{Buffer, Link, LinkType, MAX_PACKET, Packet, Problem, error::Damage, pcap::word};
 use crate::pcap::time::Units;
 
 /// Longest block, as in libpcap (INITIAL_MAX_BLOCKSIZE).
@@ -24,6 +22,8 @@ const ENHANCED_PACKET: u32 = 6;
 const START: usize = 12;
 /// Where a block has its length, and a section its byte order and version.
 const LENGTH: usize = 4;
+/// Octets of the length at a block's end.
+const LENGTH_LEN: usize = 4;
 const BYTE_ORDER: usize = 8;
 const VERSION: usize = 12;
 /// Octets of the smallest block.
@@ -49,36 +49,34 @@ struct Interface {
 }
 
 /// A packet of one of the three blocks that have one.
-struct Fields<'a> {
+struct Fields {
     interface: u32,
     ticks: Option<u64>,
     captured: u32,
     wire_len: u32,
-    /// What was captured, and perhaps padding.
-    octets: &'a [u8],
+    /// Where its octets begin in the block.
+    start: usize,
 }
 
 impl PcapNg {
-    /// The next packet.
-    pub(super) fn next<'a, R: Read>(
+    /// Uses the blocks up to the next packet's.
+    pub(super) fn next<R: Read>(
         &mut self,
-        buffer: &'a mut Buffer<R>,
+        buffer: &mut Buffer<R>,
         mut waits: impl FnMut(),
-    ) -> Result<Option<Captured<'a>>, Problem> {
+    ) -> Result<Option<Packet>, Problem> {
         loop {
             let offset = buffer.offset();
             let Some((kind, len)) = self.start(buffer, &mut waits)? else {
                 return Ok(None);
             };
+            buffer.take(len);
+            let block = buffer.taken(len);
+            let damaged = |what| Problem::Damaged { offset, what };
             if matches!(kind, OBSOLETE_PACKET | SIMPLE_PACKET | ENHANCED_PACKET) {
-                let packet = self.packet(buffer.take(len));
-                return packet
-                    .map(Some)
-                    .map_err(|what| Problem::Damaged { offset, what });
+                return self.packet(kind, block).map(Some).map_err(damaged);
             }
-            let block = buffer.take(len);
-            self.note(kind, block)
-                .map_err(|what| Problem::Damaged { offset, what })?;
+            self.note(kind, block).map_err(damaged)?;
         }
     }
 
@@ -181,40 +179,64 @@ impl PcapNg {
         }
     }
 
-    fn packet<'a>(&self, block: &'a [u8]) -> Result<Captured<'a>, Damage> {
-        let fields = match self.decode(block)? {
-            Block::EnhancedPacket(packet) => Fields {
-                interface: packet.if_id,
-                ticks: Some(u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low)),
-                captured: packet.caplen,
-                wire_len: packet.origlen,
-                octets: packet.data,
-            },
-            Block::SimplePacket(packet) => Fields {
-                interface: 0,
-                ticks: None,
-                captured: packet.origlen.min(self.snaplen_of_the_first()),
-                wire_len: packet.origlen,
-                octets: packet.data,
-            },
-            Block::Unknown(block) => self.obsolete(&block)?,
-            _ => return Err(Damage::Fields),
+    fn packet(&self, kind: u32, block: &[u8]) -> Result<Packet, Damage> {
+        let fields = match kind {
+            SIMPLE_PACKET => self.simple(block),
+            _ => self.stamped(kind, block),
         };
+        let fields = fields.ok_or(Damage::Fields)?;
         let interface = self.interfaces.get(fields.interface as usize);
         let interface =
             interface.ok_or(Damage::Interface(fields.interface, self.interfaces.len()))?;
         if fields.captured > MAX_PACKET {
             return Err(Damage::Packet(fields.captured));
         }
-        Ok(Captured {
-            octets: fields
-                .octets
-                .get(..fields.captured as usize)
-                .ok_or(Damage::Fields)?,
+        let len = fields.captured as usize;
+        // Padding and options may follow, and the length does.
+        if fields.start + len > block.len() - LENGTH_LEN {
+            return Err(Damage::Fields);
+        }
+        Ok(Packet {
+            from_end: block.len() - fields.start,
+            len,
             wire_len: fields.wire_len,
             at_ns: fields.ticks.map(|ticks| interface.units.ns(ticks)),
             link: interface.link,
             ifindex: fields.interface + 1,
+        })
+    }
+
+    /// An Enhanced Packet Block: interface (4 octets), time (8), captured (4), length (4); or a
+    /// Packet Block, which the drafts call obsolete: interface (2), drops (2), then the same.
+    fn stamped(&self, kind: u32, block: &[u8]) -> Option<Fields> {
+        const START: usize = 28;
+        block.get(..START + LENGTH_LEN)?;
+        let word = |at| word(block, at, self.big_endian);
+        let interface = match (kind, self.big_endian) {
+            (OBSOLETE_PACKET, true) => word(8) >> 16,
+            (OBSOLETE_PACKET, false) => word(8) & 0xffff,
+            _ => word(8),
+        };
+        Some(Fields {
+            interface,
+            ticks: Some(u64::from(word(12)) << 32 | u64::from(word(16))),
+            captured: word(20),
+            wire_len: word(24),
+            start: START,
+        })
+    }
+
+    /// A Simple Packet Block: length (4 octets).
+    fn simple(&self, block: &[u8]) -> Option<Fields> {
+        const START: usize = 12;
+        block.get(..START + LENGTH_LEN)?;
+        let wire_len = word(block, 8, self.big_endian);
+        Some(Fields {
+            interface: 0,
+            ticks: None,
+            captured: wire_len.min(self.snaplen_of_the_first()),
+            wire_len,
+            start: START,
         })
     }
 
@@ -225,25 +247,6 @@ impl PcapNg {
             Some(interface) if interface.snaplen != 0 => interface.snaplen,
             _ => u32::MAX,
         }
-    }
-
-    /// A Packet Block, which the drafts call obsolete and pcap-parser does not read: interface
-    /// (2 octets), drops (2), time (8), captured, length; then as an Enhanced Packet Block.
-    fn obsolete<'a>(&self, block: &UnknownBlock<'a>) -> Result<Fields<'a>, Damage> {
-        const HEADER: usize = 20;
-        let (header, octets) = block.data.split_at_checked(HEADER).ok_or(Damage::Fields)?;
-        let word = |at| word(header, at, self.big_endian);
-        let interface = match self.big_endian {
-            true => word(0) >> 16,
-            false => word(0) & 0xffff,
-        };
-        Ok(Fields {
-            interface,
-            ticks: Some(u64::from(word(4)) << 32 | u64::from(word(8))),
-            captured: word(12),
-            wire_len: word(16),
-            octets,
-        })
     }
 
     fn decode<'a>(&self, block: &'a [u8]) -> Result<Block<'a>, Damage> {

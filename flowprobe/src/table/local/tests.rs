@@ -1,9 +1,10 @@
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use flowprobe_ebpf::{Tunnels, parse_at, sampling::Sampled, wire::ethertype};
+use proptest::{prelude::*, strategy::ValueTree as _, test_runner::TestRunner};
 
 use super::*;
-use crate::table::Timeouts;
+use crate::{record::FlowKey, table::Timeouts};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -168,8 +169,9 @@ fn a_full_table_lets_the_most_silent_flow_go() {
     let left = [
         (2, 1, 101, 101, LackOfResources),
         (1, 2, 100, 101, LackOfResources),
-        (3, 1, 101, 101, ForcedEnd),
+        // At the end by their slots: this one has that of flow 1.
         (4, 1, 101, 101, ForcedEnd),
+        (3, 1, 101, 101, ForcedEnd),
     ];
     assert_eq!(run(2, &packets), left);
 }
@@ -214,105 +216,288 @@ fn the_largest_stamps_do_no_harm() {
     assert_eq!(out.0.iter().map(|f| f.counters.packets).sum::<u64>(), 4);
 }
 
-/// A plain table that looks at every flow at every packet.
+#[test]
+fn a_full_table_that_empties_and_fills_again_lets_the_most_silent_flow_go() {
+    let mut packets: Vec<_> = (1..=3).map(|flow| (flow, 100, 0)).collect();
+    // All but the last are idle by then; what was known of their silence is of no use any more.
+    packets.extend([
+        (4, 101, 0),
+        (5, 200, 0),
+        (6, 201, 0),
+        (7, 202, 0),
+        (5, 203, 0),
+        (8, 204, 0),
+    ]);
+    let left = run(3, &packets);
+    let displaced = left.iter().filter(|left| left.4 == LackOfResources);
+    let displaced: Vec<_> = displaced.map(|left| left.0).collect();
+    assert_eq!(displaced, [1, 6]);
+}
+
+#[test]
+fn flows_that_have_left_do_not_pile_up() {
+    let (mut table, mut out) = (table(10), Out::default());
+    for flow in 0..100_000 {
+        // Each is displaced long before its time comes.
+        table.account(&packet(flow, 0), 0, Macs::default(), flow, &mut out);
+    }
+    let most = 2 * 10 + STALE + 1;
+    let silence = table.silence.as_ref().map_or(0, Wheel::len);
+    assert!(table.wheel.len() <= most && silence <= most);
+    assert_eq!((table.len(), out.1.len()), (10, 99_990));
+}
+
+#[test]
+fn of_two_that_are_silent_for_as_long_the_one_that_has_ended_leaves() {
+    let packets = [
+        (1, 100, 0),
+        (2, 100, 0),
+        (3, 100, 0),
+        (2, 100, tcp::FIN),
+        (4, 100, 0),
+    ];
+    let displaced: Vec<_> = run(2, &packets)[..2].iter().map(|left| left.0).collect();
+    assert_eq!(displaced, [1, 2]);
+}
+
+#[test]
+fn of_those_that_came_at_the_same_time_the_first_leaves() {
+    let packets: Vec<_> = [1, 2, 3, 4, 5, 1, 2].map(|flow| (flow, 100, 0)).into();
+    let displaced: Vec<_> = run(3, &packets)[..4].iter().map(|left| left.0).collect();
+    assert_eq!(displaced, [1, 2, 3, 4]);
+}
+
+#[test]
+fn looks_at_flows_that_have_left_are_not_put_off_to_others() {
+    let (mut table, mut out) = (table(10), Out::default());
+    for round in 0..1000 {
+        // Connections that end and begin anew, all in the same slot.
+        for (flags, at_ns) in [(tcp::SYN, 0), (tcp::FIN, SECOND / 4)] {
+            let at_ns = round * SECOND / 2 + at_ns;
+            table.account(&packet(1, flags), 0, Macs::default(), at_ns, &mut out);
+        }
+    }
+    // Two for each round of the idle timeout.
+    assert!(table.wheel.len() <= 64, "{}", table.wheel.len());
+}
+
+/// One of three families that has this number.
+fn any_packet(flow: u64, tcp_flags: u8) -> Parsed {
+    let mut parsed = packet(flow, tcp_flags);
+    match flow % 3 {
+        0 => {}
+        1 => parsed.packet.addresses = Addresses::V6([flow, 0, 0, 1]),
+        _ => {
+            parsed.around.tags = 2;
+            parsed.around.inner_vlans[0] = flow as u16;
+        }
+    }
+    parsed
+}
+
+/// A record, and the clock before the packet at which it left.
+type Record = (u64, Flow, EndReason);
+
+/// Records as they leave.
+#[derive(Default)]
+struct Log {
+    now_ns: u64,
+    left: Vec<Record>,
+}
+
+impl Leave for Log {
+    fn leave(&mut self, flow: &Flow, reason: EndReason) {
+        self.left.push((self.now_ns, *flow, reason));
+    }
+
+    fn at(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+    }
+}
+
+/// A plain table that looks at every flow at every packet, and takes them one by one.
 struct Model {
     expiry: Expiry,
-    flows: Vec<(u64, Flow, u64, u64)>,
+    capacity: usize,
+    /// By number: flow, clock at the first and at the last packet.
+    flows: BTreeMap<u64, (Flow, u64, u64)>,
+    log: Log,
     now_ns: u64,
-    left: Vec<(u64, Flow, EndReason)>,
 }
 
 impl Model {
     fn account(&mut self, flow: u64, parsed: &Parsed, at_ns: u64) {
+        self.log.at(self.now_ns);
+        if at_ns + MAX_STEP_BACK_NS < self.now_ns {
+            self.flush();
+            self.now_ns = 0;
+        }
         let packet = &parsed.packet;
         self.now_ns = self.now_ns.max(at_ns);
-        let (now_ns, expiry) = (self.now_ns, self.expiry);
-        let left = &mut self.left;
-        self.flows.retain(|(id, flow, since_ns, touched_ns)| {
+        let (now_ns, expiry, log) = (self.now_ns, self.expiry, &mut self.log);
+        self.flows.retain(|_, (flow, since_ns, touched_ns)| {
             let times = Counters {
                 first_ns: *since_ns,
                 last_ns: *touched_ns,
                 ..flow.counters
             };
             let due = expiry.due(&times, &flow.marks, now_ns);
-            left.extend(due.map(|due| (*id, *flow, due.reason)));
+            if let Some(due) = due {
+                log.leave(flow, due.reason);
+            }
             due.is_none()
         });
-        if let Some(at) = self.flows.iter().position(|(id, ..)| *id == flow) {
-            let (_, kept, _, touched_ns) = &mut self.flows[at];
+        if let Some((kept, _, touched_ns)) = self.flows.get_mut(&flow) {
             let ended = kept.marks.ended();
             let Counters {
                 first_ns, last_ns, ..
             } = kept.counters;
-            let long = last_ns.max(at_ns) - first_ns.min(at_ns) >= 60 * SECOND;
+            let long = expiry.is_active_for(last_ns.max(at_ns) - first_ns.min(at_ns));
             let restarts = packet.tcp_flags & tcp::SYN != 0 && ended;
             if !restarts && !long {
                 kept.add(packet, at_ns);
                 *touched_ns = now_ns;
                 return;
             }
-            let (id, kept, ..) = self.flows.remove(at);
             let reason = if ended { EndOfFlow } else { ActiveTimeout };
-            self.left.push((id, kept, reason));
+            log.leave(kept, reason);
+            self.flows.remove(&flow);
+        }
+        if self.flows.len() == self.capacity {
+            let silent = self
+                .flows
+                .iter()
+                .min_by_key(|(_, (_, _, touched_ns))| touched_ns);
+            let number = *silent.expect("a flow").0;
+            let (gone, ..) = self.flows.remove(&number).expect("a flow");
+            log.leave(&gone, LackOfResources);
         }
         let key = FlowKey::of(parsed, 0, Sampled::default());
         let first = Flow::first(key, packet, Macs::default(), at_ns);
-        self.flows.push((flow, first, now_ns, now_ns));
+        self.flows.insert(flow, (first, now_ns, now_ns));
+    }
+
+    fn flush(&mut self) {
+        for (flow, ..) in std::mem::take(&mut self.flows).values() {
+            self.log.leave(flow, last_reason(&flow.marks));
+        }
+    }
+}
+
+/// A packet: flow, flags, how far the clock goes on before it, how late it is stamped.
+type Step = (u64, u8, u64, u64);
+
+fn step(flows: u64, late_ns: u64) -> impl Strategy<Value = Step> {
+    let flags = prop_oneof![
+        20 => Just(tcp::ACK),
+        2 => Just(tcp::SYN),
+        1 => Just(tcp::FIN),
+    ];
+    let ahead = prop_oneof![
+        8 => 1..SECOND / 4,
+        4 => 1..1000_u64,
+        1 => 1..20 * SECOND,
+    ];
+    (0..flows, flags, ahead, 0..=late_ns)
+}
+
+/// Both tables, after the same packets; `bursts` says how many wait before they are accounted.
+fn compare(
+    capacity: u32,
+    steps: &[Step],
+    bursts: &[usize],
+) -> Result<Vec<EndReason>, TestCaseError> {
+    let (mut table, mut log) = (table(capacity), Log::default());
+    let mut model = Model {
+        expiry: table.expiry,
+        capacity: capacity as usize,
+        flows: BTreeMap::new(),
+        log: Log::default(),
+        now_ns: 0,
+    };
+    let mut bursts = bursts.iter().cycle();
+    let (mut clock_ns, mut left) = (1000 * SECOND, 0);
+    for &(flow, flags, ahead_ns, late_ns) in steps {
+        clock_ns += ahead_ns;
+        let at_ns = clock_ns - late_ns;
+        let packet = any_packet(flow, flags);
+        model.account(flow, &packet, at_ns);
+        table.push(&packet, 0, Macs::default(), at_ns, &mut log);
+        prop_assert_eq!(table.latest_ns(), model.now_ns);
+        if left == 0 {
+            table.settle(&mut log);
+            prop_assert_eq!(table.len(), model.flows.len());
+            prop_assert_eq!(table.held().records, model.flows.len() as u64);
+            left = *bursts.next().expect("one");
+        } else {
+            left -= 1;
+        }
+    }
+    table.flush(&mut log);
+    model.log.at(log.now_ns);
+    model.flush();
+    let order = |(now_ns, flow, reason): &Record| {
+        let ends = (flow.key.source(), flow.key.destination());
+        (*now_ns, flow.counters.first_ns, ends, *reason as u8)
+    };
+    let mut expected = model.log.left;
+    expected.sort_by_key(order);
+    log.left.sort_by_key(order);
+    prop_assert_eq!(&log.left, &expected);
+    prop_assert!(table.is_empty() && table.held().records == 0);
+    Ok(expected.iter().map(|record| record.2).collect())
+}
+
+fn bursts() -> impl Strategy<Value = Vec<usize>> {
+    prop::collection::vec(0..2 * BURST, 1..8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn bursts_leave_as_single_packets_do_from_a_table_that_is_searched_through(
+        steps in prop::collection::vec(step(40, SECOND), 1..1000),
+        bursts in bursts(),
+    ) {
+        compare(1000, &steps, &bursts)?;
+    }
+
+    #[test]
+    fn stamps_that_step_back_leave_as_single_packets_do(
+        steps in prop::collection::vec(step(9, 70 * SECOND), 1..300),
+        bursts in bursts(),
+    ) {
+        compare(1000, &steps, &bursts)?;
+    }
+
+    // Without late stamps no two flows are silent for as long.
+    #[test]
+    fn a_full_table_lets_go_what_one_that_is_searched_through_does(
+        steps in prop::collection::vec(step(60, 0), 1..1000),
+        bursts in bursts(),
+        capacity in 1..40_u32,
+    ) {
+        compare(capacity, &steps, &bursts)?;
     }
 }
 
 #[test]
-fn random_traffic_leaves_as_from_a_table_that_is_searched_through() {
-    let (mut table, mut out) = (table(1000), Out::default());
-    let mut model = Model {
-        expiry: table.expiry,
-        flows: Vec::new(),
-        now_ns: 0,
-        left: Vec::new(),
-    };
-    // Steele and Vigna's splitmix64.
-    let mut state = 7_u64;
-    let mut random = |n: u64| {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    };
-    let mut clock_ns = 1000 * SECOND;
-    for _ in 0..100_000 {
-        clock_ns += random(1 << 28);
-        if random(2000) == 0 {
-            clock_ns += 20 * SECOND;
-        }
-        // The lower the flow, the rarer.
-        let width = 1 + random(40);
-        let flow = random(width);
-        let flags = match random(30) {
-            0 => tcp::FIN,
-            1 => tcp::SYN,
-            _ => tcp::ACK,
-        };
-        let packet = packet(flow, flags);
-        let at_ns = clock_ns - random(SECOND);
-        model.account(flow, &packet, at_ns);
-        table.account(&packet, 0, Macs::default(), at_ns, &mut out);
+fn what_random_traffic_is_compared_by_has_every_reason() {
+    let mut runner = TestRunner::deterministic();
+    let mut reasons = Vec::new();
+    for (flows, capacity) in [(9, 1000), (30, 20)] {
+        let steps = prop::collection::vec(step(flows, 0), 2000);
+        let steps = steps.new_tree(&mut runner).expect("steps").current();
+        reasons.extend(compare(capacity, &steps, &[BURST]).expect("the same records"));
     }
-    let mut expected: Vec<_> = model.left.iter().map(|(_, f, r)| (*f, *r)).collect();
-    let mut left: Vec<_> = out
-        .0
-        .iter()
-        .copied()
-        .zip(out.1.iter().map(|l| l.4))
-        .collect();
-    let order =
-        |(flow, reason): &(Flow, EndReason)| (flow.counters.first_ns, number(&flow.key), *reason);
-    expected.sort_by_key(order);
-    left.sort_by_key(order);
-    let differing = left.iter().zip(&expected).find(|(a, b)| a != b);
-    assert_eq!((left.len(), differing), (expected.len(), None));
-    for reason in [IdleTimeout, ActiveTimeout, EndOfFlow] {
-        assert!(left.iter().filter(|(_, why)| *why == reason).count() > 100);
+    for reason in [
+        IdleTimeout,
+        ActiveTimeout,
+        EndOfFlow,
+        LackOfResources,
+        ForcedEnd,
+    ] {
+        let count = reasons.iter().filter(|other| **other == reason).count();
+        assert!(count > 3, "{reason:?}: {count}");
     }
-    assert_eq!(table.len(), model.flows.len());
-    assert_eq!(table.held().records, model.flows.len() as u64);
 }
