@@ -96,7 +96,7 @@ fn said(text: &str) -> Vec<String> {
 }
 
 /// Every option with a value that is not its default: as a key, and as flags.
-const EVERY: [(&str, &str, &[&str]); 45] = [
+const EVERY: [(&str, &str, &[&str]); 48] = [
     ("interface", "['a', 'b']", &["-i", "a", "-i", "b"]),
     (
         "collector",
@@ -163,6 +163,9 @@ const EVERY: [(&str, &str, &[&str]); 45] = [
     ("max-flows", "1", &["--max-flows", "1"]),
     ("max-overflow-flows", "0", &["--max-overflow-flows", "0"]),
     ("export-queue", "1", &["--export-queue", "1"]),
+    ("hook", "'tc'", &["--hook", "tc"]),
+    ("egress", "true", &["--egress"]),
+    ("dedup", "true", &["--dedup"]),
     ("xdp-mode", "'generic'", &["--xdp-mode", "generic"]),
     ("promisc", "true", &["--promisc"]),
     ("duration", "2", &["--duration", "2"]),
