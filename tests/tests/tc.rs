@@ -16,6 +16,7 @@ use flowprobe_tests::{
     collector::Collector,
     flow::Truth,
     ipfix::Field,
+    live::{Live, pin_to_cpu},
     mix::mix,
     netns::Netns,
     packets::{Ip, Packet, flag, truth},
@@ -89,6 +90,74 @@ fn every_kind_of_frame_that_goes_out_is_counted_to_the_octet() -> Result<()> {
         assert_eq!(flow.interface_out, interface.ifindex);
     }
     assert_eq!(attached(&pair.sensor, Pair::SENSOR)?, (0, 0));
+    Ok(())
+}
+
+/// Of a frame of more than a page a packet socket leaves only the Ethernet header where a program
+/// can read it at once.
+#[test]
+fn headers_that_lie_elsewhere_are_read() -> Result<()> {
+    let v4 = || Ip::new("192.0.2.1", "198.51.100.2");
+    let v6 = || Ip::new("2001:db8::1", "2001:db8:1::2");
+    let packets = [
+        v4().udp(1000, 2000, 8000),
+        v4().tcp(1000, 2000, flag::ACK, 8000),
+        v4().tag(0x8100, 5).udp(1000, 2000, 8000),
+        v6().extension(60, 8).udp(1000, 2000, 8000),
+    ];
+    let pair = Pair::new(Wire {
+        mtu: 9000,
+        ..Wire::default()
+    })?;
+    let sender = Sender::new(&pair.sensor, Pair::SENSOR)?;
+    let probe = Probe::start(&pair.sensor, &["-i", Pair::SENSOR, "--egress"])?;
+    let finished = probe.meter(&sender, &frames(&packets), 3)?;
+    finished.assert_exact(&packets, 3);
+    Ok(())
+}
+
+/// What comes in in softirq and what a process sends, on one CPU and so in one partition, and on
+/// two: nothing is lost between them.
+#[test]
+fn both_ways_at_once_are_counted_exactly() -> Result<()> {
+    const SENT: u64 = 100_000;
+    for cpu in [0, 1] {
+        let pair = endpoints()?;
+        let packet = Ip::new("10.7.0.1", "10.7.0.2").udp(0, 0, 18);
+        let live = Live::new(&pair.generator, Pair::GENERATOR, packet, 0, 16)?;
+        let probe = Probe::start(&pair.sensor, &["-i", Pair::SENSOR, "--egress"])?;
+        thread::scope(|scope| -> Result<()> {
+            let coming = scope.spawn(|| live.send(&pair.generator, 0, 1 << 19));
+            pair.sensor.run(|| -> Result<()> {
+                pin_to_cpu(cpu)?;
+                let socket = UdpSocket::bind("10.9.0.1:1000")?;
+                for _ in 0..SENT {
+                    // A port that nobody listens on is told of by the other end.
+                    let _told = socket.send_to(&[0; 18], "10.9.0.2:9");
+                }
+                Ok(())
+            })??;
+            coming.join().expect("no panic")
+        })?;
+        let finished = probe.stop()?;
+        finished.summary.assert_balanced();
+        finished.summary.assert_nothing_lost();
+        let ledger = &finished.summary.ledger;
+        // What the other end had no room for went out too.
+        let counters = pair.sensor.counters(Pair::SENSOR)?;
+        let out = counters.tx_packets + counters.tx_dropped;
+        assert_eq!(ledger.seen_out.packets, out, "CPU {cpu}");
+        let flows = Truth::of(&finished.flows).total();
+        assert_eq!(flows.packets, ledger.seen.packets, "CPU {cpu}");
+        let own = finished.flows.iter().filter(|flow| flow.direction == 1);
+        let own = own.filter(|flow| flow.key.destination_port == 9);
+        let sent: u64 = own.map(|flow| flow.counts.packets).sum();
+        ensure!(sent > SENT / 2 && sent <= SENT, "{sent} of {SENT} left");
+        ensure!(
+            ledger.seen.packets > out + SENT,
+            "nothing came in meanwhile"
+        );
+    }
     Ok(())
 }
 
