@@ -42,10 +42,9 @@ pub enum Command {
     /// Meter live interfaces until SIGINT or SIGTERM
     ///
     /// Packets are counted by an XDP program, or one of traffic control, and always
-    /// pass on untouched. Flows
-    /// that end, go idle or last long go to every collector, or to standard output
-    /// where none is given. At the end the ledger is printed: every packet that
-    /// was seen, in exactly one of its terms.
+    /// pass on untouched. Flows that end, go idle or last long go to every collector,
+    /// or to standard output where none is given. At the end the ledger is printed:
+    /// every packet that was seen, in exactly one of its terms.
     Run(Box<Run>),
     /// Meter the packets of captures, with the times that they have
     ///
