@@ -97,7 +97,7 @@ unsafe fn meter_shadow<E: Entry>(ctx: E::Hook, cpu: *mut Cpu) {
         };
         clock::set(cpu);
         E::ask(ctx, scratch(cpu));
-        dissect_and_count::<E>(ctx, cpu, Some(sampled));
+        dissect_and_count::<E, true>(ctx, cpu, Some(sampled));
     }
 }
 
@@ -134,7 +134,7 @@ unsafe fn meter<E: Entry, const CLASSES: bool>(ctx: E::Hook, cpu: *mut Cpu) {
         if CLASSES && maps::parse_first() != 0 {
             clock::set(cpu);
             E::ask(ctx, scratch(cpu));
-            return dissect_and_count::<E>(ctx, cpu, None);
+            return dissect_and_count::<E, true>(ctx, cpu, None);
         }
         let sampled = if CLASSES && maps::classes() != 0 {
             sample::select_by_interface(ctx, cpu, 1)
@@ -147,10 +147,14 @@ unsafe fn meter<E: Entry, const CLASSES: bool>(ctx: E::Hook, cpu: *mut Cpu) {
         // Helpers before the frame is read: what a register holds does not outlive a call.
         clock::set(cpu);
         E::ask(ctx, scratch(cpu));
+        if CLASSES {
+            // A second copy of what follows would take more stack than kernel 6.1 leaves.
+            return dissect_and_count::<E, true>(ctx, cpu, Some(sampled));
+        }
         let frame = E::frame(ctx, scratch(cpu));
         let packet = match E::plain(ctx, &frame, scratch(cpu)) {
             Some(packet) if !may_be_tunnel(&packet) => packet,
-            _ => return dissect_and_count::<E>(ctx, cpu, Some(sampled)),
+            _ => return dissect_and_count::<E, false>(ctx, cpu, Some(sampled)),
         };
         let octets = frame.octets();
         see_rest::<E>(ctx, cpu, octets);
@@ -165,7 +169,7 @@ unsafe fn meter<E: Entry, const CLASSES: bool>(ctx: E::Hook, cpu: *mut Cpu) {
                 ..packet
             };
             let result = account::<false, _, WayV4>(ctx, cpu, &key, &packet);
-            conclude(cpu, result, octets, &packet);
+            conclude(cpu, result, octets, 1, packet.octets);
         }
     }
 }
@@ -187,17 +191,21 @@ fn joined(upper: u64, lower: u32) -> u64 {
     word
 }
 
-/// Meters a packet that is not plain, or whose sampler has to know it: then nothing is known yet of
-/// what it is sampled as.
+/// Meters a packet that is not plain, or may be `PLAIN` and has no short way of its own; or whose
+/// sampler has to know it: then nothing is known yet of what it is sampled as.
 ///
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(always)]
-unsafe fn dissect_and_count<E: Entry>(ctx: E::Hook, cpu: *mut Cpu, sampled: Option<Sampled>) {
+unsafe fn dissect_and_count<E: Entry, const PLAIN: bool>(
+    ctx: E::Hook,
+    cpu: *mut Cpu,
+    sampled: Option<Sampled>,
+) {
     // SAFETY: the caller's; the scratch memory is this CPU's, and holds what `dissect` has put
     // there.
     unsafe {
-        let near = sampled.is_some() && read_near_plain::<E::General>(ctx, cpu);
+        let near = sampled.is_some() && read_near_plain::<E::General, PLAIN>(ctx, cpu);
         let skip = if near {
             PARSED
         } else {
@@ -248,16 +256,29 @@ unsafe fn count<H: Hook>(ctx: H, cpu: *mut Cpu, sampled: Sampled, wide: bool) {
     }
 }
 
-/// Reads a nearly plain packet into the scratch memory; false if it is none.
+/// Reads a nearly plain packet into the scratch memory, or one that may be `PLAIN`; false if it is
+/// none.
 ///
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn read_near_plain<E: Entry>(ctx: E::Hook, cpu: *mut Cpu) -> bool {
+unsafe fn read_near_plain<E: Entry, const PLAIN: bool>(ctx: E::Hook, cpu: *mut Cpu) -> bool {
     // SAFETY: the caller's.
     unsafe {
         let scratch = scratch(cpu);
         let frame = E::frame(ctx, scratch);
+        // Each with a store of its own: in one of both the compiler would copy what is not there, which
+        // kernel 6.1 refuses.
+        if PLAIN
+            && ctx.is_ethernet(scratch)
+            && let Some(packet) = E::plain(ctx, &frame, scratch)
+            && !may_be_tunnel(&packet)
+        {
+            (*scratch).parsed.packet = packet;
+            (*scratch).octets = frame.octets();
+            compiler_fence(Ordering::SeqCst);
+            return true;
+        }
         let packet = match E::near_plain(ctx, &frame, scratch) {
             Some(packet) if !may_be_tunnel(&packet) => packet,
             _ => return false,
@@ -345,7 +366,7 @@ unsafe fn count_v4<H: Hook>(ctx: H, cpu: *mut Cpu, sampled: Sampled) {
                 sampled,
             ));
             let result = account::<true, _, WayV4>(ctx, cpu, &*key, packet);
-            conclude(cpu, result, *octets, packet);
+            conclude(cpu, result, *octets, packet.packets(), packet.octets);
         }
     }
 }
@@ -369,7 +390,7 @@ unsafe fn count_v6<H: Hook>(ctx: H, cpu: *mut Cpu, sampled: Sampled) {
                 sampled,
             ));
             let result = account::<true, _, WayV6>(ctx, cpu, &*key, packet);
-            conclude(cpu, result, *octets, packet);
+            conclude(cpu, result, *octets, packet.packets(), packet.octets);
         }
     }
 }
@@ -387,7 +408,7 @@ unsafe fn count_wide<H: Hook>(ctx: H, cpu: *mut Cpu, sampled: Sampled) {
         let key: *mut KeyWide = account::key(cpu);
         (*key).set(packet, &parsed.around, ctx.point(scratch(cpu)), sampled);
         let result = account::<true, _, WayWide>(ctx, cpu, &*key, packet);
-        conclude(cpu, result, *octets, packet);
+        conclude(cpu, result, *octets, packet.packets(), packet.octets);
     }
 }
 
@@ -396,15 +417,21 @@ unsafe fn count_wide<H: Hook>(ctx: H, cpu: *mut Cpu, sampled: Sampled) {
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(always)]
-unsafe fn conclude(cpu: *mut Cpu, result: Result<(), Lost>, octets: u64, packet: &Packet) {
+unsafe fn conclude(
+    cpu: *mut Cpu,
+    result: Result<(), Lost>,
+    octets: u64,
+    packets: u64,
+    ip_octets: u32,
+) {
     // SAFETY: the caller's.
     unsafe {
         match result {
             Ok(()) => {
-                (*cpu).accounted.count_all(packet.packets(), octets);
-                (*cpu).accounted_ip_octets += u64::from(packet.octets);
+                (*cpu).accounted.count_all(packets, octets);
+                (*cpu).accounted_ip_octets += u64::from(ip_octets);
             }
-            Err(reason) => (*cpu).lost[reason as usize].count_all(packet.packets(), octets),
+            Err(reason) => (*cpu).lost[reason as usize].count_all(packets, octets),
         }
     }
 }
