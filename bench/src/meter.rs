@@ -56,6 +56,7 @@ impl Meter {
             sample_key: 0,
             shadow: None,
             tunnels,
+            dedup: &[],
         };
         let mut kernel = Kernel::load(object, &options)?;
         let program = kernel.program(kind == Kind::XdpFrags)?;

@@ -23,8 +23,14 @@ impl Tally {
     /// Counts one frame.
     #[inline(always)]
     pub fn count(&mut self, frame_octets: u64) {
-        self.packets += 1;
-        self.octets += frame_octets;
+        self.count_all(1, frame_octets);
+    }
+
+    /// Counts the frames of a super-frame.
+    #[inline(always)]
+    pub fn count_all(&mut self, frames: u64, octets: u64) {
+        self.packets += frames;
+        self.octets += octets;
     }
 }
 
@@ -74,6 +80,8 @@ pub struct Cpu {
     pub lost: [Tally; Lost::COUNT],
     /// Belongs to no flow, by [`Skip`].
     pub ignored: [Tally; Skip::COUNT],
+    /// What of `seen` went out, and did not come in.
+    pub seen_out: Tally,
     /// Packets that went through the ring by themselves.
     pub single: u64,
     /// Later fragments whose first one was not known: accounted in the flow with ports 0.
@@ -98,7 +106,7 @@ pub struct Cpu {
 pub const SCRATCH_WORDS: usize = 56;
 
 /// Words to fill the last of the cold lines.
-const CPU_PAD: usize = 8 - (2 * (Lost::COUNT + Skip::COUNT) + 5 + COLD_START) % 8;
+const CPU_PAD: usize = 8 - (2 * (Lost::COUNT + Skip::COUNT + 1) + 5 + COLD_START) % 8;
 
 /// Words on the line that the cold ones begin on.
 const COLD_START: usize = 4;

@@ -99,7 +99,7 @@ impl Counters {
     #[must_use]
     pub fn first(packet: &Packet, now_ns: u64) -> Self {
         Self {
-            packets: 1,
+            packets: packet.packets(),
             octets: u64::from(packet.octets),
             first_ns: now_ns,
             last_ns: now_ns,
@@ -109,7 +109,7 @@ impl Counters {
     /// Adds one packet.
     #[inline(always)]
     pub fn add(&mut self, packet: &Packet, now_ns: u64) {
-        self.packets += 1;
+        self.packets += packet.packets();
         self.octets += u64::from(packet.octets);
         self.last_ns = now_ns;
     }

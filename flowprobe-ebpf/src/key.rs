@@ -11,24 +11,24 @@ use crate::{
     sampling::Sampled,
 };
 
+/// Said with the index of an interface, which is less (the kernel's is an `int`): packets that go out
+/// there. Together they are the observation point (RFC 7011 §2): a packet that comes in on one
+/// interface and goes out on another is seen at two of them, and is in two flows.
+pub const EGRESS: u32 = 1 << 31;
+
 /// Words of the longest key.
 pub const MAX_WORDS: usize = 6 + AROUND_WORDS;
 
-/// The last two words of both keys: ports, protocol, VLAN and traffic class; interface and what the
-/// packet was sampled as. `join` puts the halves of a word together.
+/// The last two words of both keys: ports, protocol, VLAN and traffic class; observation point (see
+/// [`EGRESS`]) and what the packet was sampled as. `join` puts the halves of a word together.
 #[inline(always)]
-fn tail(
-    packet: &Packet,
-    ifindex: u32,
-    sampled: Sampled,
-    join: impl Fn(u64, u32) -> u64,
-) -> [u64; 2] {
+fn tail(packet: &Packet, point: u32, sampled: Sampled, join: impl Fn(u64, u32) -> u64) -> [u64; 2] {
     let transport = u64::from(packet.protocol) << 32
         | u64::from(packet.vlan) << 40
         | u64::from(packet.traffic_class) << 56;
     [
         join(transport, packet.ports),
-        join(u64::from(sampled.0) << 32, ifindex),
+        join(u64::from(sampled.0) << 32, point),
     ]
 }
 
@@ -148,10 +148,28 @@ macro_rules! key {
                 (self.words[Self::TRANSPORT] >> 40) as u16
             }
 
-            /// Index of the interface that the packet came in on.
+            /// Index of the interface at which the packet was seen.
             #[must_use]
             pub fn ifindex(&self) -> u32 {
-                self.words[Self::PLACE] as u32
+                self.words[Self::PLACE] as u32 & !EGRESS
+            }
+
+            /// Whether it went out there; else it came in.
+            #[must_use]
+            pub fn is_egress(&self) -> bool {
+                self.words[Self::PLACE] as u32 & EGRESS != 0
+            }
+
+            /// Interface on which it came in, 0 where that is not known.
+            #[must_use]
+            pub fn ingress(&self) -> u32 {
+                if self.is_egress() { 0 } else { self.ifindex() }
+            }
+
+            /// Interface on which it went out, 0 where that is not known.
+            #[must_use]
+            pub fn egress(&self) -> u32 {
+                if self.is_egress() { self.ifindex() } else { 0 }
             }
 
             /// Makes it a flow that was sampled so.
@@ -224,15 +242,15 @@ addresses!(KeyV6, 16);
 impl KeyWide {
     /// The key of a packet and what is around it.
     #[must_use]
-    pub fn new(packet: &Packet, around: &Around, ifindex: u32, sampled: Sampled) -> Self {
+    pub fn new(packet: &Packet, around: &Around, point: u32, sampled: Sampled) -> Self {
         let mut key = Self::default();
-        key.set(packet, around, ifindex, sampled);
+        key.set(packet, around, point, sampled);
         key
     }
 
     /// Becomes the key of a packet and what is around it, word by word.
     #[inline(always)]
-    pub fn set(&mut self, packet: &Packet, around: &Around, ifindex: u32, sampled: Sampled) {
+    pub fn set(&mut self, packet: &Packet, around: &Around, point: u32, sampled: Sampled) {
         let addresses = match packet.addresses {
             Addresses::V4(both) => [both, 0, 0, 0],
             Addresses::V6(words) => words,
@@ -242,7 +260,7 @@ impl KeyWide {
             self.words[i] = addresses[i];
             i += 1;
         }
-        [self.words[4], self.words[5]] = tail(packet, ifindex, sampled, join);
+        [self.words[4], self.words[5]] = tail(packet, point, sampled, join);
         one_by_one();
         let mut i = 0;
         while i < AROUND_WORDS {
@@ -288,8 +306,8 @@ impl KeyV4 {
     /// The key of a packet with the address words `addresses`.
     #[inline(always)]
     #[must_use]
-    pub fn new(addresses: u64, packet: &Packet, ifindex: u32, sampled: Sampled) -> Self {
-        Self::joined(addresses, packet, ifindex, sampled, join)
+    pub fn new(addresses: u64, packet: &Packet, point: u32, sampled: Sampled) -> Self {
+        Self::joined(addresses, packet, point, sampled, join)
     }
 
     /// The same; `join` puts the halves of a word together, the upper one as it is and the lower one
@@ -299,11 +317,11 @@ impl KeyV4 {
     pub fn joined(
         addresses: u64,
         packet: &Packet,
-        ifindex: u32,
+        point: u32,
         sampled: Sampled,
         join: impl Fn(u64, u32) -> u64,
     ) -> Self {
-        let [transport, place] = tail(packet, ifindex, sampled, join);
+        let [transport, place] = tail(packet, point, sampled, join);
         Self {
             words: [addresses, transport, place],
         }
@@ -329,9 +347,9 @@ impl KeyV6 {
     /// The key of a packet with the address words `addresses`.
     #[inline(always)]
     #[must_use]
-    pub fn new(addresses: [u64; 4], packet: &Packet, ifindex: u32, sampled: Sampled) -> Self {
+    pub fn new(addresses: [u64; 4], packet: &Packet, point: u32, sampled: Sampled) -> Self {
         let [a, b, c, d] = addresses;
-        let [transport, place] = tail(packet, ifindex, sampled, join);
+        let [transport, place] = tail(packet, point, sampled, join);
         Self {
             words: [a, b, c, d, transport, place],
         }

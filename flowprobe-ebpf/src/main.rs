@@ -1,4 +1,5 @@
-//! The XDP program: counts every packet into its flow and passes it on untouched.
+//! The programs: each counts every packet into its flow and passes it on untouched. One for XDP, and
+//! one for traffic control, with an entry for each kind of frame.
 //!
 //! Built for BPF by `cargo xtask build-ebpf`. The code is in `program/`, the parser and all
 //! layouts are the library's.
@@ -15,14 +16,18 @@ compile_error!("flowprobe-bpf is a BPF program: build it with `cargo xtask build
 
 mod program;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use program::{InFrame, MayBeBeside, observe};
+use aya_ebpf::{
+    bindings::xdp_action,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use program::{AtTc, AtXdp, InFrame, MayBeBeside, Skb, Xdp, observe};
 
 /// For frames that lie in one buffer.
 #[xdp]
 #[inline(always)] // a call of its own costs 6 ns a packet
 fn flowprobe(ctx: XdpContext) -> u32 {
-    observe::<false, InFrame>(&ctx); // a monitor never changes a packet's fate
+    observe::<AtXdp<false, InFrame>>(Xdp(ctx.ctx)); // a monitor never changes a packet's fate
     xdp_action::XDP_PASS
 }
 
@@ -30,7 +35,7 @@ fn flowprobe(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 #[inline(always)]
 fn flowprobe_frags(ctx: XdpContext) -> u32 {
-    observe::<true, InFrame>(&ctx);
+    observe::<AtXdp<true, InFrame>>(Xdp(ctx.ctx));
     xdp_action::XDP_PASS
 }
 
@@ -39,7 +44,7 @@ fn flowprobe_frags(ctx: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 fn flowprobe_rx_vlan(ctx: XdpContext) -> u32 {
-    observe::<false, MayBeBeside>(&ctx);
+    observe::<AtXdp<false, MayBeBeside>>(Xdp(ctx.ctx));
     xdp_action::XDP_PASS
 }
 
@@ -47,8 +52,43 @@ fn flowprobe_rx_vlan(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 #[inline(always)]
 fn flowprobe_rx_vlan_frags(ctx: XdpContext) -> u32 {
-    observe::<true, MayBeBeside>(&ctx);
+    observe::<AtXdp<true, MayBeBeside>>(Xdp(ctx.ctx));
     xdp_action::XDP_PASS
+}
+
+/// linux/pkt_cls.h: TC_ACT_UNSPEC, which is TCX_NEXT too. Whoever comes next decides.
+const NEXT: i32 = -1;
+
+/// For packets that come in, on interfaces with Ethernet frames.
+#[classifier]
+#[inline(always)]
+fn flowprobe_tc(ctx: TcContext) -> i32 {
+    observe::<AtTc<false, true>>(Skb(ctx.skb.skb));
+    NEXT
+}
+
+/// For packets that come in, on interfaces without a link layer.
+#[classifier]
+#[inline(always)]
+fn flowprobe_tc_ip(ctx: TcContext) -> i32 {
+    observe::<AtTc<false, false>>(Skb(ctx.skb.skb));
+    NEXT
+}
+
+/// For packets that go out, on interfaces with Ethernet frames.
+#[classifier]
+#[inline(always)]
+fn flowprobe_out(ctx: TcContext) -> i32 {
+    observe::<AtTc<true, true>>(Skb(ctx.skb.skb));
+    NEXT
+}
+
+/// For packets that go out, on interfaces without a link layer.
+#[classifier]
+#[inline(always)]
+fn flowprobe_out_ip(ctx: TcContext) -> i32 {
+    observe::<AtTc<true, false>>(Skb(ctx.skb.skb));
+    NEXT
 }
 
 // The verifier rejects a program in which this loop can be reached.

@@ -58,6 +58,9 @@ pub struct Packet {
     pub fragment_flags: u8,
     /// Priority of the outer VLAN tag, and of the next one in the upper half.
     pub priorities: u8,
+    /// Packets that go with this one as a super-frame, which are one packet each on the wire: then
+    /// `octets` are those of all.
+    pub more: u32,
 }
 
 impl Packet {
@@ -75,7 +78,15 @@ impl Packet {
         tcp_flags: 0,
         fragment_flags: 0,
         priorities: 0,
+        more: 0,
     };
+
+    /// Packets on the wire.
+    #[inline(always)]
+    #[must_use]
+    pub fn packets(&self) -> u64 {
+        1 + u64::from(self.more)
+    }
 
     /// Puts in the outermost VLAN tag by its control information (IEEE 802.1Q §9.6).
     #[inline(always)]

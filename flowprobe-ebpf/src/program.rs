@@ -4,8 +4,11 @@ mod account;
 mod atomic;
 mod clock;
 mod frame;
+mod hook;
 mod maps;
 mod sample;
+mod skb;
+mod super_frame;
 mod tag;
 
 use core::{
@@ -13,40 +16,41 @@ use core::{
     sync::atomic::{Ordering, compiler_fence},
 };
 
-use aya_ebpf::{bindings::xdp_md, helpers::bpf_get_smp_processor_id, programs::XdpContext};
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use flowprobe_ebpf::{
     Addresses, Fragment, KeyV4, KeyV6, KeyWide, Lost, Packet, Skip,
     cpu::Cpu,
     fragments,
-    parse::parse_ethernet,
     sampling::Sampled,
     table::{WayV4, WayV6, WayWide},
 };
 
-pub(crate) use self::tag::{InFrame, MayBeBeside};
 use self::{
     account::{Scratch, account, scratch},
-    frame::XdpFrame,
-    tag::OuterTag,
+    hook::{Entry, Measured as _},
+};
+pub(crate) use self::{
+    hook::{AtXdp, Hook, Xdp},
+    skb::{AtTc, Skb},
+    tag::{InFrame, MayBeBeside},
 };
 
-/// Meters one packet. `FRAGS` says whether it may lie in several buffers, `T` where its outermost
-/// VLAN tag may be.
+/// Meters one packet.
 #[inline(always)]
-pub(crate) fn observe<const FRAGS: bool, T: OuterTag>(ctx: &XdpContext) {
+pub(crate) fn observe<E: Entry>(ctx: E::Hook) {
     // SAFETY: a helper without arguments.
     let id = unsafe { bpf_get_smp_processor_id() };
     let Some(cpu) = maps::cpu(id) else {
-        return stray(frame::octets::<FRAGS>(ctx));
+        return stray(E::octets(ctx));
     };
     // SAFETY: `cpu` points to a map element that only this CPU writes, and softirqs do not nest.
     // Userspace writes `ring_tail` and the sampler's word, which are read volatile where used.
     unsafe {
         // One question for all that is not usual: to ask for a setting is to load it.
         if maps::several_samplers() != 0 {
-            return meter_by_several::<FRAGS, T>(ctx.ctx, id, cpu);
+            return meter_by_several::<E>(ctx, id, cpu);
         }
-        meter::<FRAGS, T, false>(ctx, cpu);
+        meter::<E, false>(ctx, cpu);
     }
 }
 
@@ -55,23 +59,19 @@ pub(crate) fn observe<const FRAGS: bool, T: OuterTag>(ctx: &XdpContext) {
 /// # Safety
 /// As [`meter`]; `cpu` is the element with the number `id` of this CPU.
 #[inline(always)]
-unsafe fn meter_by_several<const FRAGS: bool, T: OuterTag>(
-    ctx: *mut xdp_md,
-    id: u32,
-    cpu: *mut Cpu,
-) {
-    let (ctx, shadow) = (XdpContext::new(ctx), maps::shadow());
+unsafe fn meter_by_several<E: Entry>(ctx: E::Hook, id: u32, cpu: *mut Cpu) {
+    let shadow = maps::shadow();
     // Beyond the partitions of CPUs there are others.
     if shadow != 0 && id >= shadow {
-        return stray(frame::octets::<FRAGS>(&ctx));
+        return stray(E::octets(ctx));
     }
     // SAFETY: the caller's, of both elements.
     unsafe {
-        meter::<FRAGS, T, true>(&ctx, cpu);
+        meter::<E, true>(ctx, cpu);
         if shadow != 0
             && let Some(shadow) = maps::cpu(id + shadow)
         {
-            meter_shadow::<FRAGS, T>(ctx.ctx, shadow);
+            meter_shadow::<E>(ctx, shadow);
         }
     }
 }
@@ -82,17 +82,22 @@ unsafe fn meter_by_several<const FRAGS: bool, T: OuterTag>(
 /// # Safety
 /// As [`meter`].
 #[inline(never)]
-unsafe fn meter_shadow<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cpu) {
-    let ctx = XdpContext::new(ctx);
+unsafe fn meter_shadow<E: Entry>(ctx: E::Hook, cpu: *mut Cpu) {
     // SAFETY: the caller's.
     unsafe {
-        (*cpu).seen.count(frame::readable(&ctx));
-        let Some(sampled) = sample::select(cpu) else {
-            return skip::<FRAGS>(&ctx, cpu);
+        if E::is_super(ctx) {
+            return super_frame::meter::<E>(ctx, cpu);
+        }
+        see::<E>(cpu, 1, E::readable(ctx));
+        if E::was_seen(ctx) {
+            return (*cpu).ignored[Skip::SeenComingIn as usize].count(E::readable(ctx));
+        }
+        let Some(sampled) = sample::select(cpu, 1) else {
+            return skip::<E>(ctx, cpu);
         };
         clock::set(cpu);
-        T::ask(&ctx, scratch(cpu));
-        dissect_and_count::<FRAGS, T>(&ctx, cpu, Some(sampled));
+        E::ask(ctx, scratch(cpu));
+        dissect_and_count::<E, true>(ctx, cpu, Some(sampled));
     }
 }
 
@@ -101,11 +106,11 @@ unsafe fn meter_shadow<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *m
 /// # Safety
 /// As [`meter`].
 #[inline(always)]
-unsafe fn skip<const FRAGS: bool>(ctx: &XdpContext, cpu: *mut Cpu) {
-    let octets = frame::octets::<FRAGS>(ctx);
+unsafe fn skip<E: Entry>(ctx: E::Hook, cpu: *mut Cpu) {
+    let octets = E::octets(ctx);
     // SAFETY: the caller's.
     unsafe {
-        see_rest::<FRAGS>(ctx, cpu, octets);
+        see_rest::<E>(ctx, cpu, octets);
         (*cpu).unsampled.count(octets);
     }
 }
@@ -116,39 +121,46 @@ unsafe fn skip<const FRAGS: bool>(ctx: &XdpContext, cpu: *mut Cpu) {
 /// # Safety
 /// `cpu` points to an element that only this CPU writes.
 #[inline(always)]
-unsafe fn meter<const FRAGS: bool, T: OuterTag, const CLASSES: bool>(
-    ctx: &XdpContext,
-    cpu: *mut Cpu,
-) {
+unsafe fn meter<E: Entry, const CLASSES: bool>(ctx: E::Hook, cpu: *mut Cpu) {
     // SAFETY: the caller's.
     unsafe {
-        (*cpu).seen.count(frame::readable(ctx));
+        if E::is_super(ctx) {
+            return super_frame::meter::<E>(ctx, cpu);
+        }
+        see::<E>(cpu, 1, E::readable(ctx));
+        if E::was_seen(ctx) {
+            return (*cpu).ignored[Skip::SeenComingIn as usize].count(E::readable(ctx));
+        }
         if CLASSES && maps::parse_first() != 0 {
             clock::set(cpu);
-            T::ask(ctx, scratch(cpu));
-            return dissect_and_count::<FRAGS, T>(ctx, cpu, None);
+            E::ask(ctx, scratch(cpu));
+            return dissect_and_count::<E, true>(ctx, cpu, None);
         }
         let sampled = if CLASSES && maps::classes() != 0 {
-            sample::select_by_interface(ctx.ctx, cpu)
+            sample::select_by_interface(ctx, cpu, 1)
         } else {
-            sample::select(cpu)
+            sample::select(cpu, 1)
         };
         let Some(sampled) = sampled else {
-            return skip::<FRAGS>(ctx, cpu);
+            return skip::<E>(ctx, cpu);
         };
         // Helpers before the frame is read: what a register holds does not outlive a call.
         clock::set(cpu);
-        T::ask(ctx, scratch(cpu));
-        let frame = XdpFrame::<FRAGS>::new(ctx, scratch(cpu));
-        let packet = match T::plain(&frame, scratch(cpu)) {
+        E::ask(ctx, scratch(cpu));
+        if CLASSES {
+            // A second copy of what follows would take more stack than kernel 6.1 leaves.
+            return dissect_and_count::<E, true>(ctx, cpu, Some(sampled));
+        }
+        let frame = E::frame(ctx, scratch(cpu));
+        let packet = match E::plain(ctx, &frame, scratch(cpu)) {
             Some(packet) if !may_be_tunnel(&packet) => packet,
-            _ => return dissect_and_count::<FRAGS, T>(ctx, cpu, Some(sampled)),
+            _ => return dissect_and_count::<E, false>(ctx, cpu, Some(sampled)),
         };
         let octets = frame.octets();
-        see_rest::<FRAGS>(ctx, cpu, octets);
+        see_rest::<E>(ctx, cpu, octets);
         if let Addresses::V4(addresses) = packet.addresses {
-            let ifindex = (*ctx.ctx).ingress_ifindex;
-            let key = KeyV4::joined(addresses, &packet, ifindex, sampled, joined);
+            let point = ctx.point(scratch(cpu));
+            let key = KeyV4::joined(addresses, &packet, point, sampled, joined);
             // What the key holds too is kept once.
             let packet = Packet {
                 addresses: Addresses::V4(key.words[0]),
@@ -156,8 +168,8 @@ unsafe fn meter<const FRAGS: bool, T: OuterTag, const CLASSES: bool>(
                 traffic_class: key.traffic_class(),
                 ..packet
             };
-            let result = account::<false, WayV4>(ctx.ctx, cpu, &key, &packet);
-            conclude(cpu, result, octets, packet.octets);
+            let result = account::<false, _, WayV4>(ctx, cpu, &key, &packet);
+            conclude(cpu, result, octets, 1, packet.octets);
         }
     }
 }
@@ -179,67 +191,95 @@ fn joined(upper: u64, lower: u32) -> u64 {
     word
 }
 
-/// Meters a packet that is not plain, or whose sampler has to know it: then nothing is known yet of
-/// what it is sampled as.
+/// Meters a packet that is not plain, or may be `PLAIN` and has no short way of its own; or whose
+/// sampler has to know it: then nothing is known yet of what it is sampled as.
 ///
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(always)]
-unsafe fn dissect_and_count<const FRAGS: bool, T: OuterTag>(
-    ctx: &XdpContext,
+unsafe fn dissect_and_count<E: Entry, const PLAIN: bool>(
+    ctx: E::Hook,
     cpu: *mut Cpu,
     sampled: Option<Sampled>,
 ) {
     // SAFETY: the caller's; the scratch memory is this CPU's, and holds what `dissect` has put
     // there.
     unsafe {
-        let near = sampled.is_some() && read_near_plain::<FRAGS, T>(ctx.ctx, cpu);
+        let near = sampled.is_some() && read_near_plain::<E::General, PLAIN>(ctx, cpu);
         let skip = if near {
             PARSED
         } else {
-            dissect::<FRAGS, T>(ctx.ctx, cpu)
+            dissect::<E::General>(ctx, cpu)
         };
         compiler_fence(Ordering::SeqCst);
         let scratch = scratch(cpu);
         let octets = (*scratch).octets;
-        see_rest::<FRAGS>(ctx, cpu, octets);
+        see_rest::<E>(ctx, cpu, octets);
         if (skip as usize) < Skip::COUNT {
             return (*cpu).ignored[skip as usize].count(octets);
         }
         // Not from within `dissect`: their stacks together would be too much.
         if !near && fragments::is_followed(&(*scratch).parsed) {
-            follow(ctx.ctx, cpu);
+            follow(ctx, cpu);
         }
         let sampled = match sampled {
             Some(sampled) => sampled,
-            None => match sample::select_parsed(ctx.ctx, cpu) {
+            None => match sample::select_parsed(ctx, cpu) {
                 Some(sampled) => sampled,
                 None => return (*cpu).unsampled.count(octets),
             },
         };
-        let parsed = &(*scratch).parsed;
-        if !near && parsed.around.is_wide() {
-            count_wide(ctx.ctx, cpu, sampled);
-        } else if let Addresses::V4(_) = parsed.packet.addresses {
-            count_v4(ctx.ctx, cpu, sampled);
+        count(
+            ctx,
+            cpu,
+            sampled,
+            !near && (*scratch).parsed.around.is_wide(),
+        );
+    }
+}
+
+/// Counts the packet in the scratch memory.
+///
+/// # Safety
+/// `cpu` points to the element of this CPU.
+#[inline(always)]
+unsafe fn count<H: Hook>(ctx: H, cpu: *mut Cpu, sampled: Sampled, wide: bool) {
+    // SAFETY: the caller's.
+    unsafe {
+        if wide {
+            count_wide(ctx, cpu, sampled);
+        } else if let Addresses::V4(_) = (*scratch(cpu)).parsed.packet.addresses {
+            count_v4(ctx, cpu, sampled);
         } else {
-            count_v6(ctx.ctx, cpu, sampled);
+            count_v6(ctx, cpu, sampled);
         }
     }
 }
 
-/// Reads a nearly plain packet into the scratch memory; false if it is none.
+/// Reads a nearly plain packet into the scratch memory, or one that may be `PLAIN`; false if it is
+/// none.
 ///
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn read_near_plain<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cpu) -> bool {
-    let ctx = XdpContext::new(ctx);
+unsafe fn read_near_plain<E: Entry, const PLAIN: bool>(ctx: E::Hook, cpu: *mut Cpu) -> bool {
     // SAFETY: the caller's.
     unsafe {
         let scratch = scratch(cpu);
-        let frame = XdpFrame::<FRAGS>::new(&ctx, scratch);
-        let packet = match T::near_plain(&frame, scratch) {
+        let frame = E::frame(ctx, scratch);
+        // Each with a store of its own: in one of both the compiler would copy what is not there, which
+        // kernel 6.1 refuses.
+        if PLAIN
+            && ctx.is_ethernet(scratch)
+            && let Some(packet) = E::plain(ctx, &frame, scratch)
+            && !may_be_tunnel(&packet)
+        {
+            (*scratch).parsed.packet = packet;
+            (*scratch).octets = frame.octets();
+            compiler_fence(Ordering::SeqCst);
+            return true;
+        }
+        let packet = match E::near_plain(ctx, &frame, scratch) {
             Some(packet) if !may_be_tunnel(&packet) => packet,
             _ => return false,
         };
@@ -264,24 +304,21 @@ const PARSED: u32 = u32::MAX;
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn dissect<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cpu) -> u32 {
-    let ctx = XdpContext::new(ctx);
+unsafe fn dissect<E: Entry>(ctx: E::Hook, cpu: *mut Cpu) -> u32 {
     // SAFETY: the caller's.
     unsafe {
         let scratch = scratch(cpu);
-        let frame = XdpFrame::<FRAGS>::new(&ctx, scratch);
+        E::reach_headers(ctx);
+        let frame = E::frame(ctx, scratch);
         let parsed = account::emptied(scratch);
-        if let Some(control) = T::control(scratch) {
-            parsed.put_outer_tag(control);
-        }
-        match parse_ethernet(&frame, &maps::tunnels(), parsed) {
+        match E::parse(ctx, &frame, scratch, parsed) {
             Ok(()) => {
                 (*scratch).octets = frame.octets();
                 PARSED
             }
             Err(reason) => {
-                ignored(&ctx, reason);
-                (*scratch).octets = frame::octets::<FRAGS>(&ctx);
+                ignored(reason);
+                (*scratch).octets = E::octets(ctx);
                 reason as u32
             }
         }
@@ -293,12 +330,12 @@ unsafe fn dissect<const FRAGS: bool, T: OuterTag>(ctx: *mut xdp_md, cpu: *mut Cp
 /// # Safety
 /// `cpu` points to the element of this CPU, whose scratch memory holds a fragment.
 #[inline(never)]
-unsafe fn follow(ctx: *mut xdp_md, cpu: *mut Cpu) {
+unsafe fn follow<H: Hook>(ctx: H, cpu: *mut Cpu) {
     // SAFETY: the caller's, and helpers without arguments.
     unsafe {
         let now_ns = (*cpu).now_ns;
         let parsed = &mut (*scratch(cpu)).parsed;
-        let tag = fragments::tag(parsed, (*ctx).ingress_ifindex, maps::hash_secret);
+        let tag = fragments::tag(parsed, ctx.point(scratch(cpu)), maps::hash_secret);
         let Some(set) = maps::fragment_set((*cpu).partition, tag) else {
             return;
         };
@@ -315,7 +352,7 @@ unsafe fn follow(ctx: *mut xdp_md, cpu: *mut Cpu) {
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn count_v4(ctx: *mut xdp_md, cpu: *mut Cpu, sampled: Sampled) {
+unsafe fn count_v4<H: Hook>(ctx: H, cpu: *mut Cpu, sampled: Sampled) {
     // SAFETY: the caller's.
     unsafe {
         let Scratch { parsed, octets, .. } = &*scratch(cpu);
@@ -325,11 +362,11 @@ unsafe fn count_v4(ctx: *mut xdp_md, cpu: *mut Cpu, sampled: Sampled) {
             key.write(KeyV4::new(
                 addresses,
                 packet,
-                (*ctx).ingress_ifindex,
+                ctx.point(scratch(cpu)),
                 sampled,
             ));
-            let result = account::<true, WayV4>(ctx, cpu, &*key, packet);
-            conclude(cpu, result, *octets, packet.octets);
+            let result = account::<true, _, WayV4>(ctx, cpu, &*key, packet);
+            conclude(cpu, result, *octets, packet.packets(), packet.octets);
         }
     }
 }
@@ -339,7 +376,7 @@ unsafe fn count_v4(ctx: *mut xdp_md, cpu: *mut Cpu, sampled: Sampled) {
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn count_v6(ctx: *mut xdp_md, cpu: *mut Cpu, sampled: Sampled) {
+unsafe fn count_v6<H: Hook>(ctx: H, cpu: *mut Cpu, sampled: Sampled) {
     // SAFETY: the caller's.
     unsafe {
         let Scratch { parsed, octets, .. } = &*scratch(cpu);
@@ -349,11 +386,11 @@ unsafe fn count_v6(ctx: *mut xdp_md, cpu: *mut Cpu, sampled: Sampled) {
             key.write(KeyV6::new(
                 addresses,
                 packet,
-                (*ctx).ingress_ifindex,
+                ctx.point(scratch(cpu)),
                 sampled,
             ));
-            let result = account::<true, WayV6>(ctx, cpu, &*key, packet);
-            conclude(cpu, result, *octets, packet.octets);
+            let result = account::<true, _, WayV6>(ctx, cpu, &*key, packet);
+            conclude(cpu, result, *octets, packet.packets(), packet.octets);
         }
     }
 }
@@ -363,15 +400,15 @@ unsafe fn count_v6(ctx: *mut xdp_md, cpu: *mut Cpu, sampled: Sampled) {
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(never)]
-unsafe fn count_wide(ctx: *mut xdp_md, cpu: *mut Cpu, sampled: Sampled) {
+unsafe fn count_wide<H: Hook>(ctx: H, cpu: *mut Cpu, sampled: Sampled) {
     // SAFETY: the caller's.
     unsafe {
         let Scratch { parsed, octets, .. } = &*scratch(cpu);
         let packet = &parsed.packet;
         let key: *mut KeyWide = account::key(cpu);
-        (*key).set(packet, &parsed.around, (*ctx).ingress_ifindex, sampled);
-        let result = account::<true, WayWide>(ctx, cpu, &*key, packet);
-        conclude(cpu, result, *octets, packet.octets);
+        (*key).set(packet, &parsed.around, ctx.point(scratch(cpu)), sampled);
+        let result = account::<true, _, WayWide>(ctx, cpu, &*key, packet);
+        conclude(cpu, result, *octets, packet.packets(), packet.octets);
     }
 }
 
@@ -380,15 +417,36 @@ unsafe fn count_wide(ctx: *mut xdp_md, cpu: *mut Cpu, sampled: Sampled) {
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(always)]
-unsafe fn conclude(cpu: *mut Cpu, result: Result<(), Lost>, octets: u64, ip_octets: u32) {
+unsafe fn conclude(
+    cpu: *mut Cpu,
+    result: Result<(), Lost>,
+    octets: u64,
+    packets: u64,
+    ip_octets: u32,
+) {
     // SAFETY: the caller's.
     unsafe {
         match result {
             Ok(()) => {
-                (*cpu).accounted.count(octets);
+                (*cpu).accounted.count_all(packets, octets);
                 (*cpu).accounted_ip_octets += u64::from(ip_octets);
             }
-            Err(reason) => (*cpu).lost[reason as usize].count(octets),
+            Err(reason) => (*cpu).lost[reason as usize].count_all(packets, octets),
+        }
+    }
+}
+
+/// Counts what the hook sees, before anything else can happen to it.
+///
+/// # Safety
+/// As [`meter`].
+#[inline(always)]
+unsafe fn see<E: Entry>(cpu: *mut Cpu, packets: u64, octets: u64) {
+    // SAFETY: the caller's.
+    unsafe {
+        (*cpu).seen.count_all(packets, octets);
+        if E::OUT {
+            (*cpu).seen_out.count_all(packets, octets);
         }
     }
 }
@@ -398,10 +456,10 @@ unsafe fn conclude(cpu: *mut Cpu, result: Result<(), Lost>, octets: u64, ip_octe
 /// # Safety
 /// `cpu` points to the element of this CPU.
 #[inline(always)]
-unsafe fn see_rest<const FRAGS: bool>(ctx: &XdpContext, cpu: *mut Cpu, octets: u64) {
-    if FRAGS {
+unsafe fn see_rest<E: Entry>(ctx: E::Hook, cpu: *mut Cpu, octets: u64) {
+    if E::FRAGS {
         // SAFETY: the caller's.
-        unsafe { (*cpu).seen.octets += octets - frame::readable(ctx) };
+        unsafe { (*cpu).seen.octets += octets - E::readable(ctx) };
     }
 }
 
@@ -418,10 +476,11 @@ fn stray(octets: u64) {
 
 /// Says why a packet is in no flow, in debug builds of the program only.
 #[cfg(feature = "log")]
-fn ignored(ctx: &XdpContext, reason: Skip) {
-    aya_log_ebpf::debug!(ctx, "ignored: {}", reason.label());
+fn ignored(reason: Skip) {
+    // The context is not looked at.
+    aya_log_ebpf::debug!((), "ignored: {}", reason.label());
 }
 
 #[cfg(not(feature = "log"))]
 #[inline(always)]
-fn ignored(_: &XdpContext, _: Skip) {}
+fn ignored(_: Skip) {}

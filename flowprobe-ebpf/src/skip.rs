@@ -63,6 +63,9 @@ reasons! {
         TruncatedTransport = "truncated_transport",
         /// More IPv6 extension headers than [`crate::parse::MAX_EXTENSIONS`].
         TooManyExtensions = "too_many_extensions",
+        /// Not the parser's: it goes out, and was seen when it came in, where each packet is to be
+        /// counted once.
+        SeenComingIn = "seen_coming_in",
     }
 }
 

@@ -130,15 +130,15 @@ impl Packets {
     const REACH_SHIFT: u32 = 61;
     const REACH_MASK: u64 = !0 << Self::REACH_SHIFT;
 
-    /// Begins a new flow with its first packet.
+    /// Begins a new flow with its first packet, or the first ones.
     #[inline(always)]
-    fn begin(&mut self, mac_number: u64) {
-        self.0 = self.0 & Self::REACH_MASK | mac_number << Self::COUNT_BITS | 1;
+    fn begin(&mut self, mac_number: u64, packets: u64) {
+        self.0 = self.0 & Self::REACH_MASK | mac_number << Self::COUNT_BITS | packets;
     }
 
     #[inline(always)]
-    fn add_one(&mut self) {
-        self.0 += 1;
+    fn add(&mut self, packets: u64) {
+        self.0 += packets;
     }
 
     #[inline(always)]
@@ -407,7 +407,7 @@ macro_rules! way {
             fn fill(&mut self, key: &$key, $packet: &Packet, mac_number: u64, now_ns: u64) {
                 self.key = *key;
                 self.octets = u64::from($packet.octets);
-                self.packets.begin(mac_number);
+                self.packets.begin(mac_number, $packet.packets());
                 self.span = Span::new(now_ns);
                 self.seen = Seen::first($packet);
                 let $new = self;
@@ -422,7 +422,7 @@ macro_rules! way {
             #[inline(always)]
             fn add(&mut self, packet: &Packet, now_ns: u64) {
                 self.octets += u64::from(packet.octets);
-                self.packets.add_one();
+                self.packets.add(packet.packets());
                 self.span.extend(now_ns);
                 self.seen.add(packet);
             }

@@ -186,6 +186,8 @@ pub mod protocol {
 
 /// TCP header fields (RFC 9293 §3.1).
 pub mod tcp {
+    /// Offset of the octet whose upper half is the length of the header, in words of 4 octets.
+    pub const DATA_OFFSET: usize = 12;
     /// Offset of the octet of control bits.
     pub const FLAGS: usize = 13;
     /// No more data from the sender.
@@ -204,6 +206,12 @@ pub mod tcp {
 pub mod udp {
     /// Octets of the header.
     pub const LEN: usize = 8;
+}
+
+/// SCTP (RFC 9260 §3.1).
+pub mod sctp {
+    /// Octets of the common header, which is in front of the chunks.
+    pub const COMMON_LEN: u64 = 12;
 }
 
 /// GRE (RFC 2784 §2.1, RFC 2890 §2).

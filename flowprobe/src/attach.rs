@@ -1,7 +1,7 @@
 //! Puts the program onto interfaces, and says first what will go wrong there.
 //!
 //! The way of one interface: [`Interface::find`] by name, [`Interface::facts`] and [`preflight`]
-//! for the warnings, [`attach`] for the hook, [`Promiscuous`] for taps. What these return holds
+//! for the warnings, [`attach`] for XDP or [`Tc`] for traffic control, [`Promiscuous`] for taps. What these return holds
 //! kernel objects: dropping it, or the death of the process, undoes it. Loading the program is
 //! not done here.
 
@@ -10,8 +10,10 @@ pub mod interface;
 pub mod link;
 pub mod netdev;
 pub mod netlink;
+pub mod overlap;
 pub mod preflight;
 pub mod promisc;
+pub mod tc;
 
 use std::{
     fmt,
@@ -22,8 +24,9 @@ use std::{
 pub use self::{
     interface::{FactsError, Interface, InterfaceFacts, InterfaceStats, LookupError},
     link::{AttachError, Link, Mode, refuse_foreign},
-    preflight::{Finding, Warning, missed_tags, preflight, tells_tags},
+    preflight::{Finding, Warning, missed_tags, preflight, preflight_tc, tells_tags},
     promisc::{PromiscError, Promiscuous},
+    tc::{Hook, LinkLayer, Tc, TcError, Way},
 };
 
 /// The largest MTU whose packets fit one page, for a program without frags: 4096 octets less

@@ -21,7 +21,11 @@ const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_ENABLE_STATS: libc::c_long = 32;
 const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_XDP: u32 = 37;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+/// In front of all others, where none is named.
+const BPF_F_BEFORE: u32 = 1 << 3;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const BPF_F_XDP_DEV_BOUND_ONLY: u32 = 1 << 6;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
@@ -255,6 +259,19 @@ pub(crate) fn link_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io:
             target_ifindex: ifindex,
             attach_type: BPF_XDP,
             flags,
+        },
+    )
+}
+
+/// Links a program of traffic control to an interface, in front of all others there (6.6).
+pub(crate) fn link_tcx(program: BorrowedFd<'_>, ifindex: u32, out: bool) -> io::Result<OwnedFd> {
+    call_for_fd(
+        BPF_LINK_CREATE,
+        &mut LinkCreate {
+            program_fd: number(program),
+            target_ifindex: ifindex,
+            attach_type: if out { BPF_TCX_EGRESS } else { BPF_TCX_INGRESS },
+            flags: BPF_F_BEFORE,
         },
     )
 }

@@ -12,7 +12,7 @@ use std::{num::NonZeroU32, path::PathBuf, str::FromStr as _, time::Duration};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    attach::XdpMode,
+    attach::{Hook, XdpMode},
     export::{Collector, Format, Group, Identity, NamedTemplate, Output},
     ipfix::Fields,
     load::MAX_FLOWS,
@@ -41,10 +41,10 @@ pub struct Cli {
 pub enum Command {
     /// Meter live interfaces until SIGINT or SIGTERM
     ///
-    /// Packets are counted by an XDP program and always pass on untouched. Flows
-    /// that end, go idle or last long go to every collector, or to standard output
-    /// where none is given. At the end the ledger is printed: every packet that
-    /// was seen, in exactly one of its terms.
+    /// Packets are counted by an XDP program, or one of traffic control, and always
+    /// pass on untouched. Flows that end, go idle or last long go to every collector,
+    /// or to standard output where none is given. At the end the ledger is printed:
+    /// every packet that was seen, in exactly one of its terms.
     Run(Box<Run>),
     /// Meter the packets of captures, with the times that they have
     ///
@@ -150,7 +150,29 @@ pub struct Run {
     #[arg(long, value_name = "RECORDS", default_value = "1048576")]
     pub export_queue: NonZeroU32,
 
-    /// How to attach: in the driver (native), behind it (generic), or auto
+    /// Where packets are counted as they come in: xdp, before anything else, or tc
+    /// (traffic control, Linux 6.6), where another XDP program sits or frames are not
+    /// Ethernet, as on tun, wg and ppp interfaces
+    #[arg(long, value_name = "HOOK", default_value = "xdp")]
+    pub hook: Hook,
+
+    /// Count what goes out of the interfaces too (by traffic control, Linux 6.6), in
+    /// flows of their own: flowDirection is 1, egressInterface the interface
+    #[arg(long, value_name = "false",
+          default_value_t = false, default_missing_value = "true", num_args = 0..=1,
+          require_equals = true, hide_default_value = true, hide_possible_values = true,
+          action = ArgAction::Set)]
+    pub egress: bool,
+
+    /// With --egress, count a packet that comes in on one of the interfaces and is
+    /// forwarded to one of them once, as it comes in
+    #[arg(long, value_name = "false",
+          default_value_t = false, default_missing_value = "true", num_args = 0..=1,
+          require_equals = true, hide_default_value = true, hide_possible_values = true,
+          action = ArgAction::Set)]
+    pub dedup: bool,
+
+    /// How to attach by XDP: in the driver (native), behind it (generic), or auto
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub xdp_mode: XdpMode,
 

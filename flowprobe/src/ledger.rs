@@ -49,6 +49,8 @@ impl Count {
 pub struct Ledger {
     /// At the hook's entry.
     pub seen: Count,
+    /// What of it went out, and did not come in.
+    pub seen_out: Count,
     /// Skipped by sampling.
     pub unsampled: Count,
     /// In no flow, by reason.
@@ -86,6 +88,7 @@ impl Ledger {
         };
         let mut ledger = Self {
             seen: totals.seen.into(),
+            seen_out: totals.seen_out.into(),
             unsampled: totals.unsampled.into(),
             ignored: by_label(
                 Skip::ALL.iter().map(|skip| skip.label()).collect(),
@@ -164,6 +167,10 @@ impl fmt::Display for Ledger {
         let frames = "frame";
         let ip = "IP";
         line(f, "seen", self.seen.packets, self.seen.octets, frames)?;
+        if self.seen_out.packets > 0 {
+            let out = self.seen_out;
+            line(f, "(of which going out)", out.packets, out.octets, frames)?;
+        }
         let sum = self.unsampled;
         line(f, "  unsampled", sum.packets, sum.octets, frames)?;
         for (term, reasons) in [("ignored", &self.ignored), ("lost", &self.lost)] {

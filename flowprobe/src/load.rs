@@ -3,12 +3,16 @@
 
 pub mod rx_vlan;
 
-use std::{io, os::fd::AsFd, sync::Arc};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::Map,
-    programs::{ProgramError, Xdp},
+    maps::{Array, Map, MapError},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
 use flowprobe_ebpf::{
     class::Rule,
@@ -20,6 +24,7 @@ use flowprobe_ebpf::{
 
 use self::rx_vlan::{RxVlan, RxVlanError};
 use crate::{
+    attach::{LinkLayer, Way},
     sampling::Sampling,
     table::{
         Geometry, Shared,
@@ -68,6 +73,9 @@ pub struct Options<'a> {
     pub shadow: Option<Sampling>,
     /// Which tunnels to open.
     pub tunnels: Tunnels,
+    /// Of a packet that comes in and goes out, count what comes in only: the indices of interfaces
+    /// on which that is seen. Nothing of it where this is empty.
+    pub dedup: &'a [u32],
 }
 
 impl Options<'_> {
@@ -104,7 +112,7 @@ pub enum LoadError {
     },
     /// The kernel refused a map.
     #[error("cannot create the maps: {0}; try a smaller --max-flows")]
-    Maps(aya::maps::MapError),
+    Maps(MapError),
     /// Not an object, or none of ours.
     #[error("cannot load the BPF object: {0}; was it built by `cargo xtask build-ebpf`?")]
     Object(aya::EbpfError),
@@ -213,6 +221,7 @@ impl Kernel {
             .override_global("HASH_SECRET", &secret, true)
             .override_global("WIDE_SHIFT", &geometry.wide_shift(), true)
             .override_global("FRAGMENT_MASK", &(FRAGMENT_SETS - 1), true)
+            .override_global("DEDUP", &u32::from(!options.dedup.is_empty()), true)
             .override_global("TUNNELS_INNER", &u32::from(options.tunnels.inner), true)
             .override_global("VXLAN_PORTS", &packed(options.tunnels.vxlan), true)
             .override_global("GENEVE_PORTS", &packed(options.tunnels.geneve), true)
@@ -228,11 +237,13 @@ impl Kernel {
             .map_max_entries("CPUS", geometry.partitions)
             .map_max_entries("RINGS", parts)
             .map_max_entries("SAMPLERS", samplers)
+            .map_max_entries("WATCHED", indices(options.dedup))
             .load(object)
             .map_err(|error| match error {
                 aya::EbpfError::MapError(error) => LoadError::Maps(error),
                 error => LoadError::Object(error),
             })?;
+        say_watched(&mut ebpf, options.dedup)?;
         for name in [PROGRAM, PROGRAM_FRAGS] {
             let program = program(&mut ebpf, name)?;
             program
@@ -279,6 +290,42 @@ impl Kernel {
     /// The object is not ours.
     pub fn program(&mut self, frags: bool) -> Result<&mut Xdp, LoadError> {
         program(&mut self.ebpf, if frags { PROGRAM_FRAGS } else { PROGRAM })
+    }
+
+    /// The program of traffic control for packets of this way and link layer, loaded when it is asked
+    /// for first. It shares all maps with the others.
+    ///
+    /// # Errors
+    /// The object is not ours, or the kernel refused the program.
+    pub fn tc(&mut self, way: Way, layer: LinkLayer) -> Result<&mut SchedClassifier, LoadError> {
+        let name = match (way, layer) {
+            (Way::In, LinkLayer::Ethernet) => "flowprobe_tc",
+            (Way::In, LinkLayer::None) => "flowprobe_tc_ip",
+            (Way::Out, LinkLayer::Ethernet) => "flowprobe_out",
+            (Way::Out, LinkLayer::None) => "flowprobe_out_ip",
+        };
+        let program = self.ebpf.program_mut(name);
+        let refused = |source| LoadError::Program { name, source };
+        let program: &mut SchedClassifier = program
+            .ok_or(LoadError::NoProgram(name))?
+            .try_into()
+            .map_err(refused)?;
+        if program.fd().is_err() {
+            program.load().map_err(refused)?;
+        }
+        Ok(program)
+    }
+
+    /// The programs of traffic control that have been asked for.
+    pub(crate) fn loaded_tc(&self) -> impl Iterator<Item = io::Result<OwnedFd>> {
+        let programs = self.ebpf.programs().map(|(_, program)| program);
+        programs.filter_map(|program| match program {
+            Program::SchedClassifier(program) => {
+                let fd = program.fd().ok()?;
+                Some(fd.as_fd().try_clone_to_owned())
+            }
+            _ => None,
+        })
     }
 
     /// The program that asks for the VLAN tags beside the frame, to be loaded for one interface
@@ -337,6 +384,24 @@ fn tick_ns() -> u32 {
         (0, 0) => u32::try_from(resolution.tv_nsec).unwrap_or(0),
         _ => 0,
     }
+}
+
+/// Elements of the map of interfaces: 8 octets for each index up to the last one, which the kernel
+/// counts up from 1.
+fn indices(interfaces: &[u32]) -> u32 {
+    interfaces.iter().max().map_or(1, |last| last + 1)
+}
+
+fn say_watched(ebpf: &mut Ebpf, interfaces: &[u32]) -> Result<(), LoadError> {
+    if interfaces.is_empty() {
+        return Ok(());
+    }
+    let map = ebpf.map_mut("WATCHED").ok_or(LoadError::NoMap("WATCHED"))?;
+    let mut watched: Array<_, u32> = map.try_into().map_err(LoadError::Maps)?;
+    for interface in interfaces {
+        watched.set(*interface, 1, 0).map_err(LoadError::Maps)?;
+    }
+    Ok(())
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {

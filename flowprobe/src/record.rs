@@ -97,8 +97,20 @@ impl FlowKey {
         vlan -> u16
     );
     both!(
-        /// Interface the flow came in on (IE 10).
+        /// Interface on which its packets were seen.
         ifindex -> u32
+    );
+    both!(
+        /// Interface on which it came in (IE 10), 0 where it was seen going out.
+        ingress -> u32
+    );
+    both!(
+        /// Interface on which it went out (IE 14), 0 where it was seen coming in.
+        egress -> u32
+    );
+    both!(
+        /// Whether it was seen going out (IE 61).
+        is_egress -> bool
     );
     both!(
         /// What the packets were sampled as.

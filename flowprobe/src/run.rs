@@ -8,10 +8,10 @@ mod rx_vlan;
 mod steer;
 mod summary;
 mod threads;
+mod watch;
 
 use std::{
     fs,
-    os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -27,6 +27,7 @@ use self::{
     ending::{Signals, SummaryFile, each_second, nobody_reads, send_rest},
     steer::{Facts, Steering},
     threads::{Ended, Threads},
+    watch::{Watched, programs, watch},
 };
 pub use self::{
     ending::SummaryError,
@@ -35,10 +36,7 @@ pub use self::{
     summary::{InterfaceSummary, Summary},
 };
 use crate::{
-    attach::{
-        self, Attached, FactsError, Interface, InterfaceStats, Mode, Programs, Promiscuous,
-        XdpMode, preflight,
-    },
+    attach::{Hook, Interface, XdpMode},
     clock::{Clock, monotonic_ns, unix_ms},
     export::{self, Exporter, Telemetry},
     host,
@@ -59,8 +57,14 @@ use crate::{
 pub struct Settings {
     /// Names of the interfaces to watch.
     pub interfaces: Vec<String>,
-    /// Where the program attaches.
+    /// Where packets are counted as they come in.
+    pub hook: Hook,
+    /// Where the XDP program attaches.
     pub xdp_mode: XdpMode,
+    /// Count packets as they go out, too.
+    pub egress: bool,
+    /// Of a packet that comes in and goes out on watched interfaces, count what comes in only.
+    pub dedup: bool,
     /// Receive frames for other hosts too.
     pub promisc: bool,
     /// Which packets to meter, of each class; the first is the rest, without a filter.
@@ -102,50 +106,6 @@ impl Sink for Exporter {
     }
 }
 
-/// An interface that is being watched. Dropping it detaches.
-struct Watched {
-    attached: Attached,
-    _promisc: Option<Promiscuous>,
-    before: InterfaceStats,
-    gone: bool,
-}
-
-impl Watched {
-    /// Says it once when the interface goes away: then so does the program on it.
-    fn look(&mut self) {
-        if self.gone {
-            return;
-        }
-        if let Err(error @ FactsError::Gone(_)) = self.attached.interface.link() {
-            tracing::warn!("{error}: it is not watched any more");
-            self.gone = true;
-        }
-    }
-
-    /// Detaches; returns what the interface received meanwhile.
-    fn detach(self) -> InterfaceSummary {
-        let Attached {
-            interface,
-            mode,
-            frags,
-            vlan_metadata,
-            ..
-        } = &self.attached;
-        let after = interface.statistics().unwrap_or_else(|error| {
-            tracing::warn!("{error}: its counters are missing from the summary");
-            self.before
-        });
-        InterfaceSummary {
-            name: interface.name.clone(),
-            ifindex: interface.index,
-            mode: mode.to_string(),
-            frags: *frags,
-            vlan_metadata: *vlan_metadata,
-            counters: after.since(&self.before),
-        }
-    }
-}
-
 /// Meters until a signal or the end of `duration`.
 ///
 /// # Errors
@@ -181,12 +141,7 @@ impl Metering {
     fn start(mut settings: Settings) -> Result<Self, RunError> {
         let host = host::check(settings.promisc)?;
         let interfaces = find(&settings.interfaces)?;
-        for interface in &interfaces {
-            attach::refuse_foreign(interface)?;
-            for warning in preflight(&interface.facts()?, settings.xdp_mode) {
-                tracing::warn!("{warning}");
-            }
-        }
+        watch::look(&interfaces, &settings)?;
         let grace = Rcu::new().map_err(RunError::Grace)?;
         if matches!(grace, Rcu::MapInMap(_)) {
             tracing::info!("membarrier is not available (nohz_full?): waiting by map updates");
@@ -215,6 +170,7 @@ impl Metering {
             },
             shadow: settings.shadow,
             tunnels: settings.tunnels,
+            dedup: &watch::seen_coming_in(&interfaces, &settings)?,
         };
         let parse_first = options.parse_first();
         let mut adaptive = classes.budget().map(Adaptive::new).transpose()?;
@@ -405,19 +361,6 @@ fn named(interface: &Interface) -> export::Interface {
     }
 }
 
-/// All programs that may run: their cost is that of metering.
-fn programs(kernel: &mut Kernel, watched: &[Watched]) -> Result<Vec<OwnedFd>, RunError> {
-    let mut programs = Vec::new();
-    for frags in [true, false] {
-        let program = kernel.program(frags)?.fd()?.as_fd().try_clone_to_owned();
-        programs.push(program.map_err(RunError::Start)?);
-    }
-    for program in watched.iter().filter_map(|one| one.attached.program()) {
-        programs.push(program.try_clone_to_owned().map_err(RunError::Start)?);
-    }
-    Ok(programs)
-}
-
 fn find(names: &[String]) -> Result<Vec<Interface>, RunError> {
     let mut interfaces: Vec<Interface> = Vec::new();
     for name in names {
@@ -455,62 +398,6 @@ fn say_memory(shared: &Shared, overflow: usize) {
         overflow,
         mib(overflow as u64 * Overflow::entry_octets() as u64 * 16 / 7),
     );
-}
-
-/// Attaches to every interface, or to none.
-fn watch(
-    kernel: &mut Kernel,
-    interfaces: &[Interface],
-    settings: &Settings,
-) -> Result<Vec<Watched>, RunError> {
-    let frags = kernel
-        .program(true)?
-        .fd()?
-        .try_clone()
-        .map_err(RunError::Start)?;
-    let linear = kernel
-        .program(false)?
-        .fd()?
-        .try_clone()
-        .map_err(RunError::Start)?;
-    let programs = Programs {
-        frags: frags.as_fd(),
-        linear: Some(linear.as_fd()),
-    };
-    let mut rx_vlan = rx_vlan::Attacher::new(kernel);
-    interfaces
-        .iter()
-        .map(|interface| {
-            let promisc = settings
-                .promisc
-                .then(|| Promiscuous::new(&interface.name, interface.index))
-                .transpose()?;
-            let before = interface.statistics()?;
-            let attached = match rx_vlan.attach(interface, settings.xdp_mode)? {
-                Some(attached) => attached,
-                None => attach::attach(interface, programs, settings.xdp_mode)?,
-            };
-            if settings.xdp_mode == XdpMode::Generic && attached.mode == Mode::Generic {
-                tracing::warn!(
-                    interface = interface.name,
-                    "generic XDP: what GRO merged counts as one packet"
-                );
-            }
-            tracing::info!(
-                interface = interface.name,
-                "attached, {}{}{}",
-                attached.mode,
-                if attached.frags { ", frags" } else { "" },
-                summary::tags_from(attached.vlan_metadata),
-            );
-            Ok(Watched {
-                attached,
-                _promisc: promisc,
-                before,
-                gone: false,
-            })
-        })
-        .collect()
 }
 
 /// Bridges the program's own log, which only a debug build of it has, into ours.

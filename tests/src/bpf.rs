@@ -13,9 +13,11 @@ const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_ENABLE_STATS: libc::c_long = 32;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_XDP: u32 = 37;
+const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
@@ -162,6 +164,30 @@ fn attach(kind: u32, program: &OwnedFd, interface: u32) -> io::Result<OwnedFd> {
     let fd = unsafe { attributes.call(BPF_LINK_CREATE) }?;
     // SAFETY: a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// How many programs of traffic control are on an interface of this thread's namespace (TCX), for
+/// what comes in or what goes out.
+///
+/// # Errors
+/// Where the kernel has no TCX (6.6 is the first).
+pub fn programs_of_tc(interface: u32, out: bool) -> Result<u32> {
+    let kind = if out { BPF_TCX_EGRESS } else { BPF_TCX_INGRESS };
+    let mut attributes = Attributes::new().u32(0, interface).u32(4, kind);
+    let at = &raw mut attributes.0;
+    // SAFETY: the attributes are as long as said, without pointers; the kernel writes into them.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, at, 128) };
+    if result < 0 {
+        let error = io::Error::last_os_error();
+        // Nothing was ever attached.
+        if error.raw_os_error() == Some(libc::ENOENT) {
+            return Ok(0);
+        }
+        return Err(error).context("BPF_PROG_QUERY");
+    }
+    let mut count = [0; 4];
+    count.copy_from_slice(&attributes.0[24..28]);
+    Ok(u32::from_ne_bytes(count))
 }
 
 /// Whether the kernel has a program of this id.

@@ -151,6 +151,10 @@ pub struct Flow {
     pub counts: Counts,
     /// ingressInterface.
     pub interface: u32,
+    /// egressInterface.
+    pub interface_out: u32,
+    /// flowDirection: 0 is in, 1 is out.
+    pub direction: u8,
     /// flowStartMilliseconds.
     pub start_ms: u64,
     /// flowEndMilliseconds.

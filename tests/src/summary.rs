@@ -71,8 +71,10 @@ pub struct Interface {
     pub name: String,
     /// Index.
     pub ifindex: u32,
-    /// `native` or `generic`.
+    /// `native`, `generic` or `tc`.
     pub mode: String,
+    /// Whether what goes out is counted too.
+    pub egress: bool,
     /// Whether VLAN tags were read that stand beside frames.
     pub vlan_metadata: bool,
     /// Whether the program takes frames of several buffers.
@@ -135,6 +137,8 @@ pub struct Table {
 pub struct Ledger {
     /// Counted at the hook's entry.
     pub seen: Tally,
+    /// What of it went out.
+    pub seen_out: Tally,
     /// Skipped by sampling.
     pub unsampled: Tally,
     /// In no flow, by reason.
@@ -243,7 +247,7 @@ impl Ledger {
 }
 
 impl Summary {
-    /// The ledger balances, and what was seen is what the interfaces received.
+    /// The ledger balances, and what was seen coming in is what the interfaces received.
     ///
     /// # Panics
     /// Where it does not.
@@ -253,8 +257,9 @@ impl Summary {
         assert!(errors.is_empty(), "{}\n{self:#?}", errors.join("\n"));
         let received: u64 = self.interfaces.iter().map(|port| port.rx_packets).sum();
         assert_eq!(
-            self.ledger.seen.packets, received,
-            "seen is not what the interfaces received\n{self:#?}"
+            self.ledger.seen.packets - self.ledger.seen_out.packets,
+            received,
+            "what came in is not what the interfaces received\n{self:#?}"
         );
     }
 

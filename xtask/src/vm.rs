@@ -203,5 +203,12 @@ fn examine(entry: &Entry, programs: &Programs, verdicts: &mut Vec<Verdict>) -> R
          v9 and v5; {:.0} s",
         start.elapsed().as_secs_f64()
     );
+    if entry.kernel.has_tcx() {
+        let packets = trial::meter_tc(&mut guest, object)?;
+        eprintln!("traffic control: {packets} packets, all counted");
+    } else {
+        let said = trial::refuse_tc(&mut guest)?;
+        eprintln!("traffic control: {said}");
+    }
     Ok(())
 }

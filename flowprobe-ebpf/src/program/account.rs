@@ -10,7 +10,6 @@
 
 use core::{arch::asm, mem::offset_of};
 
-use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use flowprobe_ebpf::{
     Counters, Frame as _, Lost, Marks, Packet, Parsed,
     cpu::{Cpu, SCRATCH_WORDS},
@@ -24,7 +23,7 @@ use flowprobe_ebpf::{
 
 use super::{
     atomic,
-    frame::XdpFrame,
+    hook::Hook,
     maps::{self, Table},
     tag::Beside,
 };
@@ -37,12 +36,19 @@ pub(crate) struct Scratch {
     pub(super) parsed: Parsed,
     hash: u64,
     key: [u64; MAX_WORDS],
-    /// Octets of the frame.
+    /// Octets of the frame, or of all frames that a super-frame is on the wire.
     pub(super) octets: u64,
-    /// See [`XdpFrame::forget`].
+    /// Octets of IP that a super-frame is more on the wire: headers that it has once.
+    pub(super) repeated: u64,
+    /// See [`forget`](super::frame::forget).
     pub(super) forgotten: u64,
     /// The VLAN tag beside the frame, where that is asked for.
     pub(super) beside: Beside,
+    /// Where traffic control has seen the packet, as keys have it.
+    pub(super) point: u32,
+    /// Octets of the link layer in front of it that are the same in all its frames: an Ethernet
+    /// header, or none.
+    pub(super) link_len: u32,
 }
 
 const _: () = assert!(size_of::<Scratch>() <= 8 * SCRATCH_WORDS && align_of::<Scratch>() <= 8);
@@ -59,8 +65,8 @@ pub(super) fn scratch(cpu: *mut Cpu) -> *mut Scratch {
 /// # Safety
 /// `cpu` points to the element of this CPU, and its clock has been set for this packet.
 #[inline(always)]
-pub(super) unsafe fn account<const KEPT: bool, W: Table>(
-    ctx: *mut xdp_md,
+pub(super) unsafe fn account<const KEPT: bool, H: Hook, W: Table>(
+    ctx: H,
     cpu: *mut Cpu,
     key: &W::Key,
     packet: &Packet,
@@ -143,8 +149,8 @@ unsafe fn note_options<W: Table>(cpu: *mut Cpu, way: &mut W, i: usize, hash: u64
 /// # Safety
 /// As [`add`].
 #[inline(never)]
-unsafe fn settle<W: Table>(
-    ctx: *mut xdp_md,
+unsafe fn settle<H: Hook, W: Table>(
+    ctx: H,
     cpu: *mut Cpu,
     bucket: *mut Bucket<W>,
 ) -> Result<(), Lost> {
@@ -179,8 +185,8 @@ unsafe fn settle<W: Table>(
 /// # Safety
 /// As there.
 #[inline(never)]
-unsafe fn restart<W: Table>(
-    ctx: *mut xdp_md,
+unsafe fn restart<H: Hook, W: Table>(
+    ctx: H,
     cpu: *mut Cpu,
     bucket: *mut Bucket<W>,
     i: usize,
@@ -194,8 +200,8 @@ unsafe fn restart<W: Table>(
 /// # Safety
 /// As there.
 #[inline(never)]
-unsafe fn evict<W: Table>(
-    ctx: *mut xdp_md,
+unsafe fn evict<H: Hook, W: Table>(
+    ctx: H,
     cpu: *mut Cpu,
     bucket: *mut Bucket<W>,
 ) -> Result<(), Lost> {
@@ -255,13 +261,13 @@ struct Arrival<'a, K> {
 }
 
 /// The part of tables and rings that one CPU writes, and the packet that it writes there.
-struct Partition {
-    ctx: *mut xdp_md,
+struct Partition<H> {
+    ctx: H,
     /// State of that CPU.
     cpu: *mut Cpu,
 }
 
-impl Partition {
+impl<H: Hook> Partition<H> {
     /// A SYN after FIN or RST: the flow in way `i` is over, its place is the new flow's. False if
     /// userspace has taken it meanwhile; the packet is not counted then.
     ///
@@ -376,14 +382,14 @@ impl Partition {
         let preferred = preferred_way(fingerprint);
         // SAFETY: the caller's.
         unsafe {
-            let number = mac_number(self.ctx, self.partition());
+            let number = mac_number(self.ctx, self.cpu, self.partition());
             let way = &mut (*bucket).ways[i];
             way.fill(arrival.key, arrival.packet, number, (*self.cpu).now_ns);
             note_options(self.cpu, way, i, arrival.hash, arrival.packet);
             if number == 0
                 && let Some(asides) = W::asides((*self.cpu).first_bucket, arrival.hash)
             {
-                (*asides).macs[i] = macs(self.ctx);
+                (*asides).macs[i] = macs(self.ctx, self.cpu);
             }
             let (distance, preferred) = (distance(i, preferred), &mut (*bucket).ways[preferred]);
             if distance > preferred.reach() {
@@ -438,7 +444,7 @@ impl Partition {
             arrival.key.write(&mut (*place).key);
             (*place).counters = Counters::first(arrival.packet, (*self.cpu).now_ns);
             (*place).marks = Marks::first(arrival.packet);
-            (*place).macs = macs(self.ctx);
+            (*place).macs = macs(self.ctx, self.cpu);
             (*place).family = W::FAMILY;
             (*place).cause = cause::SINGLE;
         }
@@ -575,11 +581,14 @@ unsafe fn victim<W: Table>(bucket: *mut Bucket<W>, hash: u64) -> usize {
     }
 }
 
-/// Both MAC addresses of the frame.
+/// Both MAC addresses of the frame, 0 where it has none.
 #[inline(always)]
-fn macs(ctx: *mut xdp_md) -> Macs {
-    let ctx = XdpContext::new(ctx);
-    let frame = XdpFrame::<false>::new(&ctx, core::ptr::null_mut());
+fn macs<H: Hook>(ctx: H, cpu: *mut Cpu) -> Macs {
+    // SAFETY: the memory of this CPU, which was asked for with this packet.
+    if !unsafe { ctx.is_ethernet(scratch(cpu)) } {
+        return Macs::default();
+    }
+    let frame = ctx.head(core::ptr::null_mut());
     let word = |i: usize| {
         let octets = frame.read(ethernet::ADDRESSES + 4 * i);
         octets.map_or(0, u32::from_ne_bytes)
@@ -592,8 +601,8 @@ fn macs(ctx: *mut xdp_md) -> Macs {
 /// The number of the frame's MAC addresses in the dictionary of a partition: 1 + their place, or 0
 /// where that is another pair's.
 #[inline(never)]
-fn mac_number(ctx: *mut xdp_md, partition: u32) -> u64 {
-    let macs = macs(ctx);
+fn mac_number<H: Hook>(ctx: H, cpu: *mut Cpu, partition: u32) -> u64 {
+    let macs = macs(ctx, cpu);
     let place = flowprobe_ebpf::macs::place(&macs);
     match maps::mac_pair(partition, place) {
         // SAFETY: a place of the dictionary that only this CPU writes.

@@ -58,6 +58,11 @@ static CPUS: Array<Cpu, 1, SHARED> = Array::new();
 #[btf_map]
 static STRAY: Array<Stray, 1, SHARED> = Array::new();
 
+/// By index: not 0 for interfaces on which packets have been seen when they came in. Indices beyond
+/// are of other interfaces.
+#[btf_map]
+static WATCHED: Array<u32, 1> = Array::new();
+
 /// One run of [`MAX_CLASSES`] per partition, where packets are of several classes.
 #[btf_map]
 static SAMPLERS: Array<Sampler, 1, SHARED> = Array::new();
@@ -118,6 +123,8 @@ settings! {
     /// Partitions before those that sample beside the metering of everything; 0 where there are
     /// none.
     SHADOW: u32, shadow;
+    /// Not 0 where a packet that was seen when it came in is not counted again when it goes out.
+    DEDUP: u32, dedup;
     /// Nanoseconds of a tick; 0 where that is not known.
     TICK_NS: u32, tick_ns;
     /// Not 0 where the hardware makes stores visible in program order.
@@ -152,6 +159,15 @@ pub(super) fn sampler(partition: u32, class: u32) -> Option<*mut Sampler> {
 #[inline(always)]
 pub(super) fn rule(class: u32) -> Option<*mut Rule> {
     RULES.get_ptr_mut(class)
+}
+
+/// Whether packets that came in on an interface have been seen.
+#[inline(always)]
+pub(super) fn is_watched(ifindex: u32) -> bool {
+    // SAFETY: a word of a map element, which nobody writes any more.
+    WATCHED
+        .get_ptr_mut(ifindex)
+        .is_some_and(|watched| unsafe { watched.read() != 0 })
 }
 
 /// The counters of all CPUs without a partition.

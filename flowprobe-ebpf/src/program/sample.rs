@@ -4,11 +4,7 @@
 //! before an octet of a packet is touched. So it is where classes are interfaces. All else is asked
 //! of packets that have been parsed.
 
-use aya_ebpf::{
-    bindings::xdp_md,
-    helpers::{bpf_ktime_get_ns, generated::bpf_jiffies64},
-    programs::XdpContext,
-};
+use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_jiffies64};
 use flowprobe_ebpf::{
     content,
     cpu::Cpu,
@@ -18,21 +14,23 @@ use flowprobe_ebpf::{
     },
 };
 
-use super::{account, frame::XdpFrame, maps};
+use super::{account, hook::Hook, maps};
 
 /// Whether to meter this packet: what it is sampled as, if so. Touches no octet of the packet.
+///
+/// A super-frame of several `packets` is selected as a whole, or skipped.
 ///
 /// # Safety
 /// `cpu` points to the element of this CPU, which has counted the packet as seen.
 #[inline(always)]
-pub(super) unsafe fn select(cpu: *mut Cpu) -> Option<Sampled> {
+pub(super) unsafe fn select(cpu: *mut Cpu, packets: u64) -> Option<Sampled> {
     // SAFETY: the caller's. Userspace replaces `sampling` as a whole, so it is read once.
     unsafe {
         let sampler = &raw mut (*cpu).sampler;
         let word = Word((&raw const (*sampler).sampling).read_volatile());
         if word.0 != (*sampler).current {
             let (seen, unsampled) = ((*cpu).seen.packets, (*cpu).unsampled.packets);
-            turn(sampler, word.0, seen - 1, unsampled);
+            turn(sampler, word.0, seen - packets, unsampled);
         }
         pick(sampler, word)
     }
@@ -43,10 +41,14 @@ pub(super) unsafe fn select(cpu: *mut Cpu) -> Option<Sampled> {
 /// # Safety
 /// As [`select`].
 #[inline(always)]
-pub(super) unsafe fn select_by_interface(ctx: *mut xdp_md, cpu: *mut Cpu) -> Option<Sampled> {
+pub(super) unsafe fn select_by_interface<H: Hook>(
+    ctx: H,
+    cpu: *mut Cpu,
+    packets: u64,
+) -> Option<Sampled> {
     // SAFETY: the caller's.
     unsafe {
-        match select_of_interface(ctx, (*cpu).partition) {
+        match select_of_interface(ctx, (*cpu).partition, packets) {
             UNSELECTED => None,
             sampled => Some(Sampled(sampled as u32)),
         }
@@ -61,11 +63,12 @@ const UNSELECTED: u64 = u64::MAX;
 /// # Safety
 /// `partition` is that of this CPU.
 #[inline(never)]
-unsafe fn select_of_interface(ctx: *mut xdp_md, partition: u32) -> u64 {
+unsafe fn select_of_interface<H: Hook>(ctx: H, partition: u32, packets: u64) -> u64 {
     // SAFETY: the caller's; points to a rule that nobody writes any more.
     unsafe {
-        let ifindex = (*ctx).ingress_ifindex;
-        ask(partition, class(|rule| (*rule).is_of_interface(ifindex)))
+        let ifindex = ctx.ifindex();
+        let class = class(|rule| (*rule).is_of_interface(ifindex));
+        ask(partition, class, packets)
     }
 }
 
@@ -74,7 +77,7 @@ unsafe fn select_of_interface(ctx: *mut xdp_md, partition: u32) -> u64 {
 /// # Safety
 /// `cpu` points to the element of this CPU, whose scratch memory holds a packet.
 #[inline(always)]
-pub(super) unsafe fn select_parsed(ctx: *mut xdp_md, cpu: *mut Cpu) -> Option<Sampled> {
+pub(super) unsafe fn select_parsed<H: Hook>(ctx: H, cpu: *mut Cpu) -> Option<Sampled> {
     // SAFETY: the caller's.
     unsafe {
         match select_of_packet(ctx, cpu) {
@@ -89,32 +92,33 @@ pub(super) unsafe fn select_parsed(ctx: *mut xdp_md, cpu: *mut Cpu) -> Option<Sa
 /// # Safety
 /// As there.
 #[inline(never)]
-unsafe fn select_of_packet(ctx: *mut xdp_md, cpu: *mut Cpu) -> u64 {
+unsafe fn select_of_packet<H: Hook>(ctx: H, cpu: *mut Cpu) -> u64 {
     // SAFETY: the caller's.
     unsafe {
-        let ifindex = (*ctx).ingress_ifindex;
+        let ifindex = ctx.ifindex();
         let parsed = &(*account::scratch(cpu)).parsed;
         let class = class(|rule| (*rule).is_of(ifindex, &parsed.packet));
+        let packets = parsed.packet.packets();
         let partition = (*cpu).partition;
         let Some(sampler) = maps::sampler(partition, class) else {
             return UNSELECTED;
         };
         let word = Word((&raw const (*sampler).sampling).read_volatile());
         if word.method() != METHOD_HASH && word.method() != METHOD_FLOW {
-            return ask(partition, class);
+            return ask(partition, class, packets);
         }
         let (observed, skipped) = ((*sampler).observed, (*sampler).skipped);
         if word.0 != (*sampler).current {
             turn(sampler, word.0, observed, skipped);
         }
-        (*sampler).observed = observed + 1;
+        (*sampler).observed = observed + packets;
         let hash = if word.method() == METHOD_FLOW {
             content::flow(&parsed.packet, maps::sample_key())
         } else {
             content_hash(ctx, cpu)
         };
         if u64::from(hash) > parameter(sampler, word) {
-            (*sampler).skipped = skipped + 1;
+            (*sampler).skipped = skipped + packets;
             return UNSELECTED;
         }
         u64::from((*sampler).sampled.0)
@@ -126,12 +130,11 @@ unsafe fn select_of_packet(ctx: *mut xdp_md, cpu: *mut Cpu) -> u64 {
 /// # Safety
 /// As [`select_parsed`].
 #[inline(never)]
-unsafe fn content_hash(ctx: *mut xdp_md, cpu: *mut Cpu) -> u32 {
-    let ctx = XdpContext::new(ctx);
+unsafe fn content_hash<H: Hook>(ctx: H, cpu: *mut Cpu) -> u32 {
     // SAFETY: the caller's.
     unsafe {
         let scratch = account::scratch(cpu);
-        let frame = XdpFrame::<false>::new(&ctx, scratch);
+        let frame = ctx.head(scratch);
         content::packet(&frame, &(*scratch).parsed, maps::sample_key())
     }
 }
@@ -157,7 +160,7 @@ fn class(is_met: impl Fn(*const flowprobe_ebpf::class::Rule) -> bool) -> u32 {
 /// # Safety
 /// `partition` is that of this CPU.
 #[inline(always)]
-unsafe fn ask(partition: u32, class: u32) -> u64 {
+unsafe fn ask(partition: u32, class: u32, packets: u64) -> u64 {
     let Some(sampler) = maps::sampler(partition, class) else {
         return UNSELECTED;
     };
@@ -168,11 +171,11 @@ unsafe fn ask(partition: u32, class: u32) -> u64 {
         if word.0 != (*sampler).current {
             turn(sampler, word.0, observed, skipped);
         }
-        (*sampler).observed = observed + 1;
+        (*sampler).observed = observed + packets;
         match pick(sampler, word) {
             Some(sampled) => u64::from(sampled.0),
             None => {
-                (*sampler).skipped = skipped + 1;
+                (*sampler).skipped = skipped + packets;
                 UNSELECTED
             }
         }

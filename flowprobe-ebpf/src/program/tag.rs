@@ -2,14 +2,14 @@
 
 use core::{ffi::c_int, mem};
 
-use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use aya_ebpf::bindings::xdp_md;
 use flowprobe_ebpf::{
     Frame, Packet,
     parse::{near_plain, near_plain_untagged, plain},
     rx_vlan,
 };
 
-use super::account::Scratch;
+use super::{account::Scratch, hook::Xdp};
 
 /// Where the outermost VLAN tag may be. What is beside the frame is asked for once a packet, and
 /// kept in the scratch memory of the CPU: the functions that want it have no stack to spare.
@@ -18,7 +18,7 @@ pub(crate) trait OuterTag {
     ///
     /// # Safety
     /// `scratch` is the scratch memory of this CPU.
-    unsafe fn ask(ctx: &XdpContext, scratch: *mut Scratch);
+    unsafe fn ask(ctx: Xdp, scratch: *mut Scratch);
 
     /// The control information of the tag beside the frame; `None` without one.
     ///
@@ -44,7 +44,7 @@ pub(crate) enum InFrame {}
 
 impl OuterTag for InFrame {
     #[inline(always)]
-    unsafe fn ask(_: &XdpContext, _: *mut Scratch) {}
+    unsafe fn ask(_: Xdp, _: *mut Scratch) {}
 
     #[inline(always)]
     unsafe fn control(_: *mut Scratch) -> Option<u16> {
@@ -85,7 +85,7 @@ type RxVlanTag = unsafe extern "C" fn(*mut xdp_md, *mut u16, *mut u16) -> c_int;
 
 impl OuterTag for MayBeBeside {
     #[inline(always)]
-    unsafe fn ask(ctx: &XdpContext, scratch: *mut Scratch) {
+    unsafe fn ask(ctx: Xdp, scratch: *mut Scratch) {
         // SAFETY: the caller's. BPF calls a helper by its number in the place of an address. The
         // loader has put a call of the kernel's function here, which has this signature, or has
         // not loaded it.
@@ -93,7 +93,7 @@ impl OuterTag for MayBeBeside {
             let beside = &raw mut (*scratch).beside;
             let rx_vlan_tag: RxVlanTag = mem::transmute(rx_vlan::PLACEHOLDER as usize);
             let errno = rx_vlan_tag(
-                ctx.ctx,
+                ctx.0,
                 &raw mut (*beside).protocol_be,
                 &raw mut (*beside).control,
             );

@@ -34,6 +34,8 @@ fn packets() -> impl Strategy<Value = Vec<(Packet, u64)>> {
                         tcp_flags,
                         fragment_flags: fragment << 5,
                         priorities: priorities & 0x77,
+                        // Some are super-frames.
+                        more: (octets % 64).saturating_sub(32),
                     };
                     (packet, now)
                 },
@@ -132,7 +134,8 @@ proptest! {
         let ttls = packets.iter().map(|(packet, _)| packet.ttl);
         let flags = packets.iter().map(|(packet, _)| packet.tcp_flags);
         let octets = packets.iter().map(|(packet, _)| u64::from(packet.octets));
-        prop_assert_eq!(counters.packets, packets.len() as u64);
+        let more: u64 = packets.iter().map(|(packet, _)| u64::from(packet.more)).sum();
+        prop_assert_eq!(counters.packets, packets.len() as u64 + more);
         prop_assert_eq!(counters.octets, octets.sum::<u64>());
         prop_assert_eq!(counters.first_ns, packets[0].1);
         prop_assert_eq!(counters.last_ns, packets[packets.len() - 1].1);

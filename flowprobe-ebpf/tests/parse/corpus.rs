@@ -63,7 +63,11 @@ fn there_are_cases_enough_and_every_reason_has_one() {
         .iter()
         .filter_map(|case| case.outer.as_ref().err().copied())
         .collect();
-    let labels: BTreeSet<&str> = Skip::ALL.iter().map(|reason| reason.label()).collect();
+    // The parser knows nothing of where else a packet was seen.
+    let reasons_of_parser = Skip::ALL
+        .iter()
+        .filter(|reason| **reason != Skip::SeenComingIn);
+    let labels: BTreeSet<&str> = reasons_of_parser.map(|reason| reason.label()).collect();
     assert_eq!(reasons, labels);
     // And every kind of tunnel is opened in some case.
     let tunnels: BTreeSet<&str> = corpus

@@ -83,8 +83,8 @@ impl fmt::Display for ForeignProgram {
 pub enum AttachError {
     /// The interface is taken.
     #[error(
-        "{interface} runs {program} already and flowprobe displaces nobody: see `bpftool prog show id {}` \
-         and `ip link show dev {interface}`", program.id
+        "{interface} runs {program} already and flowprobe displaces nobody: --hook tc works beside it; \
+         see `bpftool prog show id {}` and `ip link show dev {interface}`", program.id
     )]
     Foreign {
         /// Name.

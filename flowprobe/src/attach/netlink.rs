@@ -46,12 +46,18 @@ pub struct LinkInfo {
     pub index: u32,
     /// IFF_UP, IFF_LOWER_UP, …
     pub flags: u32,
+    /// ARPHRD_*: what its frames begin with.
+    pub hardware: u16,
     /// Name.
     pub name: String,
     /// MTU, octets.
     pub mtu: u32,
     /// ifindex of the bridge or bond that the interface belongs to.
     pub master: Option<u32>,
+    /// ifindex of what it is made on: the interface below a VLAN, the other end of a veth.
+    pub lower: Option<u32>,
+    /// Whether that is in another network namespace.
+    pub lower_is_elsewhere: bool,
     /// Kind: `veth`, `bridge`, …; none for hardware.
     pub kind: Option<String>,
     /// Kind of the master.
@@ -141,6 +147,7 @@ pub fn parse(reply: &[u8]) -> Result<LinkInfo, NetlinkError> {
     let mut link = LinkInfo {
         index: u32_at(message, HEADER + 4)?,
         flags: u32_at(message, HEADER + 8)?,
+        hardware: u16_at(message, HEADER + 2)?,
         ..LinkInfo::default()
     };
     for attribute in attributes(message, HEADER + INFO, message.len()) {
@@ -149,6 +156,8 @@ pub fn parse(reply: &[u8]) -> Result<LinkInfo, NetlinkError> {
             libc::IFLA_IFNAME => link.name = text(&message[start..end]),
             libc::IFLA_MTU => link.mtu = u32_at(&message[..end], start)?,
             libc::IFLA_MASTER => link.master = Some(u32_at(&message[..end], start)?),
+            libc::IFLA_LINK => link.lower = Some(u32_at(&message[..end], start)?),
+            libc::IFLA_LINK_NETNSID => link.lower_is_elsewhere = true,
             libc::IFLA_NUM_RX_QUEUES => link.rx_queues = Some(u32_at(&message[..end], start)?),
             libc::IFLA_LINKINFO => read_kinds(&mut link, message, start, end)?,
             libc::IFLA_XDP => link.xdp = xdp(message, start, end)?,

@@ -100,9 +100,7 @@ pub fn preflight(facts: &InterfaceFacts, mode: XdpMode) -> Vec<Finding> {
     let native = mode != XdpMode::Generic;
     let mut warnings = Vec::new();
 
-    if link.flags & libc::IFF_UP as u32 == 0 {
-        warnings.push(Warning::Down);
-    }
+    warnings.extend(down(facts));
     if !tells_tags(facts, mode) {
         warnings.extend(tags_beside(facts));
     }
@@ -118,18 +116,40 @@ pub fn preflight(facts: &InterfaceFacts, mode: XdpMode) -> Vec<Finding> {
     if native && let Some((_, restart)) = RESTARTS.iter().find(|(name, _)| *name == driver) {
         warnings.push(Warning::Restart(*restart));
     }
-    if link.kind.as_deref() == Some("bridge") {
-        warnings.push(Warning::Bridge);
-    }
-    if link.master_kind.as_deref() == Some("bond") {
-        warnings.push(Warning::BondMember);
-    }
+    warnings.extend(partial(facts));
+    about(facts, warnings)
+}
+
+/// The same for programs of traffic control, which know tags beside packets, what was merged, and
+/// packets of any size.
+#[must_use]
+pub fn preflight_tc(facts: &InterfaceFacts) -> Vec<Finding> {
+    about(facts, down(facts).into_iter().chain(partial(facts)))
+}
+
+fn about(facts: &InterfaceFacts, warnings: impl IntoIterator<Item = Warning>) -> Vec<Finding> {
     warnings
         .into_iter()
         .map(|warning| Finding {
-            interface: link.name.clone(),
+            interface: facts.link.name.clone(),
             warning,
         })
+        .collect()
+}
+
+fn down(facts: &InterfaceFacts) -> Option<Warning> {
+    (facts.link.flags & libc::IFF_UP as u32 == 0).then_some(Warning::Down)
+}
+
+/// Where an interface is not all that its packets pass.
+fn partial(facts: &InterfaceFacts) -> Vec<Warning> {
+    let link = &facts.link;
+    let bridge = link.kind.as_deref() == Some("bridge");
+    let member = link.master_kind.as_deref() == Some("bond");
+    let bridge = bridge.then_some(Warning::Bridge);
+    bridge
+        .into_iter()
+        .chain(member.then_some(Warning::BondMember))
         .collect()
 }
 
@@ -228,7 +248,7 @@ impl fmt::Display for Finding {
             ),
             Warning::Bridge => write!(
                 f,
-                "{name} is a bridge, on which XDP sees only what is for this host: give the \
+                "{name} is a bridge, on which only what is for this host is seen: give the \
                  bridge's ports with -i (`bridge link show`)"
             ),
             Warning::BondMember => write!(
@@ -268,6 +288,21 @@ mod tests {
     #[test]
     fn a_plain_interface_gives_no_warning() {
         assert_eq!(warnings(&nic("unheard_of"), XdpMode::Auto), []);
+    }
+
+    #[test]
+    fn traffic_control_is_warned_of_less() {
+        let mut facts = nic("ixgbe");
+        facts.link.mtu = 9000;
+        facts.link.flags = 0;
+        facts.link.master_kind = Some("bond".to_owned());
+        facts.offloads = Some(Offloads {
+            lro: true,
+            rx_vlan: true,
+        });
+        let findings = preflight_tc(&facts);
+        let warnings: Vec<_> = findings.into_iter().map(|found| found.warning).collect();
+        assert_eq!(warnings, [Warning::Down, Warning::BondMember]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 
 use super::{Export, Pcap, Run, VlanElements};
 use crate::{
+    attach::{Hook, XdpMode},
     export::{
         self, Collector, CollectorError, Content, Domain, Format, NamedTemplate, NoTemplate,
         Output, SpoolSettings, TemplateName, template::chosen,
@@ -89,6 +90,8 @@ impl SettingsError {
             Self::Run(RunError::Twice(_)) => "interface",
             Self::Run(RunError::Domains(_)) => "observation-domain",
             Self::Run(RunError::ShadowOfSample) => "shadow",
+            Self::Run(RunError::ModeOfTc) => "xdp-mode",
+            Self::Run(RunError::DedupOfIngress) => "dedup",
             Self::Collector { .. } => "format",
             Self::OfBiflows(_) => "fields",
             Self::HalfIdentity { given, .. } => given.trim_start_matches('-'),
@@ -123,7 +126,10 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
     refuse(&options, &classes)?;
     Ok(run::Settings {
         interfaces: options.interfaces,
+        hook: options.hook,
         xdp_mode: options.xdp_mode,
+        egress: options.egress,
+        dedup: options.dedup,
         promisc: options.promisc,
         classes,
         sample_key: options.sample_key,
@@ -158,6 +164,12 @@ fn refuse(options: &Run, classes: &[Rated]) -> Result<(), RunError> {
         if interfaces[..i].contains(name) {
             return Err(RunError::Twice(name.clone()));
         }
+    }
+    if options.hook == Hook::Tc && options.xdp_mode != XdpMode::Auto {
+        return Err(RunError::ModeOfTc);
+    }
+    if options.dedup && !options.egress {
+        return Err(RunError::DedupOfIngress);
     }
     let filters = classes.iter().filter_map(|class| class.filter.as_ref());
     for name in filters.filter_map(|filter| filter.interface.as_ref()) {

@@ -94,7 +94,7 @@ fn said(text: &str) -> Vec<String> {
 }
 
 /// Every option with a value that is not its default: as a key, and as flags.
-const EVERY: [(&str, &str, &[&str]); 47] = [
+const EVERY: [(&str, &str, &[&str]); 50] = [
     ("interface", "['a', 'b']", &["-i", "a", "-i", "b"]),
     (
         "collector",
@@ -172,6 +172,9 @@ const EVERY: [(&str, &str, &[&str]); 47] = [
     ("merge", "true", &["--merge"]),
     ("max-overflow-flows", "0", &["--max-overflow-flows", "0"]),
     ("export-queue", "1", &["--export-queue", "1"]),
+    ("hook", "'tc'", &["--hook", "tc"]),
+    ("egress", "true", &["--egress"]),
+    ("dedup", "true", &["--dedup"]),
     ("xdp-mode", "'generic'", &["--xdp-mode", "generic"]),
     ("promisc", "true", &["--promisc"]),
     ("duration", "2", &["--duration", "2"]),

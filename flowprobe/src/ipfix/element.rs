@@ -15,7 +15,8 @@
 //! A biflow (RFC 5103) has all elements of the flow from its source, then the reverse ones of what
 //! the way back has of its own, then who began. It does without the reverse of what has the ends
 //! exchanged (addresses, ports, MAC addresses), of what a question says of its answer (ICMP), and of
-//! labels, inner VLANs and priorities: tshark takes no template of more than [`MOST_FIELDS`].
+//! labels, inner VLANs and priorities, and in tunnels of interface and direction of what goes out:
+//! tshark takes no template of more than [`MOST_FIELDS`].
 
 mod biflow;
 mod value;
@@ -54,7 +55,7 @@ fn icmp_type_code(protocol: u8, icmp: u8, destination_port: u16) -> u16 {
 }
 
 /// Keeps what belongs to a template. A row is of one version, of both, of wide keys, of tunnels,
-/// or of tunnels of one outer version; a template is one of those that [`templates`] lists.
+/// of all but these, or of tunnels of one outer version; a template is one of those that [`templates`] lists.
 macro_rules! only {
     (Both, $template:ident, $($row:tt)*) => { $($row)* };
     (V4, V4, $($row:tt)*) => { $($row)* };
@@ -68,6 +69,10 @@ macro_rules! only {
     (Wide, V4, $($row:tt)*) => {};
     (Wide, V6, $($row:tt)*) => {};
     (Wide, $template:ident, $($row:tt)*) => { $($row)* };
+    (Bare, V4, $($row:tt)*) => { $($row)* };
+    (Bare, V6, $($row:tt)*) => { $($row)* };
+    (Bare, W4, $($row:tt)*) => { $($row)* };
+    (Bare, W6, $($row:tt)*) => { $($row)* };
     (Tunnel, T44, $($row:tt)*) => { $($row)* };
     (Tunnel, T46, $($row:tt)*) => { $($row)* };
     (Tunnel, T64, $($row:tt)*) => { $($row)* };
@@ -316,11 +321,13 @@ elements! { |record, key|
     Both   own   ipClassOfService            5 u8       = key.traffic_class();
     V4     key   ipVersion                  60 u8       = 4;
     V6     key   ipVersion                  60 u8       = 6;
-    Both   own   ingressInterface           10 u32      = key.ifindex();
-    // XDP runs before routing: the way out is unknown.
-    Both   once  egressInterface            14 u32      = 0;
-    // 0: ingress, where XDP is.
-    Both   once  flowDirection              61 u8       = 0;
+    // A packet is seen on one interface, coming in or going out: the other one is unknown.
+    Both   own   ingressInterface           10 u32      = key.ingress();
+    Bare   own   egressInterface            14 u32      = key.egress();
+    Tunnel key   egressInterface            14 u32      = key.egress();
+    // 0 is in, 1 is out.
+    Bare   own   flowDirection              61 u8       = u8::from(key.is_egress());
+    Tunnel key   flowDirection              61 u8       = u8::from(key.is_egress());
     Both   value flowEndReason             136 u8       = record.reason as u8;
     Both   value flowStartMilliseconds     152 u64      = record.start_ms;
     Both   value flowEndMilliseconds       153 u64      = record.end_ms;

@@ -10,7 +10,8 @@
 //! | ICMP | type · 256 + code in the destination port, where collectors look for it |
 //! | counters of more than 32 bits | several records, whose sums are exact |
 //! | interface with an index above 65535 | 0, as one that is unknown |
-//! | next hop, way out, autonomous systems, prefix lengths | 0: XDP runs before routing |
+//! | way in, way out | the interface on which the flow was seen, the other one 0 |
+//! | next hop, autonomous systems, prefix lengths | 0 |
 //! | engine | the identifier is the low octet of the observation domain; the type is 0, and another for each other sampling rate |
 //! | sampling, one packet in n | mode (1 deterministic, 2 random) and n |
 //! | n above 16383 | never sent, and counted by that reason: totals would be wrong |
@@ -208,10 +209,11 @@ impl Encoder {
         // What is not written here is 0, and stays so.
         to[..4].copy_from_slice(&addresses[0]);
         to[4..8].copy_from_slice(&addresses[1]);
-        // 8..12, the next hop, is unknown: XDP runs before routing.
-        let input = u16::try_from(key.ifindex()).unwrap_or(UNKNOWN_INTERFACE);
-        to[12..14].copy_from_slice(&input.to_be_bytes());
-        // 14..16, the way out, is unknown for the same reason.
+        // 8..12, the next hop, is unknown.
+        // One of both, since a packet is seen coming in or going out.
+        let interface = |index| u16::try_from(index).unwrap_or(UNKNOWN_INTERFACE);
+        to[12..14].copy_from_slice(&interface(key.ingress()).to_be_bytes());
+        to[14..16].copy_from_slice(&interface(key.egress()).to_be_bytes());
         to[16..20].copy_from_slice(&packets.to_be_bytes());
         to[20..24].copy_from_slice(&octets.to_be_bytes());
         // 24..32: the times, when those of the header are known.

@@ -7,7 +7,7 @@ use aya::programs::ProgramError;
 use super::SummaryError;
 use crate::{
     adaptive::runtime::RunTimeError,
-    attach::{AttachError, FactsError, LookupError, PromiscError},
+    attach::{AttachError, FactsError, LookupError, PromiscError, TcError},
     control::ControlError,
     export::ExportError,
     host::HostError,
@@ -63,6 +63,15 @@ pub enum RunError {
     /// The hook.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// The hook of traffic control.
+    #[error(transparent)]
+    Tc(#[from] TcError),
+    /// A mode of XDP where there is no XDP.
+    #[error("--xdp-mode says how to attach by --hook xdp: leave it out, or --hook tc")]
+    ModeOfTc,
+    /// Nothing goes out that could be a second time.
+    #[error("--dedup is about packets that come in and go out: give --egress too, or leave it out")]
+    DedupOfIngress,
     /// The packet socket.
     #[error(transparent)]
     Promisc(#[from] PromiscError),

@@ -24,6 +24,8 @@ pub struct InterfaceSummary {
     pub(super) name: String,
     pub(super) ifindex: u32,
     pub(super) mode: String,
+    /// Whether what goes out is counted too.
+    pub(super) egress: bool,
     pub(super) frags: bool,
     /// Whether VLAN tags were read that stand beside packets.
     pub(super) vlan_metadata: bool,
@@ -148,11 +150,12 @@ impl Summary {
         for interface in &self.interfaces {
             let counters = &interface.counters;
             eprintln!(
-                "{} ({}{}): {} packets received; lost before the hook: {} missed, {} no buffer; \
+                "{} ({}{}{}): {} packets received; lost before the hook: {} missed, {} no buffer; \
              {} errors, {} dropped by driver or stack",
                 interface.name,
                 interface.mode,
                 tags_from(interface.vlan_metadata),
+                if interface.egress { ", both ways" } else { "" },
                 counters.rx_packets,
                 counters.rx_missed,
                 counters.rx_fifo_errors,

@@ -298,6 +298,8 @@ pub type NamedMap<'a> = (&'static str, BorrowedFd<'a>);
 pub struct Totals {
     /// At the hook's entry.
     pub seen: Tally,
+    /// What of it went out.
+    pub seen_out: Tally,
     /// Skipped by sampling.
     pub unsampled: Tally,
     /// In a flow.
@@ -550,6 +552,7 @@ impl Shared {
         for id in partitions {
             let cpu = self.cpu(id);
             add(&mut totals.seen, cpu.seen);
+            add(&mut totals.seen_out, cpu.seen_out);
             add(&mut totals.unsampled, cpu.unsampled);
             add(&mut totals.accounted, cpu.accounted);
             totals.accounted_ip_octets += cpu.accounted_ip_octets;

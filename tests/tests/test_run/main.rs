@@ -11,3 +11,4 @@ mod room;
 mod same_parser;
 mod sampling;
 mod shadow;
+mod super_frames;

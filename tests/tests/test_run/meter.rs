@@ -5,8 +5,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use aya::programs::{TestRun, TestRunOptions};
+use aya::programs::{ProgramError, TestRun, TestRunOptions};
 use flowprobe::{
+    attach::{LinkLayer, Way},
     clock::Clock,
     ledger::Ledger,
     load::{Kernel, OBJECT, Options},
@@ -77,6 +78,7 @@ pub(crate) const SMALL: Options<'static> = Options {
     sample_key: 0,
     shadow: None,
     tunnels: Tunnels::OUTER,
+    dedup: &[],
 };
 
 /// Index of the loopback interface, which test runs come in on.
@@ -157,6 +159,49 @@ impl Meter {
     /// Runs a frame through the program.
     pub(crate) fn run(&mut self, frame: &[u8]) {
         self.run_many(frame, false, 1);
+    }
+
+    /// Runs a frame through an entry of traffic control, as a buffer that is `segments` packets with
+    /// payloads of `size` octets, where these are not 0.
+    ///
+    /// False where the kernel makes no buffer of such a frame: it refuses some that are too short for
+    /// what they say they are.
+    pub(crate) fn run_tc(&mut self, way: Way, frame: &[u8], segments: u32, size: u32) -> bool {
+        // Ethernet, and the header of IPv6.
+        const SHORT: usize = 14 + 40;
+        // linux/bpf.h: struct __sk_buff.
+        const GSO_SEGS: usize = 164;
+        const GSO_SIZE: usize = 176;
+        let mut context = [0; 192];
+        context[GSO_SEGS..][..4].copy_from_slice(&segments.to_ne_bytes());
+        context[GSO_SIZE..][..4].copy_from_slice(&size.to_ne_bytes());
+        let mut out = vec![0; frame.len()];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::new()
+        };
+        let program = self
+            .kernel
+            .tc(way, LinkLayer::Ethernet)
+            .expect("the program");
+        let result = match program.test_run(options) {
+            Err(ProgramError::SyscallError(refused))
+                if refused.io_error.raw_os_error() == Some(libc::EINVAL) && frame.len() < SHORT =>
+            {
+                return false;
+            }
+            result => result.expect("BPF_PROG_TEST_RUN"),
+        };
+        // TC_ACT_UNSPEC: whoever comes next decides.
+        assert_eq!(
+            result.return_value.cast_signed(),
+            -1,
+            "a packet's fate was changed"
+        );
+        assert_eq!(out, frame, "a packet was changed");
+        true
     }
 
     /// Runs a frame through either program, `repeat` times.

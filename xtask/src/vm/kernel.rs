@@ -54,6 +54,15 @@ impl Kernel {
         files(&kept)
     }
 
+    /// Whether traffic control has links there (TCX, since 6.6).
+    pub(crate) fn has_tcx(&self) -> bool {
+        let mut numbers = self.series.split('.').map(str::parse::<u32>);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 6),
+            _ => false,
+        }
+    }
+
     /// Where it is kept.
     pub(crate) fn directory(&self) -> PathBuf {
         cache::directory().join("kernels").join(self.series)

@@ -101,7 +101,7 @@ pub(crate) fn meter(guest: &mut Guest, cpus: usize, object: Option<&str>) -> Res
         // The table has to have room for a CPU that comes later.
         guest.run(&format!("echo 0 > {}", online(last)))?;
     }
-    start(guest, object)?;
+    start(guest, "--xdp-mode native", object)?;
     let mut traffic = Traffic::new(guest)?;
     traffic.rounds(guest, ROUNDS)?;
     let leaves = if hotplug {
@@ -117,7 +117,7 @@ pub(crate) fn meter(guest: &mut Guest, cpus: usize, object: Option<&str>) -> Res
         .collect();
 
     let (summary, flows) = stop(guest)?;
-    traffic.compare(guest, &summary, &flows)?;
+    traffic.compare(guest, "native", &summary, &flows)?;
     ensure!(
         by_cpu.iter().all(|packets| *packets > 0),
         "not every CPU had packets: {by_cpu:?}"
@@ -132,15 +132,38 @@ pub(crate) fn meter(guest: &mut Guest, cpus: usize, object: Option<&str>) -> Res
     })
 }
 
+/// Meters by traffic control what comes in, and compares. Returns how many packets that were.
+pub(crate) fn meter_tc(guest: &mut Guest, object: Option<&str>) -> Result<u64> {
+    start(guest, "--hook tc --egress", object)?;
+    let mut traffic = Traffic::new(guest)?;
+    traffic.rounds(guest, ROUNDS)?;
+    let (summary, flows) = stop(guest)?;
+    traffic.compare(guest, "tc", &summary, &flows)?;
+    Ok(traffic.sent())
+}
+
+/// A kernel without TCX meters by XDP only, and says so in one line.
+pub(crate) fn refuse_tc(guest: &mut Guest) -> Result<String> {
+    let interface = Guest::INTERFACE;
+    let (status, said) = guest.status(&format!(
+        "flowprobe run -i {interface} --egress --log error"
+    ))?;
+    ensure!(
+        status != 0 && said.lines().count() == 1 && said.contains("since Linux 6.6"),
+        "one line that says what is missing, and not (status {status}):\n{said}"
+    );
+    Ok(said)
+}
+
 fn online(cpu: usize) -> String {
     format!("/sys/devices/system/cpu/cpu{cpu}/online")
 }
 
 /// Starts flowprobe and waits until it meters.
-fn start(guest: &mut Guest, object: Option<&str>) -> Result<()> {
+fn start(guest: &mut Guest, options: &str, object: Option<&str>) -> Result<()> {
     let object = object.map_or_else(String::new, |path| format!("--object {path}"));
     guest.run(&format!(
-        "flowprobe run -i {} --xdp-mode native --output json --summary /tmp/summary {object} \
+        "flowprobe run -i {} {options} --output json --summary /tmp/summary {object} \
          > /tmp/flows 2> /tmp/log & probe=$!",
         Guest::INTERFACE
     ))?;
@@ -217,10 +240,12 @@ struct Traffic {
     sender: Sender,
     packets: Vec<Packet>,
     rounds: u64,
+    /// What the guest had received before.
+    before: u64,
 }
 
 impl Traffic {
-    fn new(guest: &Guest) -> Result<Self> {
+    fn new(guest: &mut Guest) -> Result<Self> {
         let mut packets = mix();
         // Their flow depends on whether the first fragment was on the same CPU, and that changes
         // when CPUs leave.
@@ -240,6 +265,7 @@ impl Traffic {
             sender: Sender::new(&guest.network, Guest::WIRE)?,
             packets,
             rounds: 0,
+            before: guest.received()?,
         })
     }
 
@@ -266,7 +292,7 @@ impl Traffic {
             let sent = self.rounds * frames.len() as u64;
             let deadline = Instant::now() + PATIENCE;
             loop {
-                let received = guest.received()?;
+                let received = guest.received()? - self.before;
                 if received >= sent {
                     break;
                 }
@@ -282,20 +308,26 @@ impl Traffic {
     }
 
     /// Everything that was sent is in the ledger, and in its flow, to the octet.
-    fn compare(&self, guest: &mut Guest, summary: &Summary, flows: &[Flow]) -> Result<()> {
+    fn compare(
+        &self,
+        guest: &mut Guest,
+        mode: &str,
+        summary: &Summary,
+        flows: &[Flow],
+    ) -> Result<()> {
         let errors = summary.ledger.errors();
         ensure!(errors.is_empty(), "{}\n{summary:#?}", errors.join("\n"));
         let [port] = &summary.interfaces[..] else {
             anyhow::bail!("one interface: {summary:#?}");
         };
-        ensure!(port.mode == "native", "attached {}", port.mode);
+        ensure!(port.mode == mode, "attached {}", port.mode);
         let octets: usize = self.packets.iter().map(|packet| packet.frame.len()).sum();
         let all = Tally {
             packets: self.sent(),
             octets: octets as u64 * self.rounds,
         };
         let seen = summary.ledger.seen;
-        let received = guest.received()?;
+        let received = guest.received()? - self.before;
         let wire = guest.network.counters(Guest::WIRE)?;
         ensure!(
             seen == all && received == all.packets && port.rx_packets == all.packets,

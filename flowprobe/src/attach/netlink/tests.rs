@@ -39,6 +39,10 @@ fn a_real_answer_is_read_in_full() {
         link,
         LinkInfo {
             index: 2,
+            hardware: 1,
+            // Its peer, here or elsewhere.
+            lower: link.lower,
+            lower_is_elsewhere: link.lower_is_elsewhere,
             // As `ip link` printed: UP, LOWER_UP, BROADCAST, MULTICAST, here with RUNNING
             // and, from the bridge, PROMISC and ALLMULTI inside the kernel only.
             flags: link.flags,

@@ -31,10 +31,11 @@ pub(crate) fn expected(record: &FlowRecord, element: u16) -> Vec<u8> {
         6 => vec![marks.tcp_flags],
         7 => key.source_port().to_be_bytes().to_vec(),
         8 | 27 => address(key.source()),
-        10 => key.ifindex().to_be_bytes().to_vec(),
+        10 if key.is_egress() => vec![0; 4],
+        14 if !key.is_egress() => vec![0; 4],
+        10 | 14 => key.ifindex().to_be_bytes().to_vec(),
         11 => key.destination_port().to_be_bytes().to_vec(),
         12 | 28 => address(key.destination()),
-        14 => vec![0; 4],
         31 => marks.flow_label.to_be_bytes().to_vec(),
         32 | 139 if key.protocol() == if v6 { 58 } else { 1 } => {
             key.destination_port().to_be_bytes().to_vec()
@@ -47,7 +48,7 @@ pub(crate) fn expected(record: &FlowRecord, element: u16) -> Vec<u8> {
         58 | 243 => key.vlan().to_be_bytes().to_vec(),
         59 | 245 => around.inner_vlans[0].to_be_bytes().to_vec(),
         60 => vec![if v6 { 6 } else { 4 }],
-        61 => vec![0],
+        61 => vec![key.is_egress().into()],
         64 | 208 => marks.options.to_be_bytes().to_vec(),
         70..=75 => around.label_stack[usize::from(element) - 70].to_be_bytes()[1..].to_vec(),
         80 => record.destination_mac.to_vec(),

@@ -108,12 +108,12 @@ fn assert_flow(record: &FlowSet, clock: Clock, flow: &FlowRecord) {
     assert_eq!(IpAddr::from(record.src_addr), key.source());
     assert_eq!(IpAddr::from(record.dst_addr), key.destination());
     assert_eq!(record.next_hop, Ipv4Addr::UNSPECIFIED);
-    let ifindex = key.ifindex();
-    assert_eq!(
-        u32::from(record.input),
-        if ifindex < 65536 { ifindex } else { 0 }
-    );
-    assert_eq!(record.output, 0);
+    let ifindex = u16::try_from(key.ifindex()).unwrap_or(0);
+    let ways = match key.is_egress() {
+        true => (0, ifindex),
+        false => (ifindex, 0),
+    };
+    assert_eq!((record.input, record.output), ways);
     assert_eq!(clock.unix_ms(record.first), flow.start_ms);
     assert_eq!(clock.unix_ms(record.last), flow.end_ms);
     assert_eq!(record.src_port, key.source_port());

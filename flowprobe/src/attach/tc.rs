@@ -1,0 +1,234 @@
+//! A program at a hook of traffic control, held by a bpf_link (TCX, since 6.6).
+//!
+//! As with XDP, the link says whose the program is and goes with its last descriptor. Other than XDP,
+//! the hook takes many programs. Ours is put in front of those that are there: what one of them drops
+//! or redirects is counted, and ours leaves each verdict to them.
+
+use std::{
+    fmt, io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    str::FromStr,
+};
+
+use super::interface::{FactsError, Interface};
+use crate::bpf;
+
+// linux/if_arp.h.
+const ARPHRD_ETHER: u16 = 1;
+const ARPHRD_PPP: u16 = 512;
+const ARPHRD_RAWIP: u16 = 519;
+const ARPHRD_TUNNEL: u16 = 768;
+const ARPHRD_TUNNEL6: u16 = 769;
+const ARPHRD_LOOPBACK: u16 = 772;
+const ARPHRD_NONE: u16 = 0xfffe;
+
+/// Where packets are counted as they come in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hook {
+    /// Before anything else.
+    #[default]
+    Xdp,
+    /// In traffic control, when the packet is a socket buffer.
+    Tc,
+}
+
+/// A hook that there is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the hook is one of xdp, tc")]
+pub struct UnknownHook;
+
+impl FromStr for Hook {
+    type Err = UnknownHook;
+
+    fn from_str(text: &str) -> Result<Self, UnknownHook> {
+        match text {
+            "xdp" => Ok(Self::Xdp),
+            "tc" => Ok(Self::Tc),
+            _ => Err(UnknownHook),
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Xdp => "xdp",
+            Self::Tc => "tc",
+        })
+    }
+}
+
+/// Which packets of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Those that come in.
+    In,
+    /// Those that go out.
+    Out,
+}
+
+/// What the packets of an interface begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkLayer {
+    /// A header of Ethernet.
+    Ethernet,
+    /// IP at once.
+    None,
+}
+
+impl LinkLayer {
+    /// That of interfaces of this hardware type (ARPHRD_*), where it is one of these.
+    ///
+    /// Left out are tunnels whose driver leaves the packet around it in front (GRE, SIT).
+    #[must_use]
+    pub fn of(hardware: u16) -> Option<Self> {
+        match hardware {
+            ARPHRD_ETHER | ARPHRD_LOOPBACK => Some(Self::Ethernet),
+            ARPHRD_NONE | ARPHRD_PPP | ARPHRD_RAWIP | ARPHRD_TUNNEL | ARPHRD_TUNNEL6 => {
+                Some(Self::None)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Why a program of traffic control was not attached.
+#[derive(Debug, thiserror::Error)]
+pub enum TcError {
+    /// No frames that the program knows how to read.
+    #[error(
+        "{interface} has frames of a kind that is not known (ARPHRD {hardware}): meter the \
+         interface below or above it (`ip -d link show dev {interface}`)"
+    )]
+    LinkLayer {
+        /// Name.
+        interface: String,
+        /// ARPHRD_*.
+        hardware: u16,
+    },
+    /// Not Ethernet.
+    #[error(
+        "{interface} has no Ethernet frames, and XDP is for those: --hook tc meters its packets"
+    )]
+    NotForXdp {
+        /// Name.
+        interface: String,
+    },
+    /// The kernel is too old, or made without.
+    #[error(
+        "this kernel has no TCX, which --hook tc and --egress attach by on {interface}: it is there \
+         since Linux 6.6 (CONFIG_NET_XGRESS)"
+    )]
+    NoTcx {
+        /// Name.
+        interface: String,
+    },
+    /// All places are taken.
+    #[error(
+        "{interface} has as many programs of traffic control as the kernel takes: see \
+         `bpftool net show dev {interface}`"
+    )]
+    Full {
+        /// Name.
+        interface: String,
+    },
+    /// Not allowed.
+    #[error(
+        "the kernel forbids attaching to {interface}: CAP_BPF and CAP_NET_ADMIN are needed in the \
+         network namespace's owner; run with sudo"
+    )]
+    Denied {
+        /// Name.
+        interface: String,
+    },
+    /// The interface went away.
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+    /// Anything else.
+    #[error("attaching to {interface} in traffic control failed: {source}")]
+    Kernel {
+        /// Name.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// A program of traffic control on an interface. Dropping it detaches.
+#[derive(Debug)]
+pub struct Tc {
+    link: OwnedFd,
+}
+
+impl Drop for Tc {
+    fn drop(&mut self) {
+        // As for XDP: a child between fork and exec may have a copy of the descriptor.
+        let _closes_anyway = bpf::detach(self.link.as_fd());
+    }
+}
+
+impl Tc {
+    /// Attaches in front of all others.
+    ///
+    /// # Errors
+    /// See [`TcError`]; nothing is attached then.
+    pub fn new(interface: &Interface, program: BorrowedFd<'_>, way: Way) -> Result<Self, TcError> {
+        match bpf::link_tcx(program, interface.index, way == Way::Out) {
+            Ok(link) => Ok(Self { link }),
+            Err(error) => Err(explain(interface, error)),
+        }
+    }
+}
+
+fn explain(interface: &Interface, source: io::Error) -> TcError {
+    let interface = interface.name.clone();
+    match source.raw_os_error() {
+        // An attach type that the kernel does not know, or has no code for.
+        Some(libc::EINVAL) => TcError::NoTcx { interface },
+        // kernel/bpf/mprog.c: BPF_MPROG_MAX.
+        Some(libc::ERANGE) => TcError::Full { interface },
+        Some(libc::EPERM | libc::EACCES) => TcError::Denied { interface },
+        Some(libc::ENODEV) => TcError::Facts(FactsError::Gone(interface)),
+        _ => TcError::Kernel { interface, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_packets_begin_with_is_known_or_refused() {
+        // linux/if_arp.h: Ethernet, loopback; tun and WireGuard, PPP.
+        for (hardware, layer) in [
+            (1, Some(LinkLayer::Ethernet)),
+            (772, Some(LinkLayer::Ethernet)),
+            (0xfffe, Some(LinkLayer::None)),
+            (512, Some(LinkLayer::None)),
+            // InfiniBand, GRE, SIT, monitor mode.
+            (32, None),
+            (778, None),
+            (776, None),
+            (803, None),
+        ] {
+            assert_eq!(LinkLayer::of(hardware), layer, "{hardware}");
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        let interface = Interface {
+            name: "wg0".to_owned(),
+            index: 3,
+        };
+        let said = |errno| explain(&interface, io::Error::from_raw_os_error(errno)).to_string();
+        assert!(said(libc::EINVAL).contains("since Linux 6.6"));
+        assert!(said(libc::ERANGE).contains("`bpftool net show dev wg0`"));
+        assert!(said(libc::EPERM).contains("run with sudo"));
+        assert!(said(libc::ENODEV).contains("wg0 has gone away"));
+        for errno in [libc::EINVAL, libc::ERANGE, libc::EPERM, libc::EIO] {
+            let line = said(errno);
+            assert!(!line.contains("  ") && !line.contains('\n'), "{line}");
+        }
+    }
+}
