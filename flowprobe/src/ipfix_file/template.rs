@@ -180,10 +180,10 @@ impl Template {
             rest = after;
             match value.counts {
                 Some(Counted::Octets) => {
-                    volume.octets = volume.octets.saturating_add(unsigned(octets))
+                    volume.octets = volume.octets.saturating_add(unsigned(octets));
                 }
                 Some(Counted::Packets) => {
-                    volume.packets = volume.packets.saturating_add(unsigned(octets))
+                    volume.packets = volume.packets.saturating_add(unsigned(octets));
                 }
                 None => {}
             }
