@@ -113,7 +113,10 @@ pub(super) fn merge(
     for setting in file.settings {
         let key = keys.find(&setting.key).expect("the file has been checked");
         if key.option_of(of).is_none() {
-            origin.idle.push(setting);
+            // A switch that is off does nothing anywhere.
+            if !matches!(setting.item, Item::Switch(false)) {
+                origin.idle.push(setting);
+            }
             continue;
         }
         let wins = |other: &&Key| other.name == key.name || exclude(other, key);
