@@ -83,13 +83,17 @@ impl Carrier {
 
     /// What stands before the outermost IP header.
     fn outermost(packet: &Dissected, carrier: &[String]) -> Result<Self, Case> {
-        // Wireshark's numbers: Ethernet; raw IP, IPv4, IPv6; NULL and LOOP; SLL; SLL2.
+        // Wireshark's numbers: Ethernet; raw IP, IPv4, IPv6; NULL and LOOP; SLL; SLL2; frame relay with
+        // NLPID; Cisco HDLC; IP over InfiniBand.
         let (octets, name) = match packet.encapsulation {
             Some(1) => (14, "eth"),
             Some(7 | 129 | 130) => (0, "raw"),
             Some(15) => (4, "null"),
             Some(25) => (16, "sll"),
             Some(210) => (20, "sll"),
+            Some(26) => (4, "fr"),
+            Some(28) => (4, "chdlc"),
+            Some(180) => (44, "ipoib"),
             _ => return Err(Case::Carrier),
         };
         let layers = names(carrier);
