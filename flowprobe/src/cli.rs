@@ -281,7 +281,8 @@ pub struct Export {
 
     /// Where flows wait for collectors of tcp://, tls:// and sctp:// that are away, or for
     /// a group that fails over and of which none is there, once half of --export-queue is
-    /// full of them, and at the end; they are sent when one is back, or by the next run
+    /// full of them (three quarters, for one that is too slow), and at the end; they are
+    /// sent when one is back, or by the next run
     #[arg(long, value_name = "DIRECTORY")]
     pub spool: Option<PathBuf>,
 

@@ -3,7 +3,7 @@
 //! ```text
 //! seen      = unsampled + ignored(by reason) + accounted + lost(by reason)
 //! accounted = exported + still held (kernel tables, rings, userspace table)
-//! exported  = sent + dropped(by reason), for each collector
+//! exported  = sent + queued + spooled + dropped(by reason), for each collector
 //! ```
 //!
 //! `seen` is counted at the hook's entry, or as a packet is read from a capture, and never derived. Octets of the first line are those
