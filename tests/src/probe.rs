@@ -6,7 +6,7 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -192,6 +192,30 @@ impl Probe {
                     )
                 }
                 Err(RecvTimeoutError::Disconnected) => {
+                    let status = self.child.wait()?;
+                    bail!("flowprobe ended, {status}:\n{}", self.seen_log.join("\n"))
+                }
+            }
+        }
+    }
+
+    /// Whether it has logged `text` by now, in a line that nobody has waited for yet.
+    ///
+    /// # Errors
+    ///
+    /// It has ended.
+    pub fn has_logged(&mut self, text: &str) -> Result<bool> {
+        loop {
+            match self.log.try_recv() {
+                Ok(line) => {
+                    let found = line.contains(text);
+                    self.seen_log.push(line);
+                    if found {
+                        return Ok(true);
+                    }
+                }
+                Err(TryRecvError::Empty) => return Ok(false),
+                Err(TryRecvError::Disconnected) => {
                     let status = self.child.wait()?;
                     bail!("flowprobe ended, {status}:\n{}", self.seen_log.join("\n"))
                 }

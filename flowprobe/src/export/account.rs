@@ -102,6 +102,11 @@ impl Account {
         }
     }
 
+    /// Records that the queue has room for when it is empty.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Records that still fit into the queue; `None` if it takes no more.
     pub(super) fn room(&self) -> Option<usize> {
         match self.closed {

@@ -139,6 +139,8 @@ pub(in crate::export) struct Run {
     pub(in crate::export) class: usize,
     /// How many, as far as was asked.
     pub(in crate::export) records: usize,
+    /// That is, up to so many.
+    pub(in crate::export) enough: usize,
     /// Since when the oldest waits.
     pub(in crate::export) since: Instant,
     /// No more will come: a change of the rate is behind them.
@@ -228,6 +230,7 @@ impl Lane {
         Some(Run {
             class,
             records: records.min(enough),
+            enough,
             since,
             complete: matches!(self.items.get(batches), Some(Item::Change(_))),
         })

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::export::{account::Run, link::Link};
 
-/// A message that is not full waits no longer than this for more records.
+/// A message that is not full waits no longer than this for more records (see `Sender::worth_sending`).
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
 /// How long a full socket is tried before its message is dropped.
 const BUSY_LIMIT: Duration = Duration::from_secs(1);
@@ -51,7 +51,7 @@ impl<L: Link> Sender<L> {
         let now = self.wire.now.at;
         let first = {
             let account = self.wire.outlet.account();
-            let runs = account.runs(self.full_message);
+            let runs = account.runs(self.worth_sending(account.capacity()));
             // Of those that may go, the one that waits for longest, so that none waits for
             // records that came later.
             runs.min_by_key(|run| (self.ripe_at(run).max(now), run.since))
@@ -76,9 +76,14 @@ impl<L: Link> Sender<L> {
         Ok(self.wire.load(run.class, records, most))
     }
 
+    /// Records that do not wait for more: a message of them, or what a small queue must not be full of.
+    fn worth_sending(&self, capacity: usize) -> usize {
+        self.full_message.min(capacity / 4).max(1)
+    }
+
     /// Until when a message of `run` waits for more records.
     pub(super) fn ripe_at(&self, run: &Run) -> Instant {
-        let more_may_come = run.records < self.full_message && !run.complete;
+        let more_may_come = run.records < run.enough && !run.complete;
         if more_may_come && matches!(self.ending, Ending::No) {
             run.since + FLUSH_AFTER
         } else {

@@ -402,6 +402,18 @@ fn a_few_flows_wait_a_second_for_more() {
 }
 
 #[test]
+fn a_small_queue_does_not_fill_while_a_message_waits_for_more() {
+    let mut bench = Bench::new(|settings| settings.queue = 12);
+    bench.run(10);
+    bench.send(many(2));
+    bench.run(500);
+    assert_eq!(bench.collected().flows(), 0);
+    bench.send(many(1));
+    bench.run(1);
+    assert_eq!(bench.collected().flows(), 3, "a quarter of the queue");
+}
+
+#[test]
 fn pacing_bounds_what_a_collector_gets_in_a_second() {
     let mut bench = Bench::new(|settings| settings.export_rate = 1000);
     bench.send(many(10_000));
