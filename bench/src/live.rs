@@ -5,8 +5,10 @@
 //! truth: what of that is in no record is lost. The generator and all that the kernel does with a frame
 //! until it is metered are on one CPU, the exporter and the collector on another.
 
+pub(crate) mod bypass;
 mod collector;
 mod cost;
+pub(crate) mod ring;
 mod subject;
 
 use std::{
@@ -25,6 +27,7 @@ use flowprobe_tests::{
 };
 use serde_json::{Value, json};
 
+pub(crate) use self::{bypass::AfxdpArgs, ring::RingArgs};
 use self::{
     collector::Collector,
     cost::Cost,
@@ -93,76 +96,105 @@ impl Run {
     }
 }
 
+/// What is compared, and how.
+struct Plan<'a> {
+    subjects: Vec<Subject>,
+    flows: &'a [u32],
+    rates: &'a [u64],
+    packets: u64,
+    rounds: u32,
+    cpu: usize,
+    exporter_cpu: usize,
+    json: bool,
+}
+
 pub(crate) fn run(args: &LiveArgs) -> Result<()> {
-    for flows in &args.flows {
+    let plan = Plan {
+        subjects: chosen(Subject::exporters(), &args.only)?,
+        flows: &args.flows,
+        rates: &args.rates,
+        packets: args.packets,
+        rounds: args.rounds,
+        cpu: args.cpu,
+        exporter_cpu: args.exporter_cpu,
+        json: args.json,
+    };
+    compare(&plan)
+}
+
+/// Those that are named, or all.
+fn chosen(subjects: Vec<Subject>, only: &[String]) -> Result<Vec<Subject>> {
+    for name in only {
+        let known = subjects.iter().any(|subject| subject.name == name);
+        ensure!(known, "--only {name}: there is no such thing here");
+    }
+    let is_chosen = |subject: &Subject| only.is_empty() || only.iter().any(|n| n == subject.name);
+    Ok(subjects.into_iter().filter(is_chosen).collect())
+}
+
+fn compare(plan: &Plan<'_>) -> Result<()> {
+    for flows in plan.flows {
         ensure!(flows.is_power_of_two(), "{flows} flows: not a power of two");
     }
-    let subjects: Vec<Subject> = Subject::all()
-        .into_iter()
-        .filter(|subject| args.only.is_empty() || args.only.iter().any(|name| name == subject.name))
-        .collect();
-    ensure!(!subjects.is_empty(), "--only: there is no such exporter");
     // What is started stays there.
-    settle(args.exporter_cpu, 0)?;
+    settle(plan.exporter_cpu, 0)?;
     let window = Window::new().context("run time of BPF programs")?;
     let mut cases = Vec::new();
-    for &flows in &args.flows {
-        for &rate in &args.rates {
-            let packets = args
-                .packets
-                .max(8 * u64::from(flows))
-                .next_multiple_of(STEP);
+    for &flows in plan.flows {
+        for &rate in plan.rates {
+            let packets = plan.packets.max(8 * u64::from(flows));
+            let packets = packets.next_multiple_of(STEP.max(flows.into()));
             let load = Load {
                 flows,
                 rate,
-                packets: packets.next_multiple_of(flows.into()),
+                packets,
             };
-            let mut results: Vec<(&Subject, Vec<Run>)> = Vec::new();
-            for round in 0..args.rounds {
-                for (at, subject) in subjects.iter().enumerate() {
-                    if round == 0 {
-                        results.push((subject, Vec::new()));
-                    }
-                    if !subject.is_installed() {
-                        continue;
-                    }
-                    let run = meter(args, &load, subject, false);
-                    let run = run.with_context(|| format!("{}, {flows} flows", subject.name))?;
-                    results[at].1.push(run);
-                }
-            }
-            let mut case = Vec::new();
-            for (subject, runs) in results {
-                let mut program = Vec::new();
-                if subject.has_program && !runs.is_empty() {
-                    for _ in 0..args.rounds {
-                        program.extend(meter(args, &load, subject, true)?.program);
-                    }
-                }
-                let own = |(times, seconds): &(u64, f64)| {
-                    let own = seconds - *times as f64 * window.overhead_ns() / 1e9;
-                    own.max(0.0) * 1e6 / (*times).max(1) as f64
-                };
-                let mut program: Vec<f64> = program.iter().map(own).collect();
-                program.sort_unstable_by(f64::total_cmp);
-                let program = program.get(program.len() / 2).copied();
-                case.push(summary(subject, &runs, program));
-            }
-            if !args.json {
+            let case = case(plan, &load, &window)?;
+            if !plan.json {
                 print(&load, &case);
             }
             cases.push(json!({
-                "flows": flows, "rate": rate, "packets": load.packets, "exporters": case,
+                "flows": flows, "rate": rate, "packets": packets, "results": case,
             }));
         }
     }
-    if args.json {
+    if plan.json {
         println!(
             "{}",
             serde_json::to_string_pretty(&json!({ "cases": cases }))?
         );
     }
     Ok(())
+}
+
+/// All on the same load, in turns.
+fn case(plan: &Plan<'_>, load: &Load, window: &Window) -> Result<Vec<Value>> {
+    let mut runs: Vec<Vec<Run>> = plan.subjects.iter().map(|_| Vec::new()).collect();
+    let mut programs: Vec<Vec<f64>> = plan.subjects.iter().map(|_| Vec::new()).collect();
+    for _ in 0..plan.rounds {
+        for (at, subject) in plan.subjects.iter().enumerate() {
+            if !subject.is_installed() {
+                continue;
+            }
+            let told = || format!("{}, {} flows", subject.name, load.flows);
+            runs[at].push(meter(plan.cpu, load, subject, false).with_context(told)?);
+            if !subject.has_program {
+                continue;
+            }
+            let counted = meter(plan.cpu, load, subject, true).with_context(told)?;
+            if let Some((times, seconds)) = counted.program {
+                let own = seconds - times as f64 * window.overhead_ns() / 1e9;
+                programs[at].push(own.max(0.0) * 1e6 / times.max(1) as f64);
+            }
+        }
+    }
+    let summaries = plan.subjects.iter().zip(&runs).zip(&mut programs);
+    Ok(summaries
+        .map(|((subject, runs), programs)| {
+            programs.sort_unstable_by(f64::total_cmp);
+            summary(subject, runs, programs.get(programs.len() / 2).copied())
+        })
+        .collect())
 }
 
 /// What is sent.
@@ -173,7 +205,7 @@ struct Load {
 }
 
 /// Has an exporter meter the load; `counted` asks the kernel what its program takes, which costs.
-fn meter(args: &LiveArgs, load: &Load, subject: &Subject, counted: bool) -> Result<Run> {
+fn meter(cpu: usize, load: &Load, subject: &Subject, counted: bool) -> Result<Run> {
     let pair = Pair::new(Wire::default())?;
     // A veth takes live frames where its peer has a program of XDP, or GRO.
     let status = pair
@@ -191,7 +223,7 @@ fn meter(args: &LiveArgs, load: &Load, subject: &Subject, counted: bool) -> Resu
     let received = || anyhow::Ok(pair.sensor.counters(Pair::SENSOR)?.rx_packets);
     let before = received()?;
     let idle = exporter.as_ref().map(Running::cost).transpose()?;
-    let (sender_s, seconds) = send(args.cpu, &pair, &live, load)?;
+    let (sender_s, seconds) = send(cpu, &pair, &live, load)?;
     // What waits in sockets is read, and flows are over.
     let end = Instant::now() + 3 * Duration::from_secs(subject::IDLE.into());
     thread::sleep(Duration::from_millis(500));

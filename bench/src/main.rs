@@ -33,6 +33,10 @@ enum Benchmark {
     Table(table::TableArgs),
     Pcap(pcap::PcapArgs),
     Live(live::LiveArgs),
+    Afxdp(live::AfxdpArgs),
+    /// What `afxdp` starts
+    #[command(hide = true)]
+    PacketRing(live::RingArgs),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +47,8 @@ fn main() -> ExitCode {
         Benchmark::Table(args) => table::run(&args),
         Benchmark::Pcap(args) => pcap::run(&args),
         Benchmark::Live(args) => live::run(&args),
+        Benchmark::Afxdp(args) => live::bypass::run(&args),
+        Benchmark::PacketRing(args) => live::ring::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

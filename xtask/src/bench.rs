@@ -35,6 +35,9 @@ enum Benchmark {
     /// flowprobe and other exporters on the same live traffic (as root)
     #[command(disable_help_flag = true)]
     Live(Rest),
+    /// What a packet costs with AF_XDP, beside other ways to meter it (as root)
+    #[command(disable_help_flag = true)]
+    Afxdp(Rest),
 }
 
 #[derive(clap::Args)]
@@ -59,11 +62,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Benchmark::Pcap(rest) => ("pcap", rest, None),
         // The objects are in the binary.
         Benchmark::Live(rest) => ("live", rest, None),
+        Benchmark::Afxdp(rest) => ("afxdp", rest, None),
     };
     let mut build = cargo();
     build.args(["build", "--quiet", "--locked", "--release"]);
     build.args(["--package", "flowprobe-bench"]);
-    if let Benchmark::Pcap(_) | Benchmark::Live(_) = &args.benchmark {
+    if let Benchmark::Pcap(_) | Benchmark::Live(_) | Benchmark::Afxdp(_) = &args.benchmark {
         build.args(["--package", "flowprobe"]);
     }
     workspace::run(&mut build)?;

@@ -2,6 +2,8 @@
 
 use std::{
     env, fs,
+    io::Read as _,
+    os::fd::OwnedFd,
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
@@ -10,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use flowprobe_tests::{
+    bpf::{attach_xdp, load_xdp, op},
     judges::Directory,
     netns::Netns,
     probe::{Probe, end_with_parent},
@@ -21,9 +24,12 @@ use super::cost::Cost;
 /// Idle and active timeout of all, in seconds: no flow is over before the end, and not all of these
 /// send what they have when they are told to stop.
 pub(super) const IDLE: u32 = 5;
-const ACTIVE: u32 = 120;
+pub(super) const ACTIVE: u32 = 120;
 /// Capture buffer of those that have one.
 const BUFFER_MIB: u32 = 256;
+
+/// Most flows that anybody has room for: flowprobe takes four gigabytes for them on two CPUs.
+const MOST_ROOM: u32 = 1 << 22;
 
 /// One that is compared.
 pub(super) struct Subject {
@@ -38,6 +44,10 @@ pub(super) struct Subject {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Nobody,
+    /// A program of XDP that drops all.
+    Drop,
+    /// See [`super::ring`].
+    Ring,
     Flowprobe(&'static [&'static str]),
     Softflowd,
     Fprobe,
@@ -46,28 +56,40 @@ enum Kind {
 }
 
 impl Subject {
-    /// All, in the order in which they take turns.
-    pub(super) fn all() -> Vec<Self> {
-        let of = |name, kind| Self {
+    fn of(name: &'static str, kind: Kind) -> Self {
+        Self {
             name,
             kind,
-            counts: kind != Kind::Nobody,
+            counts: !matches!(kind, Kind::Nobody | Kind::Drop),
             has_program: matches!(kind, Kind::Flowprobe(_)),
-        };
+        }
+    }
+
+    /// Exporters, in the order in which they take turns.
+    pub(super) fn exporters() -> Vec<Self> {
         vec![
-            of("nobody", Kind::Nobody),
-            of("flowprobe", Kind::Flowprobe(&[])),
-            of("softflowd", Kind::Softflowd),
-            of("fprobe", Kind::Fprobe),
-            of("pmacctd", Kind::Pmacctd),
-            of("nfpcapd", Kind::Nfpcapd),
+            Self::of("nobody", Kind::Nobody),
+            Self::of("flowprobe", Kind::Flowprobe(&[])),
+            Self::of("softflowd", Kind::Softflowd),
+            Self::of("fprobe", Kind::Fprobe),
+            Self::of("pmacctd", Kind::Pmacctd),
+            Self::of("nfpcapd", Kind::Nfpcapd),
+        ]
+    }
+
+    /// Ways to get at packets.
+    pub(super) fn ways() -> Vec<Self> {
+        vec![
+            Self::of("XDP_DROP", Kind::Drop),
+            Self::of("packet ring", Kind::Ring),
+            Self::of("xdp", Kind::Flowprobe(&[])),
         ]
     }
 
     /// Whether it can be run here.
     pub(super) fn is_installed(&self) -> bool {
         let program = match self.kind {
-            Kind::Nobody | Kind::Flowprobe(_) => return true,
+            Kind::Nobody | Kind::Drop | Kind::Ring | Kind::Flowprobe(_) => return true,
             _ => self.name,
         };
         let path = env::var_os("PATH").unwrap_or_default();
@@ -79,15 +101,28 @@ impl Subject {
     /// Starts it on the sensor's interface, exporting to `port`.
     pub(super) fn start(&self, sensor: &Netns, port: u16, flows: u32) -> Result<Option<Running>> {
         let directory = Directory::new(&format!("{}-{}", sensor.name(), self.name))?;
-        let room = (2 * flows).max(1 << 16);
+        let room = (2 * flows).clamp(1 << 16, MOST_ROOM);
         let process = match self.kind {
             Kind::Nobody => return Ok(None),
+            Kind::Drop => {
+                let all = [op(0xb7, 0, 0, 0, 1), op(0x95, 0, 0, 0, 0)];
+                let program = load_xdp("drop", &all)?;
+                let index = sensor.index(Pair::SENSOR)?;
+                let link = sensor.run(|| attach_xdp(&program, index))??;
+                Process::Program(link)
+            }
+            Kind::Ring => {
+                let mut command = sensor.command(env::current_exe()?);
+                command.args(["packet-ring", "--interface", Pair::SENSOR, "--max-flows"]);
+                command.arg((2 * flows).to_string()).stdout(Stdio::piped());
+                Process::Other(start(command)?)
+            }
             Kind::Flowprobe(more) => Process::Flowprobe(flowprobe(sensor, port, room, more)?),
             _ => {
                 let line = self.command(&directory, port, room)?;
                 let mut words = line.split(' ');
                 let mut command = sensor.command(words.next().context("a command")?);
-                command.args(words);
+                command.args(words).stdout(Stdio::null());
                 Process::Other(start(command)?)
             }
         };
@@ -133,7 +168,7 @@ impl Subject {
                 "nfpcapd -i {interface} -w {} -B {room} -b {BUFFER_MIB} -s 128 -e {ACTIVE},{IDLE} -t 3600",
                 directory.path().display()
             ),
-            Kind::Nobody | Kind::Flowprobe(_) => unreachable!("it has no command of its own"),
+            _ => unreachable!("it has no command of its own"),
         })
     }
 }
@@ -160,10 +195,7 @@ fn flowprobe(sensor: &Netns, port: u16, room: u32, more: &[&str]) -> Result<Prob
 }
 
 fn start(mut command: Command) -> Result<Child> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stderr(Stdio::null());
     end_with_parent(&mut command);
     let mut child = command.spawn()?;
     // None of them says when it is ready.
@@ -175,6 +207,8 @@ fn start(mut command: Command) -> Result<Child> {
 }
 
 enum Process {
+    /// Attached for as long as this lives.
+    Program(OwnedFd),
     Flowprobe(Probe),
     Other(Child),
 }
@@ -187,16 +221,17 @@ pub(super) struct Running {
 }
 
 impl Running {
-    fn pid(&self) -> u32 {
+    fn pid(&self) -> Option<u32> {
         match &self.process {
-            Process::Flowprobe(probe) => probe.pid(),
-            Process::Other(child) => child.id(),
+            Process::Program(_) => None,
+            Process::Flowprobe(probe) => Some(probe.pid()),
+            Process::Other(child) => Some(child.id()),
         }
     }
 
     /// What it has taken so far.
     pub(super) fn cost(&self) -> Result<Cost> {
-        Cost::of_tree(self.pid())
+        self.pid().map_or(Ok(Cost::default()), Cost::of_tree)
     }
 
     /// Runs of its program, and the seconds that they took.
@@ -206,7 +241,7 @@ impl Running {
                 let (runs, ns) = probe.cost()?;
                 Some((runs, ns as f64 / 1e9))
             }
-            Process::Other(_) => None,
+            _ => None,
         })
     }
 
@@ -215,7 +250,9 @@ impl Running {
     pub(super) fn stop(self) -> Result<(Cost, Option<(u64, u64)>)> {
         let before = Cost::of_ended()?;
         let last = self.cost()?;
+        let mut said = String::new();
         match self.process {
+            Process::Program(link) => drop(link),
             Process::Flowprobe(probe) => {
                 let finished = probe.stop()?;
                 finished.summary.assert_balanced();
@@ -225,6 +262,9 @@ impl Running {
                 // SAFETY: a plain system call; the child is not waited for yet, so the number is its own.
                 let rc = unsafe { libc::kill(pid, libc::SIGINT) };
                 ensure!(rc == 0, "it is gone");
+                if let Some(mut output) = child.stdout.take() {
+                    output.read_to_string(&mut said)?;
+                }
                 child.wait()?;
             }
         }
@@ -236,6 +276,12 @@ impl Running {
         };
         let own = match self.kind {
             Kind::Nfpcapd => Some(written(&self.directory)?),
+            Kind::Ring => {
+                let numbers = said.trim().split_once(' ');
+                let (packets, records) = numbers.with_context(|| format!("not two: {said}"))?;
+                Some((packets.parse()?, records.parse()?))
+            }
+            Kind::Drop => Some((0, 0)),
             _ => None,
         };
         Ok((cost, own))
