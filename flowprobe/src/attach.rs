@@ -10,6 +10,7 @@ pub mod interface;
 pub mod link;
 pub mod netdev;
 pub mod netlink;
+pub mod netns;
 pub mod overlap;
 pub mod pattern;
 pub mod preflight;
@@ -25,6 +26,7 @@ use std::{
 pub use self::{
     interface::{FactsError, Interface, InterfaceFacts, InterfaceStats, LookupError},
     link::{AttachError, Link, Mode, refuse_foreign},
+    netns::{Netns, NetnsError, NetnsName},
     pattern::{Pattern, PatternError},
     preflight::{Finding, Warning, missed_tags, preflight, preflight_tc, tells_tags},
     promisc::{PromiscError, Promiscuous},

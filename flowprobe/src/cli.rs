@@ -12,7 +12,7 @@ use std::{num::NonZeroU32, path::PathBuf, str::FromStr as _, time::Duration};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    attach::{Hook, Pattern, XdpMode},
+    attach::{Hook, NetnsName, Pattern, XdpMode},
     export::{Collector, Format, Group, Identity, NamedTemplate, Output},
     ipfix::Fields,
     load::MAX_FLOWS,
@@ -87,6 +87,11 @@ pub struct Run {
     #[arg(short, long = "interface", value_name = "NAME|PATTERN", required = true,
           value_parser = Pattern::from_str)]
     pub interfaces: Vec<Pattern>,
+
+    /// Network namespace whose interfaces are watched: a name of `ip netns`, the number of
+    /// a process in it, or a path; flows go out where flowprobe was started
+    #[arg(long, value_name = "NAME|PID|PATH", value_parser = NetnsName::from_str)]
+    pub netns: Option<NetnsName>,
 
     /// Where flows go.
     #[command(flatten)]

@@ -36,7 +36,7 @@ pub use self::{
     summary::{InterfaceSummary, Summary},
 };
 use crate::{
-    attach::{Hook, Pattern, XdpMode},
+    attach::{Hook, NetnsName, Pattern, XdpMode},
     clock::{Clock, monotonic_ns, unix_ms},
     export::{self, Exporter, Interfaces, Telemetry},
     host,
@@ -57,6 +57,8 @@ use crate::{
 pub struct Settings {
     /// The interfaces to watch.
     pub interfaces: Vec<Pattern>,
+    /// The network namespace that they are in, where it is another one.
+    pub netns: Option<NetnsName>,
     /// Where packets are counted as they come in.
     pub hook: Hook,
     /// Where the XDP program attaches.
@@ -291,10 +293,13 @@ impl Metering {
                     self.steering.answer(request, handle, &self.threads);
                     continue;
                 }
-                () = self.watch.changed() => {
-                    self.follow();
-                    continue;
-                }
+                () = self.watch.changed() => match self.follow() {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        tracing::error!("{error}");
+                        return Some("watch over interfaces");
+                    }
+                },
                 _ = second.tick() => {}
             }
             self.steering.look(&self.threads);
@@ -308,16 +313,17 @@ impl Metering {
     }
 
     /// Does what has become of interfaces.
-    fn follow(&mut self) {
+    fn follow(&mut self) -> Result<(), RunError> {
         let facts = Arc::clone(&self.steering.facts);
         let attached = self.watch.follow(&mut Means {
             kernel: &mut self.kernel,
             classes: &facts.classes,
-        });
+        })?;
         if attached {
             self.steering
                 .watch(|| self.watch.programs(&mut self.kernel));
         }
+        Ok(())
     }
 
     /// Detaches, waits for one grace period, and takes out everything that was counted.

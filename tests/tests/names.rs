@@ -12,7 +12,7 @@ use flowprobe_tests::{
     ipfix::Record,
     netns::Netns,
     packets::{Ip, Packet},
-    probe::{Finished, Probe},
+    probe::{self, Finished, Probe},
     sender::Sender,
     topology::{Pair, Routed, Uplink, Wire},
 };
@@ -163,8 +163,10 @@ fn renamed_interfaces_are_watched_by_their_names_and_collectors_are_told() -> Re
     pair.wire("gen1", "other1", Wire::default())?;
     let collector = Collector::start(&uplink.collector, "10.20.0.2:4739", false)?;
     let url = collector.url();
+    // Nothing is said again so soon, but for what is new.
+    let refresh = ["--template-refresh", "3600"];
     let arguments = ["-i", "mon*", "--collector", &url, "--output", "json"];
-    let mut probe = Probe::start(&pair.sensor, &arguments)?;
+    let mut probe = Probe::start(&pair.sensor, &[&arguments[..], &refresh].concat())?;
     send(&pair, "gen0", "mon0", 1)?;
     let [first, second] = [pair.sensor.index("mon0")?, pair.sensor.index("other1")?];
     let is_told = |index: u32, name: &str| {
@@ -209,7 +211,8 @@ fn signal(probe: &Probe, signal: i32) -> Result<()> {
 fn a_hundred_that_come_and_go_leave_nothing_behind() -> Result<()> {
     const WIRES: usize = 100;
     let pair = Pair::new(Wire::default())?;
-    let mut probe = Probe::start(&pair.sensor, &["-i", Pair::SENSOR, "-i", "v[0-9]*"])?;
+    let arguments = ["-i", Pair::SENSOR, "-i", "v[0-9]*", "--log", "debug"];
+    let mut probe = Probe::start(&pair.sensor, &arguments)?;
     let lines = |line: &dyn Fn(usize) -> String| -> String {
         let lines: Vec<_> = (0..WIRES).map(line).collect();
         lines.join("\n")
@@ -252,6 +255,10 @@ fn a_hundred_that_come_and_go_leave_nothing_behind() -> Result<()> {
     finished.summary.assert_balanced();
     finished.summary.assert_nothing_lost();
     assert_eq!(packets(&finished, &[1]), [SENT]);
+    ensure!(
+        finished.log.contains("faster than was read"),
+        "there was room for all events"
+    );
     let named = |name: &str| {
         let all = finished.summary.interfaces.iter();
         all.filter(|one| one.name == name && one.gone).count()
@@ -387,6 +394,76 @@ fn what_a_pattern_names_and_cannot_be_watched_is_left_alone() -> Result<()> {
     for name in ["mon8", "mon9"] {
         let said = format!("not watched: {name} has no Ethernet frames");
         assert_eq!(finished.log.matches(&said).count(), 1, "{}", finished.log);
+    }
+    Ok(())
+}
+
+/// A namespace by name, by a process in it, and by a path. Collectors are reached from where flowprobe
+/// was started, which has no way to the interfaces.
+#[test]
+fn interfaces_of_another_namespace_are_watched_and_collectors_reached_from_here() -> Result<()> {
+    let here = Netns::new("here")?;
+    let uplink = Uplink::new(&here)?;
+    let pair = Pair::without_wire()?;
+    let mut resident = pair.sensor.command("sleep");
+    probe::end_with_parent(&mut resident);
+    let mut resident = resident.arg("600").spawn()?;
+    let by_path = format!("/run/netns/{}", pair.sensor.name());
+    let names = [
+        pair.sensor.name().to_owned(),
+        resident.id().to_string(),
+        by_path,
+    ];
+    // `ip netns exec` becomes the program once it is there.
+    until("there", || {
+        let namespace = |id: &str| fs::read_link(format!("/proc/{id}/ns/net"));
+        Ok(namespace(&resident.id().to_string())? != namespace("self")?)
+    })?;
+    for (port, name) in (1..).zip(&names) {
+        let collector = Collector::start(&uplink.collector, "10.20.0.2:4739", false)?;
+        let url = collector.url();
+        let arguments = ["--netns", name, "-i", "mon*", "--egress", "-c", &url];
+        let mut probe = Probe::start(&here, &arguments)?;
+        pair.wire("gen0", "mon0", Wire::default())?;
+        attached(&mut probe, "mon0")?;
+        send(&pair, "gen0", "mon0", port)?;
+        let index = pair.sensor.index("mon0")?;
+        let finished = probe.stop()?;
+        finished.summary.assert_balanced();
+        finished.summary.assert_nothing_lost();
+        assert_eq!(watched(&finished), [("mon0", false, SENT)]);
+        ensure!(!pair.sensor.has_xdp("mon0")?, "still attached");
+        collector.wait_until("the flow", |received| !received.flows.is_empty())?;
+        let received = collector.stop();
+        let flow = &received.flows[0];
+        assert_eq!((flow.key.destination_port, flow.interface), (port, index));
+        assert_eq!(flow.counts.packets, SENT);
+        pair.generator.ip("link delete gen0")?;
+    }
+    resident.kill()?;
+    resident.wait()?;
+    Ok(())
+}
+
+#[test]
+fn a_namespace_that_is_not_there_is_refused() -> Result<()> {
+    let here = Netns::new("here")?;
+    for (name, why) in [
+        (
+            "flowprobe-nowhere",
+            "no network namespace flowprobe-nowhere",
+        ),
+        ("/proc/version", "is no network namespace"),
+        ("4194305", "/proc/4194305/ns/net"),
+        ("..", "give a name"),
+    ] {
+        let refused = probe::output(&here, &["run", "-i", "x", "--netns", name])?;
+        assert_eq!(refused.status.code(), Some(2), "{name}");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(
+            said.contains(why) && said.lines().count() == 1,
+            "{name}: {said}"
+        );
     }
     Ok(())
 }

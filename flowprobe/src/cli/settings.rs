@@ -126,6 +126,7 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
     refuse(&options, &classes)?;
     Ok(run::Settings {
         interfaces: options.interfaces,
+        netns: options.netns,
         hook: options.hook,
         xdp_mode: options.xdp_mode,
         egress: options.egress,

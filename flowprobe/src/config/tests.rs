@@ -97,8 +97,9 @@ fn said(text: &str) -> Vec<String> {
 }
 
 /// Every option with a value that is not its default: as a key, and as flags.
-const EVERY: [(&str, &str, &[&str]); 50] = [
+const EVERY: [(&str, &str, &[&str]); 51] = [
     ("interface", "['a', 'b']", &["-i", "a", "-i", "b"]),
+    ("netns", "'blue'", &["--netns", "blue"]),
     (
         "collector",
         "['udp://192.0.2.1', 'udp://[::1]:7']",

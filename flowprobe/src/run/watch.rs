@@ -17,7 +17,8 @@ use self::watched::{Watched, examine};
 use super::{RunError, Settings, classes::Classes, rx_vlan};
 use crate::{
     attach::{
-        FactsError, Hook, Interface, InterfaceStats, LookupError, Pattern, XdpMode,
+        FactsError, Hook, Interface, InterfaceStats, LookupError, Netns, NetnsError, Pattern,
+        XdpMode,
         netlink::{
             LinkInfo,
             monitor::{Event, Monitor, links},
@@ -44,8 +45,80 @@ pub(super) struct Means<'a> {
     pub(super) classes: &'a Classes,
 }
 
-/// The interfaces of a run.
+/// The interfaces of a run, in the network namespace that they are in.
 pub(super) struct Watch {
+    /// Where it is not the process's own.
+    netns: Option<Arc<Netns>>,
+    there: There,
+}
+
+impl Watch {
+    /// Looks which interfaces there are, refuses those asked for by name that cannot be watched so,
+    /// and warns of what will go wrong on others.
+    pub(super) fn new(settings: &Settings, names: Arc<Interfaces>) -> Result<Self, RunError> {
+        let netns = settings.netns.as_ref().map(Netns::open).transpose()?;
+        let netns = netns.map(Arc::new);
+        let there = within(netns.as_deref(), || There::new(settings, names))??;
+        Ok(Self { netns, there })
+    }
+
+    /// The interfaces that are to be watched and are not yet.
+    pub(super) fn candidates(&self) -> Vec<Interface> {
+        self.there.candidates()
+    }
+
+    /// The interfaces on which packets that come in are seen, where that is of use.
+    pub(super) fn seen(&self) -> Option<Vec<u32>> {
+        let seen = || self.there.seen.iter().copied().collect();
+        self.there.how.dedup.then(seen)
+    }
+
+    /// What is watched, in words.
+    pub(super) fn in_words(&self) -> String {
+        self.there.in_words()
+    }
+
+    /// Attaches to every interface. Where one that was asked for by name refuses, to none.
+    pub(super) fn attach(&mut self, means: &mut Means<'_>) -> Result<(), RunError> {
+        within(self.netns.as_deref(), || self.there.attach(means))?
+    }
+
+    /// Waits until [`follow`](Self::follow) has something to do. What has been read is kept where
+    /// this is not waited for to its end.
+    pub(super) async fn changed(&mut self) {
+        self.there.changed().await;
+    }
+
+    /// Does what has become of interfaces: lets go of those that are gone, follows those that are
+    /// renamed, and attaches to one that is new. Says whether it did that.
+    pub(super) fn follow(&mut self, means: &mut Means<'_>) -> Result<bool, RunError> {
+        Ok(within(self.netns.as_deref(), || self.there.follow(means))?)
+    }
+
+    /// All programs that may run: their cost is that of metering.
+    pub(super) fn programs(&self, kernel: &mut Kernel) -> Result<Vec<OwnedFd>, RunError> {
+        self.there.programs(kernel)
+    }
+
+    /// Detaches from all; returns what became of each interface that was watched.
+    pub(super) fn detach(self) -> Past {
+        let Self { netns, there } = self;
+        within(netns.as_deref(), || there.detach()).unwrap_or_else(|error| {
+            tracing::error!("{error}: the summary has no interfaces");
+            Past::default()
+        })
+    }
+}
+
+fn within<T>(netns: Option<&Netns>, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
+    match netns {
+        Some(netns) => netns.within(work),
+        None => Ok(work()),
+    }
+}
+
+/// The interfaces of the network namespace that the calling thread is in.
+struct There {
     wanted: Vec<Pattern>,
     how: How,
     monitor: AsyncFd<Monitor>,
@@ -65,10 +138,8 @@ pub(super) struct Watch {
     seen: BTreeSet<u32>,
 }
 
-impl Watch {
-    /// Looks which interfaces there are, refuses those asked for by name that cannot be watched so,
-    /// and warns of what will go wrong on others.
-    pub(super) fn new(settings: &Settings, names: Arc<Interfaces>) -> Result<Self, RunError> {
+impl There {
+    fn new(settings: &Settings, names: Arc<Interfaces>) -> Result<Self, RunError> {
         // Opened before the list is asked for, so that nothing is missed in between.
         let monitor = Monitor::open().map_err(RunError::Monitor)?;
         // SAFETY: the monitor owns its descriptor and keeps it open for as long as it lives.
@@ -118,8 +189,7 @@ impl Watch {
         Ok(watch)
     }
 
-    /// The interfaces that are to be watched and are not yet.
-    pub(super) fn candidates(&self) -> Vec<Interface> {
+    fn candidates(&self) -> Vec<Interface> {
         let open = |link: &&LinkInfo| {
             self.is_wanted(&link.name)
                 && !self.refused.contains_key(&link.index)
@@ -128,14 +198,7 @@ impl Watch {
         self.links.iter().filter(open).map(interface).collect()
     }
 
-    /// The interfaces on which packets that come in are seen, where that is of use.
-    pub(super) fn seen(&self) -> Option<Vec<u32>> {
-        let seen = || self.seen.iter().copied().collect();
-        self.how.dedup.then(seen)
-    }
-
-    /// What is watched, in words.
-    pub(super) fn in_words(&self) -> String {
+    fn in_words(&self) -> String {
         let there: Vec<_> = self.watched.iter().map(Watched::name).collect();
         let patterns = self.wanted.iter().filter(|pattern| !pattern.is_plain());
         let patterns: Vec<_> = patterns.map(Pattern::as_str).collect();
@@ -150,8 +213,7 @@ impl Watch {
         }
     }
 
-    /// Attaches to every interface. Where one that was asked for by name refuses, to none.
-    pub(super) fn attach(&mut self, means: &mut Means<'_>) -> Result<(), RunError> {
+    fn attach(&mut self, means: &mut Means<'_>) -> Result<(), RunError> {
         for interface in self.candidates() {
             self.add(&interface, means)
                 .or_else(|error| self.refuse(&interface, error))?;
@@ -159,9 +221,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Waits until [`follow`](Self::follow) has something to do. What has been read is kept where
-    /// this is not waited for to its end.
-    pub(super) async fn changed(&mut self) {
+    async fn changed(&mut self) {
         if !self.events.is_empty() || !self.candidates().is_empty() {
             return;
         }
@@ -180,9 +240,7 @@ impl Watch {
         }
     }
 
-    /// Does what has become of interfaces: lets go of those that are gone, follows those that are
-    /// renamed, and attaches to one that is new. Says whether it did that.
-    pub(super) fn follow(&mut self, means: &mut Means<'_>) -> bool {
+    fn follow(&mut self, means: &mut Means<'_>) -> bool {
         while let Some(event) = self.events.pop_front() {
             match event {
                 Event::There(link) => self.update(*link, means),
@@ -207,8 +265,7 @@ impl Watch {
         attached
     }
 
-    /// All programs that may run: their cost is that of metering.
-    pub(super) fn programs(&self, kernel: &mut Kernel) -> Result<Vec<OwnedFd>, RunError> {
+    fn programs(&self, kernel: &mut Kernel) -> Result<Vec<OwnedFd>, RunError> {
         let mut programs = Vec::new();
         for frags in [true, false] {
             let program = kernel.program(frags)?.fd()?.as_fd().try_clone_to_owned();
@@ -223,8 +280,7 @@ impl Watch {
         Ok(programs)
     }
 
-    /// Detaches from all; returns what became of each interface that was watched.
-    pub(super) fn detach(mut self) -> Past {
+    fn detach(mut self) -> Past {
         for watched in self.watched {
             self.past.put(watched.detach(None));
         }
