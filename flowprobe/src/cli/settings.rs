@@ -1,6 +1,6 @@
 //! Where options become settings, and those that do not go together are refused.
 
-use std::io::IsTerminal as _;
+use std::{io::IsTerminal as _, sync::Arc};
 
 use super::{Export, Pcap, Run, VlanElements};
 use crate::{
@@ -126,6 +126,7 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
     refuse(&options, &classes)?;
     Ok(run::Settings {
         interfaces: options.interfaces,
+        netns: options.netns,
         hook: options.hook,
         xdp_mode: options.xdp_mode,
         egress: options.egress,
@@ -160,9 +161,9 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
 /// Refuses what can be seen to be wrong without a look at the machine, which `run` refuses too.
 fn refuse(options: &Run, classes: &[Rated]) -> Result<(), RunError> {
     let interfaces = &options.interfaces;
-    for (i, name) in interfaces.iter().enumerate() {
-        if interfaces[..i].contains(name) {
-            return Err(RunError::Twice(name.clone()));
+    for (i, pattern) in interfaces.iter().enumerate() {
+        if interfaces[..i].contains(pattern) {
+            return Err(RunError::Twice(pattern.to_string()));
         }
     }
     if options.hook == Hook::Tc && options.xdp_mode != XdpMode::Auto {
@@ -174,7 +175,8 @@ fn refuse(options: &Run, classes: &[Rated]) -> Result<(), RunError> {
     let filters = classes.iter().filter_map(|class| class.filter.as_ref());
     for name in filters.filter_map(|filter| filter.interface.as_ref()) {
         // A file alone may leave the interfaces to the command line.
-        if !interfaces.is_empty() && !interfaces.contains(name) {
+        let mut wanted = interfaces.iter();
+        if !interfaces.is_empty() && !wanted.any(|pattern| pattern.matches(name)) {
             return Err(RunError::ClassInterface(name.clone()));
         }
     }
@@ -309,7 +311,7 @@ fn export_settings(
             sampling: Sampling::All,
         }],
         sampling_profile,
-        interfaces: Vec::new(),
+        interfaces: Arc::default(),
         content: Content {
             dot1q: options.vlan_elements == VlanElements::Dot1q,
             fields: options.fields,
