@@ -2,7 +2,6 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    os::fd::AsRawFd as _,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
-use flowprobe_tests::netns::Netns;
+use anyhow::{Context as _, Result};
+use flowprobe_tests::{netns::Netns, socket::set};
 
 /// Room for a million flows while the reader does not get the CPU.
 const BUFFER: libc::c_int = 256 << 20;
@@ -36,22 +35,7 @@ impl Collector {
     /// Listens at 127.0.0.1 in a namespace.
     pub(super) fn start(namespace: &Netns) -> Result<Self> {
         let socket = namespace.udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-        let octets = BUFFER;
-        // SAFETY: an integer of this size is what the option takes.
-        let rc = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_RCVBUFFORCE,
-                (&raw const octets).cast(),
-                size_of_val(&octets) as libc::socklen_t,
-            )
-        };
-        ensure!(
-            rc == 0,
-            "SO_RCVBUFFORCE: {}",
-            std::io::Error::last_os_error()
-        );
+        set(&socket, libc::SO_RCVBUFFORCE, &BUFFER).context("SO_RCVBUFFORCE")?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
         let port = socket.local_addr()?.port();
         let ending = Arc::new(AtomicBool::new(false));
