@@ -346,7 +346,7 @@ pub struct Export {
     #[arg(long)]
     pub biflow: bool,
 
-    /// Most records a second to each collector; 0 does not limit
+    /// Most records a second to each collector; 0 does not limit, and nothing limits files
     #[arg(long, value_name = "RECORDS", default_value_t = 200_000)]
     pub export_rate: u32,
 
