@@ -184,6 +184,14 @@ pub struct Run {
           action = ArgAction::Set)]
     pub dedup: bool,
 
+    /// Say of each flow where it goes on to, by the routes that this host has when the
+    /// flow is exported: next hop, egressInterface, and the prefix lengths of both ends
+    #[arg(long, value_name = "false",
+          default_value_t = false, default_missing_value = "true", num_args = 0..=1,
+          require_equals = true, hide_default_value = true, hide_possible_values = true,
+          action = ArgAction::Set)]
+    pub next_hop: bool,
+
     /// How to attach by XDP: in the driver (native), behind it (generic), or auto
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub xdp_mode: XdpMode,

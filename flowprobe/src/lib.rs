@@ -26,6 +26,7 @@ mod nearest;
 pub mod netflow;
 pub mod pcap;
 pub mod record;
+pub mod routes;
 pub mod run;
 pub mod sampling;
 pub mod shadow;

@@ -4,6 +4,7 @@
 //! Not a netlink library: one question, one answer, read with bounds checked everywhere.
 
 pub mod monitor;
+pub mod route;
 
 use std::{
     io, mem,

@@ -29,6 +29,9 @@ pub enum RunError {
     /// The network namespace.
     #[error(transparent)]
     Netns(#[from] NetnsError),
+    /// Where flows go on to.
+    #[error("--next-hop: cannot ask the kernel for routes: {0}")]
+    Routes(io::Error),
     /// What becomes of interfaces.
     #[error("cannot hear of interfaces that come and go: {0}")]
     Monitor(io::Error),

@@ -73,6 +73,11 @@ impl Watch {
         self.there.how.dedup.then(seen)
     }
 
+    /// Does something in the network namespace of the interfaces.
+    pub(super) fn within<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
+        within(self.netns.as_deref(), work)
+    }
+
     /// What is watched, in words.
     pub(super) fn in_words(&self) -> String {
         self.there.in_words()
