@@ -66,6 +66,8 @@ pub struct Settings {
     pub xdp_mode: XdpMode,
     /// Count packets as they go out, too.
     pub egress: bool,
+    /// Attach by traffic control as on kernels before 6.6.
+    pub clsact: bool,
     /// Of a packet that comes in and goes out on watched interfaces, count what comes in only.
     pub dedup: bool,
     /// Receive frames for other hosts too.

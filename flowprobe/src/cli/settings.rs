@@ -107,6 +107,7 @@ impl SettingsError {
             Self::Run(RunError::Domains(_)) => "observation-domain",
             Self::Run(RunError::ShadowOfSample) => "shadow",
             Self::Run(RunError::ModeOfTc) => "xdp-mode",
+            Self::Run(RunError::ClsactOfXdp) => "clsact",
             Self::Run(RunError::DedupOfIngress) => "dedup",
             Self::Collector { .. } => "format",
             Self::OfBiflows(_) | Self::OfRoutes(_) => "fields",
@@ -149,6 +150,7 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
         hook: options.hook,
         xdp_mode: options.xdp_mode,
         egress: options.egress,
+        clsact: options.clsact,
         dedup: options.dedup,
         promisc: options.promisc,
         classes,
@@ -189,6 +191,9 @@ fn refuse(options: &Run, classes: &[Rated]) -> Result<(), RunError> {
     }
     if options.hook == Hook::Tc && options.xdp_mode != XdpMode::Auto {
         return Err(RunError::ModeOfTc);
+    }
+    if options.clsact && !options.egress && options.hook != Hook::Tc {
+        return Err(RunError::ClsactOfXdp);
     }
     if options.dedup && !options.egress {
         return Err(RunError::DedupOfIngress);

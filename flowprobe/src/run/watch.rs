@@ -35,6 +35,7 @@ pub(super) struct How {
     hook: Hook,
     xdp_mode: XdpMode,
     egress: bool,
+    clsact: bool,
     dedup: bool,
     promisc: bool,
 }
@@ -170,6 +171,7 @@ impl There {
                 hook: settings.hook,
                 xdp_mode: settings.xdp_mode,
                 egress: settings.egress,
+                clsact: settings.clsact,
                 dedup: settings.dedup,
                 promisc: settings.promisc,
             },
