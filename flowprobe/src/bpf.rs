@@ -36,6 +36,7 @@ const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 const PROGRAM_INFO_LEN: usize = 208;
 const PROGRAM_RUN_TIME_OFFSET: usize = 192;
 const PROGRAM_RUN_COUNT_OFFSET: usize = 200;
+const PROGRAM_ID_OFFSET: usize = 4;
 const PROGRAM_XLATED_LEN_OFFSET: usize = 20;
 const PROGRAM_NAME_OFFSET: usize = 64;
 
@@ -350,6 +351,14 @@ pub(crate) fn program_name(id: u32) -> io::Result<String> {
     let name = &octets[PROGRAM_NAME_OFFSET..][..NAME_LEN];
     let end = name.iter().position(|&c| c == 0).unwrap_or(name.len());
     Ok(String::from_utf8_lossy(&name[..end]).into_owned())
+}
+
+/// Id of a loaded program.
+pub(crate) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let octets = program_info(program)?;
+    let mut id = [0; 4];
+    id.copy_from_slice(&octets[PROGRAM_ID_OFFSET..][..4]);
+    Ok(u32::from_ne_bytes(id))
 }
 
 /// Octets of a loaded program's instructions, as the verifier has rewritten them.

@@ -39,6 +39,9 @@ pub enum SettingsError {
     /// A field that flows have not.
     #[error("only biflows have {0}: give --biflow too, or leave it out")]
     OfBiflows(&'static str),
+    /// A field that only routes tell.
+    #[error("only routes tell {0}: give --next-hop of `flowprobe run` too, or leave it out")]
+    OfRoutes(&'static str),
     /// What goes to a collector, and how.
     #[error("collector {collector}: {why}")]
     Collector {
@@ -77,6 +80,19 @@ pub enum SettingsError {
         /// Which value of the option it is.
         value: usize,
     },
+    /// A field that only routes tell, in a template.
+    #[error(
+        "template {name}: only routes tell {field}: give --next-hop of `flowprobe run` too, or \
+         leave it out"
+    )]
+    TemplateOfRoutes {
+        /// The template.
+        name: TemplateName,
+        /// The field.
+        field: &'static str,
+        /// Which value of the option it is.
+        value: usize,
+    },
     /// What `run` would find out when it has looked at the machine.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -91,12 +107,15 @@ impl SettingsError {
             Self::Run(RunError::Domains(_)) => "observation-domain",
             Self::Run(RunError::ShadowOfSample) => "shadow",
             Self::Run(RunError::ModeOfTc) => "xdp-mode",
+            Self::Run(RunError::ClsactOfXdp) => "clsact",
             Self::Run(RunError::DedupOfIngress) => "dedup",
             Self::Collector { .. } => "format",
-            Self::OfBiflows(_) => "fields",
+            Self::OfBiflows(_) | Self::OfRoutes(_) => "fields",
             Self::HalfIdentity { given, .. } => given.trim_start_matches('-'),
             Self::NoTemplate { option, .. } => option,
-            Self::SameTemplate { .. } | Self::TemplateOfBiflows { .. } => "template",
+            Self::SameTemplate { .. }
+            | Self::TemplateOfBiflows { .. }
+            | Self::TemplateOfRoutes { .. } => "template",
             Self::Classes(_) | Self::NoKey | Self::Run(_) => "sample",
         }
     }
@@ -107,7 +126,8 @@ impl SettingsError {
         match self {
             Self::NoTemplate { value, .. }
             | Self::SameTemplate { value, .. }
-            | Self::TemplateOfBiflows { value, .. } => Some(*value),
+            | Self::TemplateOfBiflows { value, .. }
+            | Self::TemplateOfRoutes { value, .. } => Some(*value),
             _ => None,
         }
     }
@@ -130,6 +150,7 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
         hook: options.hook,
         xdp_mode: options.xdp_mode,
         egress: options.egress,
+        clsact: options.clsact,
         dedup: options.dedup,
         promisc: options.promisc,
         classes,
@@ -151,7 +172,9 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
             options.export,
             options.export_queue.get() as usize,
             options.sampling_profile.into(),
+            options.next_hop,
         )?,
+        next_hop: options.next_hop,
         summary: options.report.summary,
         duration: options.duration,
         object: options.object,
@@ -168,6 +191,9 @@ fn refuse(options: &Run, classes: &[Rated]) -> Result<(), RunError> {
     }
     if options.hook == Hook::Tc && options.xdp_mode != XdpMode::Auto {
         return Err(RunError::ModeOfTc);
+    }
+    if options.clsact && !options.egress && options.hook != Hook::Tc {
+        return Err(RunError::ClsactOfXdp);
     }
     if options.dedup && !options.egress {
         return Err(RunError::DedupOfIngress);
@@ -202,7 +228,7 @@ pub fn pcap_settings(options: Pcap) -> Result<pcap::Settings, SettingsError> {
         tunnels: (&options.parsing).into(),
         max_flows: options.max_flows,
         timeouts: options.timeouts.into(),
-        export: export_settings(options.export, pcap::QUEUE, Profile::Default)?,
+        export: export_settings(options.export, pcap::QUEUE, Profile::Default, false)?,
         summary: options.report.summary,
     })
 }
@@ -222,7 +248,11 @@ fn completed(collectors: Vec<Collector>, format: Format) -> Result<Vec<Collector
 }
 
 /// Refuses two templates of one name, and those of fields that nothing has.
-fn check_templates(templates: &[NamedTemplate], biflow: bool) -> Result<(), SettingsError> {
+fn check_templates(
+    templates: &[NamedTemplate],
+    biflow: bool,
+    next_hop: bool,
+) -> Result<(), SettingsError> {
     for (value, NamedTemplate { name, fields }) in templates.iter().enumerate() {
         let name = name.clone();
         if templates[..value].iter().any(|other| other.name == name) {
@@ -230,6 +260,9 @@ fn check_templates(templates: &[NamedTemplate], biflow: bool) -> Result<(), Sett
         }
         if let (Some(field), false) = (fields.of_biflows(), biflow) {
             return Err(SettingsError::TemplateOfBiflows { name, field, value });
+        }
+        if let (Some(field), false) = (fields.of_routes(), next_hop) {
+            return Err(SettingsError::TemplateOfRoutes { name, field, value });
         }
     }
     Ok(())
@@ -256,6 +289,7 @@ fn export_settings(
     options: Export,
     queue: usize,
     sampling_profile: Profile,
+    next_hop: bool,
 ) -> Result<export::Settings, SettingsError> {
     let half = |given, missing| Err(SettingsError::HalfIdentity { given, missing });
     match (&options.tls.tls_cert, &options.tls.tls_key) {
@@ -268,7 +302,13 @@ fn export_settings(
     if let (Some(field), false) = (general, options.biflow) {
         return Err(SettingsError::OfBiflows(field));
     }
-    check_templates(&templates, options.biflow)?;
+    if let (Some(field), false) = (
+        options.fields.as_ref().and_then(Fields::of_routes),
+        next_hop,
+    ) {
+        return Err(SettingsError::OfRoutes(field));
+    }
+    check_templates(&templates, options.biflow, next_hop)?;
     for (i, collector) in options.collectors.iter().enumerate() {
         find_templates(
             std::slice::from_ref(collector),
@@ -314,7 +354,8 @@ fn export_settings(
         interfaces: Arc::default(),
         content: Content {
             dot1q: options.vlan_elements == VlanElements::Dot1q,
-            fields: options.fields,
+            // Who asks for nothing in particular gets all, with --next-hop.
+            fields: options.fields.or(next_hop.then(Fields::everything)),
             templates,
             biflows: options.biflow,
         },

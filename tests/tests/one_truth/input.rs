@@ -189,7 +189,7 @@ fn live(recording: &Recording, arguments: &[&str], goes_out: bool) -> Result<Tol
     })
 }
 
-fn counts(ignored: impl Iterator<Item = (&String, u64)>) -> BTreeMap<String, u64> {
+fn counts<'a>(ignored: impl Iterator<Item = (&'a String, u64)>) -> BTreeMap<String, u64> {
     let some = ignored.filter(|(_, packets)| *packets > 0);
     some.map(|(why, packets)| (why.clone(), packets)).collect()
 }
