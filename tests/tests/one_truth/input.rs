@@ -144,7 +144,7 @@ fn capture(recording: &Recording) -> Result<Told> {
             ledger
                 .ignored
                 .iter()
-                .map(|(why, tally)| (why, tally.packets)),
+                .map(|(why, tally)| (why.clone(), tally.packets)),
         ),
         flows: run.flows,
         volleys,
@@ -183,15 +183,15 @@ fn live(recording: &Recording, arguments: &[&str], goes_out: bool) -> Result<Tol
     assert_eq!(summary.ledger.seen.packets, sent as u64, "the wire itself");
     let ignored = summary.ledger.ignored.iter();
     Ok(Told {
-        ignored: counts(ignored.map(|(why, tally)| (why, tally.packets))),
+        ignored: counts(ignored.map(|(why, tally)| (why.clone(), tally.packets))),
         flows: finished.flows,
         volleys,
     })
 }
 
-fn counts<'a>(ignored: impl Iterator<Item = (&'a String, u64)>) -> BTreeMap<String, u64> {
-    let some = ignored.filter(|(_, packets)| *packets > 0);
-    some.map(|(why, packets)| (why.clone(), packets)).collect()
+/// Those that there are any of.
+fn counts(ignored: impl Iterator<Item = (String, u64)>) -> BTreeMap<String, u64> {
+    ignored.filter(|(_, packets)| *packets > 0).collect()
 }
 
 fn now_ms() -> u64 {
