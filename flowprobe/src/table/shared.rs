@@ -310,6 +310,8 @@ pub struct Totals {
     pub lost: [Tally; Lost::COUNT],
     /// By reason.
     pub ignored: [Tally; Skip::COUNT],
+    /// Handed over to userspace.
+    pub handed: Tally,
     /// Flows put into the tables.
     pub inserted: u64,
     /// Flows that went to a ring for want of room.
@@ -555,6 +557,7 @@ impl Shared {
             add(&mut totals.seen_out, cpu.seen_out);
             add(&mut totals.unsampled, cpu.unsampled);
             add(&mut totals.accounted, cpu.accounted);
+            add(&mut totals.handed, cpu.handed);
             totals.accounted_ip_octets += cpu.accounted_ip_octets;
             for (sum, tally) in totals.lost.iter_mut().zip(cpu.lost) {
                 add(sum, tally);
