@@ -1,6 +1,6 @@
 //! What is handed over, and what is said of it.
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, thread};
 
 use anyhow::{Result, ensure};
 use flowprobe::{
@@ -18,6 +18,7 @@ use flowprobe_ebpf::{
 };
 use flowprobe_tests::{
     bpf::{attach_egress, load_egress, op},
+    live::{Live, send_from_all},
     packets::{Ip, not_ip},
     topology::{Pair, Wire},
 };
@@ -99,6 +100,25 @@ fn buffers_come_back_for_many_times_as_many_frames() -> Result<()> {
             assert_eq!(counted(arrived.iter().map(|f| &f.octets)), counted(sent));
         }
         assert_eq!(rig.totals().handed.packets, 64 * 40);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_queue_that_is_polled_gives_the_same_frames() -> Result<()> {
+    let pair = two_queues()?;
+    at_sensor(&pair.sensor, || {
+        let polled = Settings {
+            busy_poll: true,
+            frame_size: 4096,
+            ..SMALL
+        };
+        let mut rig = Rig::new(&pair, OPTIONS, Skipped::Drop, &polled)?;
+        let packets = datagrams(1000);
+        rig.send(&packets)?;
+        let arrived = rig.receive(packets.len())?;
+        let sent = packets.iter().map(|packet| &packet.frame);
+        assert_eq!(counted(arrived.iter().map(|f| &f.octets)), counted(sent));
         Ok(())
     })
 }
@@ -291,4 +311,69 @@ fn each_frame_that_found_no_place_is_counted() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// More than the reader takes, which begins late, from as many CPUs as there are queues.
+#[test]
+fn a_flood_is_counted_to_the_packet() -> Result<()> {
+    const FRAMES: u64 = 1 << 19;
+    /// By then both queues have more than they hold, or one has far more.
+    const FULL: u64 = 1 << 14;
+    let pair = two_queues()?;
+    at_sensor(&pair.sensor, || {
+        let small = Settings {
+            ring: 1 << 10,
+            ..SMALL
+        };
+        let mut rig = Rig::new(&pair, OPTIONS, Skipped::Drop, &small)?;
+        let packet = Ip::new("192.0.2.1", "198.51.100.2").udp(1, 2, 20);
+        let frame_octets = packet.frame.len() as u64;
+        let live = |first| Live::new(&pair.generator, Pair::GENERATOR, packet.clone(), first, 64);
+        let generators = [live(0)?, live(64)?];
+        let mut received = vec![Tally::default(); rig.queues.len()];
+        let mut flows = [0_u64; 128];
+        let shared = Arc::clone(rig.kernel.shared());
+        thread::scope(|scope| {
+            let sending = scope.spawn(|| send_from_all(&pair.generator, &generators, FRAMES));
+            while shared.totals().seen.packets < FULL && !sending.is_finished() {
+                thread::yield_now();
+            }
+            loop {
+                // Looked at before the last frames are.
+                let done = sending.is_finished();
+                for (queue, sum) in rig.queues.iter_mut().zip(&mut received) {
+                    queue.receive(64, |frame| {
+                        sum.count(frame.len);
+                        flows[usize::from(frame.octets[14 + 20 + 3])] += 1;
+                    });
+                }
+                if done {
+                    return sending.join().expect("no panic");
+                }
+            }
+        })?;
+        rig.attached = None;
+        for (queue, sum) in rig.queues.iter_mut().zip(&mut received) {
+            while queue.receive(64, |frame| sum.count(frame.len)) > 0 {}
+            assert_eq!(queue.received(), *sum);
+        }
+        let totals = rig.totals();
+        let received: u64 = received.iter().map(|sum| sum.packets).sum();
+        assert_eq!(totals.handed, totals.seen);
+        assert_eq!(totals.handed.octets, totals.handed.packets * frame_octets);
+        ensure!(
+            received < totals.handed.packets,
+            "nothing was lost: no flood"
+        );
+        assert!(flows.iter().all(|packets| *packets > 0));
+        // The counters are each queue's own, and what was handed over is not.
+        let mut unexplained = totals.handed.packets - received;
+        for queue in &rig.queues {
+            let why = queue.statistics()?.explain(u64::MAX);
+            assert_eq!(why.too_long, 0);
+            unexplained -= why.rx_ring_full + why.fill_ring_empty;
+        }
+        assert_eq!(unexplained, 0);
+        Ok(())
+    })
 }
