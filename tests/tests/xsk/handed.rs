@@ -18,7 +18,7 @@ use flowprobe_ebpf::{
 };
 use flowprobe_tests::{
     bpf::{attach_egress, load_egress, op},
-    live::{Live, on_one_cpu, send_from_all},
+    live::{Live, on_one_cpu, pin_to_cpu, send_from_all},
     packets::{Ip, not_ip},
     topology::{Pair, Wire},
 };
@@ -355,6 +355,36 @@ fn each_frame_that_found_no_place_is_counted() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// They stay with the stack, where the CPU does not even know to whom they go.
+#[test]
+fn packets_of_a_cpu_without_a_partition_are_left_to_the_stack() -> Result<()> {
+    ensure!(cpus()? > 1, "needs two CPUs");
+    let pair = two_queues()?;
+    at_sensor(&pair.sensor, || {
+        let options = Options {
+            partitions: 1,
+            ..OPTIONS
+        };
+        let mut rig = Rig::new(&pair, options, Skipped::Drop, &SMALL)?;
+        let packets = datagrams(300);
+        thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                pin_to_cpu(1)?;
+                rig.send(&packets)
+            });
+            sending.join().expect("no panic")
+        })?;
+        let totals = rig.totals();
+        let lost = totals.lost[Lost::NoPartition as usize];
+        assert!(lost.packets > 0);
+        let all = lost.packets + totals.handed.packets;
+        assert_eq!((totals.seen.packets, all), (300, 300));
+        assert_eq!(lost.octets + totals.handed.octets, octets(&packets));
+        assert_eq!(rig.at_stack()? as u64, lost.packets);
+        Ok(())
+    })
 }
 
 /// More than the reader takes, which begins late, from as many CPUs as there are queues.
