@@ -41,6 +41,7 @@ pub(crate) const SMALL: Settings = Settings {
     frame_size: 2048,
     huge_pages: false,
     zero_copy: ZeroCopy::Auto,
+    several_buffers: true,
     busy_poll: false,
 };
 
