@@ -115,7 +115,7 @@ fn what_is_wrong_in_a_file_ends_with_2() -> Result {
     fs::write(place.path("good.toml"), "mtu = 1400\n")?;
     let output = place.flowprobe(&["run", "--config", "good.toml"])?;
     assert_eq!(output.status.code(), Some(2));
-    let said = "flowprobe: the following required arguments were not provided: --interface <NAME>; \
+    let said = "flowprobe: the following required arguments were not provided: --interface <NAME|PATTERN>; \
                 see `flowprobe run --help`";
     assert_eq!(lines(&output.stderr), [said]);
     Ok(())

@@ -224,16 +224,16 @@ fn a_hundred_that_come_and_go_leave_nothing_behind() -> Result<()> {
     let up = lines(&|i| format!("link set v{i} up"));
     let remove = lines(&|i| format!("link delete g{i}"));
     let before = descriptors(&probe)?;
-    for is_held in [false, true] {
+    for (is_held, rounds) in [(false, 2), (true, 5)] {
         if is_held {
             signal(&probe, libc::SIGSTOP)?;
         }
-        for round in 0..2 {
-            pair.generator.ip(&make)?;
-            pair.sensor.ip(&up)?;
-            if round == 0 {
+        for round in 0..rounds {
+            if round > 0 {
                 pair.generator.ip(&remove)?;
             }
+            pair.generator.ip(&make)?;
+            pair.sensor.ip(&up)?;
         }
         if is_held {
             signal(&probe, libc::SIGCONT)?;

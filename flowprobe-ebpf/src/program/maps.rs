@@ -183,7 +183,7 @@ pub(super) fn rule(class: u32) -> Option<*mut Rule> {
 /// Whether packets that came in on an interface have been seen.
 #[inline(always)]
 pub(super) fn is_watched(ifindex: u32) -> bool {
-    // SAFETY: a word of a map element, which nobody writes any more.
+    // SAFETY: an aligned word of a map element: one load, whoever may write it meanwhile.
     WATCHED
         .get_ptr_mut(ifindex)
         .is_some_and(|watched| unsafe { watched.read() != 0 })
