@@ -33,3 +33,4 @@ pub mod sampling;
 pub mod shadow;
 pub mod table;
 pub mod telemetry;
+pub mod xsk;
