@@ -45,6 +45,17 @@ pub enum Message {
     },
 }
 
+impl Message {
+    /// The part of a flow that it carries.
+    #[must_use]
+    pub fn part(&self) -> Option<&Part> {
+        match self {
+            Self::Homing(part) | Self::Tour(part) => Some(part),
+            Self::Over(..) | Self::Mark { .. } => None,
+        }
+    }
+}
+
 /// What a table sends out of the ring.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly all of them are flows")]
@@ -113,6 +124,17 @@ impl Shard {
             next: Vec::new(),
             out: Vec::new(),
         }
+    }
+
+    /// Others are no more: from now on flows leave as they are, and so does what was on its way.
+    pub fn stand_alone(&mut self) {
+        self.settle();
+        let late = self.touring.drain().flat_map(|touring| touring.late);
+        self.out.extend(late.map(Out::Flow));
+        let sent = self.next.drain(..);
+        let parts = sent.filter_map(|message| message.part().copied());
+        self.out.extend(parts.map(Out::Flow));
+        (self.number, self.of) = (0, 1);
     }
 
     /// The table.

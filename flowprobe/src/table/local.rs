@@ -80,6 +80,7 @@ pub struct LocalTable {
     now_ns: u64,
     latest_ns: u64,
     peak: usize,
+    inserted: u64,
     displaced: u64,
     steps_back: u64,
 }
@@ -123,6 +124,7 @@ impl LocalTable {
             now_ns: 0,
             latest_ns: 0,
             peak: 0,
+            inserted: 0,
             displaced: 0,
             steps_back: 0,
         }
@@ -154,6 +156,12 @@ impl LocalTable {
         let wheels = [Some(&self.wheel), self.silence.as_ref()];
         let wheels = wheels.into_iter().flatten().map(Wheel::peak_octets);
         v4.peak_octets() + v6.peak_octets() + wide.peak_octets() + wheels.sum::<usize>()
+    }
+
+    /// Flows that began in it.
+    #[must_use]
+    pub fn inserted(&self) -> u64 {
+        self.inserted
     }
 
     /// Flows that had to leave since the table was full.
@@ -478,6 +486,7 @@ impl LocalTable {
         let slot = shelf.insert(key, waiting.hash, (&waiting.packet(), waiting.macs), times);
         let due = self.expiry.of(&shelf.hot[slot], &shelf.cold[slot]);
         self.len += 1;
+        self.inserted += 1;
         self.peak = self.peak.max(self.len);
         self.schedule::<K>(slot, due.since_ns);
         self.place::<K>(slot);
