@@ -6,12 +6,11 @@
 //! program in front of them. In the end the program goes first.
 
 use std::{
-    cell::OnceCell,
     fmt, io,
     ops::Range,
     os::fd::{AsFd as _, OwnedFd},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
@@ -118,7 +117,7 @@ pub struct Handover {
     /// See [`PROGRAMS`].
     programs: [OwnedFd; 2],
     /// Made ready for the first interface that wants it.
-    rx_vlan: OnceCell<RxVlan>,
+    rx_vlan: OnceLock<RxVlan>,
     slots: Arc<Slots>,
 }
 
@@ -159,7 +158,7 @@ impl Handover {
         Ok(Self {
             linked,
             programs,
-            rx_vlan: OnceCell::new(),
+            rx_vlan: OnceLock::new(),
             slots,
         })
     }

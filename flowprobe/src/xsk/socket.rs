@@ -193,7 +193,8 @@ impl Socket {
                 _ => Err(error),
             };
         }
-        if poll.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0 {
+        // To poll does not tell that the interface has gone away.
+        if poll.revents & libc::POLLIN == 0 {
             self.check()?;
         }
         Ok(())
