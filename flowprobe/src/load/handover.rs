@@ -503,18 +503,35 @@ impl Pulse {
     }
 }
 
-/// How many receive queues an interface has now.
-///
-/// # Errors
-/// The interface is gone.
-pub fn queues(interface: &Interface) -> Result<u32, FactsError> {
-    let facts = interface.facts()?;
-    let used = facts.channels.map_or(0, |used| used.rx + used.combined);
-    // A driver without channels, as of a tap, uses as many as it was made with.
-    Ok(match used {
-        0 => facts.link.rx_queues.unwrap_or(1),
-        used => used,
-    })
+/// Receive queues of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queues {
+    /// Those that it has now.
+    pub now: u32,
+    /// As many as it may get while it is watched (`ethtool -L`): each that has a slot can get a
+    /// socket then.
+    pub most: u32,
+}
+
+impl Queues {
+    /// Those of an interface.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub fn of(interface: &Interface) -> Result<Self, FactsError> {
+        let facts = interface.facts()?;
+        let made = facts.link.rx_queues.unwrap_or(1).max(1);
+        let channels = facts.channels.unwrap_or_default();
+        // A driver without channels, as of a tap, uses as many as it was made with.
+        let now = match channels.rx + channels.combined {
+            0 => made,
+            used => used,
+        };
+        Ok(Self {
+            now,
+            most: now.max(made),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ struct Ring<T> {
 // SAFETY: the memory is shared with the kernel, which knows of no threads; it stays as long as the
 // ring does.
 unsafe impl<T: Send> Send for Ring<T> {}
+// SAFETY: as above; what is not atomic is written through `&mut` of the end that it belongs to.
+unsafe impl<T: Sync> Sync for Ring<T> {}
 
 impl<T: Copy> Ring<T> {
     /// # Panics

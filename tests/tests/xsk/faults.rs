@@ -4,15 +4,21 @@ use std::{io, time::Duration};
 
 use anyhow::{Context as _, Result};
 use flowprobe::{
-    attach::Interface,
+    attach::{Interface, XdpMode},
     load::{
         Kernel, OBJECT,
         handover::{ShareError, Skipped},
     },
     xsk::{OpenError, Queue, Settings, ZeroCopy},
 };
-use flowprobe_ebpf::handover::{PORT_PLACES, PORTS, SLOTS};
-use flowprobe_tests::topology::{Pair, Wire};
+use flowprobe_ebpf::{
+    Lost,
+    handover::{PORT_PLACES, PORTS, SLOTS},
+};
+use flowprobe_tests::{
+    netns::Netns,
+    topology::{Pair, Wire},
+};
 
 use crate::rig::{OPTIONS, Rig, SMALL, at_sensor, datagrams, for_all_cpus};
 
@@ -165,6 +171,51 @@ fn an_interface_that_is_taken_down_and_up_goes_on() -> Result<()> {
             ))?;
         }
         assert_eq!(rig.totals().handed.packets, 300);
+        Ok(())
+    })
+}
+
+/// A queue with a socket cannot be taken away, and one that comes leaves its packets to the stack
+/// until it has one.
+#[test]
+fn queues_that_come_while_it_runs_get_sockets() -> Result<()> {
+    let pair = Pair::new(Wire {
+        queues: 4,
+        ..Wire::default()
+    })?;
+    let set = |namespace: &Netns, interface, what, count: u32| -> Result<bool> {
+        let mut ethtool = namespace.command("ethtool");
+        ethtool.args(["-L", interface, what, &count.to_string()]);
+        Ok(ethtool.output()?.status.success())
+    };
+    assert!(set(&pair.generator, Pair::GENERATOR, "tx", 2)?);
+    assert!(set(&pair.sensor, Pair::SENSOR, "rx", 2)?);
+    at_sensor(&pair.sensor, || {
+        let mut rig = Rig::new(&pair, OPTIONS, Skipped::Drop, &SMALL)?;
+        assert_eq!((rig.queues.len(), rig.share.queues()), (2, 4));
+        let packets = datagrams(500);
+        rig.send(&packets)?;
+        rig.receive(500)?;
+        assert!(
+            !set(&pair.sensor, Pair::SENSOR, "rx", 1)?,
+            "queue 1 has a socket"
+        );
+        assert!(set(&pair.sensor, Pair::SENSOR, "rx", 4)?);
+        assert!(set(&pair.generator, Pair::GENERATOR, "tx", 4)?);
+        // On a veth queues that come have no program (Linux 6.18) until one is attached anew.
+        rig.attached = None;
+        rig.attached = Some(rig.handover.attach(&rig.interface, XdpMode::Native)?);
+        rig.send(&packets)?;
+        let totals = rig.totals();
+        let passed = totals.lost[Lost::WorkerStalled as usize].packets;
+        assert!(passed > 0, "no packets in queues 2 and 3");
+        assert_eq!(totals.handed.packets + passed, 1000);
+        rig.receive(totals.handed.packets as usize - 500)?;
+        rig.open(&SMALL)?;
+        rig.open(&SMALL)?;
+        rig.send(&packets)?;
+        rig.receive(500)?;
+        assert_eq!(rig.at_stack()? as u64, passed);
         Ok(())
     })
 }

@@ -1,6 +1,6 @@
 //! What is handed over, and what is said of it.
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{collections::BTreeMap, fs, num::NonZeroU32, sync::Arc, thread};
 
 use anyhow::{Result, ensure};
 use flowprobe::{
@@ -8,7 +8,7 @@ use flowprobe::{
     clock::monotonic_ns,
     load::{Class, Options, handover::Skipped},
     sampling::Sampling,
-    xsk::{Queue, Settings},
+    xsk::{Pages, Queue, Settings},
 };
 use flowprobe_ebpf::{
     Lost, Skip,
@@ -18,6 +18,7 @@ use flowprobe_ebpf::{
 };
 use flowprobe_tests::{
     bpf::{attach_egress, load_egress, op},
+    live::{Live, on_one_cpu, send_from_all},
     packets::{Ip, not_ip},
     topology::{Pair, Wire},
 };
@@ -103,6 +104,36 @@ fn buffers_come_back_for_many_times_as_many_frames() -> Result<()> {
     })
 }
 
+/// Of 2 MiB, that a machine has only if some were set apart.
+fn free_huge_pages() -> u64 {
+    let path = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+    let free = fs::read_to_string(path).unwrap_or_default();
+    free.trim().parse().unwrap_or(0)
+}
+
+#[test]
+fn a_queue_that_is_polled_gives_the_same_frames() -> Result<()> {
+    let pair = two_queues()?;
+    at_sensor(&pair.sensor, || {
+        let polled = Settings {
+            busy_poll: true,
+            frame_size: 4096,
+            huge_pages: true,
+            ..SMALL
+        };
+        let huge = free_huge_pages() >= 2 * (polled.umem_octets() >> 21);
+        let mut rig = Rig::new(&pair, OPTIONS, Skipped::Drop, &polled)?;
+        let pages = if huge { Pages::Huge } else { Pages::Ordinary };
+        assert!(rig.queues.iter().all(|queue| queue.pages() == pages));
+        let packets = datagrams(1000);
+        rig.send(&packets)?;
+        let arrived = rig.receive(packets.len())?;
+        let sent = packets.iter().map(|packet| &packet.frame);
+        assert_eq!(counted(arrived.iter().map(|f| &f.octets)), counted(sent));
+        Ok(())
+    })
+}
+
 #[test]
 fn what_sampling_skips_is_dropped_on_a_tap_and_left_to_the_stack_elsewhere() -> Result<()> {
     for skipped in [Skipped::Drop, Skipped::Pass] {
@@ -183,6 +214,39 @@ fn a_frame_says_its_class_where_the_program_has_to_parse() -> Result<()> {
         assert_eq!(counted(of_class(1).map(|f| &f.octets)), counted(sent));
         assert_eq!(of_class(0).count() as u64, 50 - others);
         assert_eq!(rig.at_stack()?, 0);
+        Ok(())
+    })
+}
+
+/// Later fragments have no ports: the program remembers those of the first one.
+#[test]
+fn all_fragments_of_a_flow_are_selected_or_none() -> Result<()> {
+    const FLOWS: u16 = 200;
+    let pair = two_queues()?;
+    at_sensor(&pair.sensor, || {
+        let options = Options {
+            sampling: Sampling::Flow(NonZeroU32::new(2).expect("not 0")),
+            ..OPTIONS
+        };
+        let mut rig = Rig::new(&pair, options, Skipped::Drop, &SMALL)?;
+        let mut packets = Vec::new();
+        for flow in 0..FLOWS {
+            let ip = Ip::new("192.0.2.1", "198.51.100.2").identification(flow);
+            packets.push(ip.clone().fragment(0, true).udp(1000 + flow, PORT, 64));
+            packets.push(ip.fragment(9, false).udp(1000 + flow, PORT, 64));
+        }
+        // The program remembers ports on each CPU.
+        on_one_cpu(|| rig.send(&packets))?;
+        let totals = rig.totals();
+        let selected = totals.handed.packets;
+        assert_eq!(selected + totals.unsampled.packets, 2 * u64::from(FLOWS));
+        assert!(selected > 0 && totals.unsampled.packets > 0);
+        let mut flows = BTreeMap::new();
+        for frame in rig.receive(selected as usize)? {
+            let identification = [frame.octets[14 + 4], frame.octets[14 + 5]];
+            *flows.entry(identification).or_insert(0) += 1;
+        }
+        assert!(flows.values().all(|fragments| *fragments == 2), "{flows:?}");
         Ok(())
     })
 }
@@ -291,4 +355,69 @@ fn each_frame_that_found_no_place_is_counted() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// More than the reader takes, which begins late, from as many CPUs as there are queues.
+#[test]
+fn a_flood_is_counted_to_the_packet() -> Result<()> {
+    const FRAMES: u64 = 1 << 19;
+    /// By then both queues have more than they hold, or one has far more.
+    const FULL: u64 = 1 << 14;
+    let pair = two_queues()?;
+    at_sensor(&pair.sensor, || {
+        let small = Settings {
+            ring: 1 << 10,
+            ..SMALL
+        };
+        let mut rig = Rig::new(&pair, OPTIONS, Skipped::Drop, &small)?;
+        let packet = Ip::new("192.0.2.1", "198.51.100.2").udp(1, 2, 20);
+        let frame_octets = packet.frame.len() as u64;
+        let live = |first| Live::new(&pair.generator, Pair::GENERATOR, packet.clone(), first, 64);
+        let generators = [live(0)?, live(64)?];
+        let mut received = vec![Tally::default(); rig.queues.len()];
+        let mut flows = [0_u64; 128];
+        let shared = Arc::clone(rig.kernel.shared());
+        thread::scope(|scope| {
+            let sending = scope.spawn(|| send_from_all(&pair.generator, &generators, FRAMES));
+            while shared.totals().seen.packets < FULL && !sending.is_finished() {
+                thread::yield_now();
+            }
+            loop {
+                // Looked at before the last frames are.
+                let done = sending.is_finished();
+                for (queue, sum) in rig.queues.iter_mut().zip(&mut received) {
+                    queue.receive(64, |frame| {
+                        sum.count(frame.len);
+                        flows[usize::from(frame.octets[14 + 20 + 3])] += 1;
+                    });
+                }
+                if done {
+                    return sending.join().expect("no panic");
+                }
+            }
+        })?;
+        rig.attached = None;
+        for (queue, sum) in rig.queues.iter_mut().zip(&mut received) {
+            while queue.receive(64, |frame| sum.count(frame.len)) > 0 {}
+            assert_eq!(queue.received(), *sum);
+        }
+        let totals = rig.totals();
+        let received: u64 = received.iter().map(|sum| sum.packets).sum();
+        assert_eq!(totals.handed, totals.seen);
+        assert_eq!(totals.handed.octets, totals.handed.packets * frame_octets);
+        ensure!(
+            received < totals.handed.packets,
+            "nothing was lost: no flood"
+        );
+        assert!(flows.iter().all(|packets| *packets > 0));
+        // The counters are each queue's own, and what was handed over is not.
+        let mut unexplained = totals.handed.packets - received;
+        for queue in &rig.queues {
+            let why = queue.statistics()?.explain(u64::MAX);
+            assert_eq!(why.too_long, 0);
+            unexplained -= why.rx_ring_full + why.fill_ring_empty;
+        }
+        assert_eq!(unexplained, 0);
+        Ok(())
+    })
 }

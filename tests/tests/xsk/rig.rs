@@ -12,7 +12,7 @@ use flowprobe::{
     host,
     load::{
         Kernel, OBJECT, Options,
-        handover::{Handover, Pulse, Share, Skipped, queues},
+        handover::{Handover, Pulse, Queues, Share, Skipped},
     },
     sampling::Sampling,
     table::shared::Totals,
@@ -115,7 +115,8 @@ impl Rig {
         let interface = Interface::find(Pair::SENSOR)?;
         let kernel = Kernel::load(OBJECT, &for_all_cpus(options)?)?;
         let handover = kernel.handover()?;
-        let share = handover.share(&interface, queues(&interface)?, skipped)?;
+        let queues = Queues::of(&interface)?;
+        let share = handover.share(&interface, queues.most, skipped)?;
         let mut rig = Self {
             attached: None,
             queues: Vec::new(),
@@ -129,14 +130,21 @@ impl Rig {
             sender,
             sniffer,
         };
-        for number in 0..rig.share.queues() {
-            let queue = Queue::open(&rig.interface, number, settings)?;
-            rig.share.give(number, &queue)?;
-            rig.queues.push(queue);
+        for _ in 0..queues.now {
+            rig.open(settings)?;
         }
         rig.beat();
         rig.attached = Some(rig.handover.attach(&rig.interface, mode)?);
         Ok(rig)
+    }
+
+    /// Opens the next queue.
+    pub(crate) fn open(&mut self, settings: &Settings) -> Result<()> {
+        let number = self.queues.len() as u32;
+        let queue = Queue::open(&self.interface, number, settings)?;
+        self.share.give(number, &queue)?;
+        self.queues.push(queue);
+        Ok(())
     }
 
     /// All workers are alive, and will be for as long as the test takes on the slowest machine.
