@@ -5,8 +5,11 @@
 //! are made whole there. Then one thread makes records of all workers' flows ([`emission`]). A
 //! [`crew`] is all of these threads; what they pass on to each other goes through [`mailbox`]es.
 
+pub mod books;
 pub mod cpus;
 pub mod crew;
+#[cfg(debug_assertions)]
+mod drill;
 pub mod emission;
 pub mod mailbox;
 pub mod meter;

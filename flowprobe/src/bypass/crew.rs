@@ -104,6 +104,12 @@ impl Drop for Notice {
     }
 }
 
+/// Desks for so many workers.
+#[must_use]
+pub fn desks(workers: usize) -> Vec<Arc<Desk>> {
+    (0..workers).map(|_| Arc::default()).collect()
+}
+
 /// All threads at work.
 pub struct Crew<S> {
     workers: Vec<JoinHandle<Worker<S>>>,
@@ -132,12 +138,13 @@ const EMISSION: &str = "thread that makes records";
 const CHANGES: &str = "thread that changes rates";
 
 impl<S: Source> Crew<S> {
-    /// Starts all threads. `select` is told of new rates.
+    /// Starts all threads, each worker with its desk (see [`desks`]). `select` is told of new rates.
     ///
     /// # Errors
     /// The system refuses a thread; none is left then.
     pub fn start(
         recruits: Vec<Recruit<S>>,
+        desks: Vec<Arc<Desk>>,
         poll: Poll,
         emitter: &Emitter,
         rates: &Arc<Rates>,
@@ -145,7 +152,6 @@ impl<S: Source> Crew<S> {
     ) -> Result<Self, CrewError> {
         let (to, ended) = unbounded_channel();
         let of = recruits.len();
-        let desks: Vec<Arc<Desk>> = recruits.iter().map(|_| Arc::default()).collect();
         let inboxes: Vec<Arc<Mailbox<Message>>> = recruits.iter().map(|_| Arc::default()).collect();
         let outs: Vec<Arc<Mailbox<Out>>> = recruits.iter().map(|_| Arc::default()).collect();
         let marks = Arc::new(Marks::default());
@@ -210,12 +216,6 @@ impl<S: Source> Crew<S> {
             Some(name) => name,
             None => std::future::pending().await,
         }
-    }
-
-    /// Where workers tell what they have counted.
-    #[must_use]
-    pub fn desks(&self) -> &[Arc<Desk>] {
-        &self.desks
     }
 
     /// Samples a class in another way. The answer comes when all flows of the rate before have left

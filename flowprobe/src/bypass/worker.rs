@@ -212,7 +212,12 @@ impl<S: Source> Worker<S> {
 
     fn take_burst(&mut self) -> usize {
         let meter = &mut self.meter;
-        self.source.receive(BURST, |received| meter.take(&received))
+        let taken = self.source.receive(BURST, |received| meter.take(&received));
+        #[cfg(debug_assertions)]
+        if taken > 0 {
+            super::drill::begin();
+        }
+        taken
     }
 
     /// Takes what the worker before has passed on, and passes on in turn.

@@ -140,7 +140,8 @@ fn start(of: u32, poll: Poll) -> Scene {
     let recruits = (0..).zip(&lines).map(recruit).collect();
     let epoch = Arc::new(AtomicU64::new(0));
     let switch = Switch(Arc::clone(&epoch));
-    let crew = Crew::start(recruits, poll, &emitter, &rates, switch).expect("a crew");
+    let crew =
+        Crew::start(recruits, desks(lines.len()), poll, &emitter, &rates, switch).expect("a crew");
     Scene {
         crew,
         lines,
