@@ -297,7 +297,7 @@ fn exporter(args: &ExportArgs, collector: &Collector) -> Result<Arc<Exporter>> {
             sampling: Sampling::All,
         }],
         sampling_profile: Profile::Default,
-        interfaces: Vec::new(),
+        interfaces: Arc::default(),
         content: export::Content::default(),
         output: None,
     };

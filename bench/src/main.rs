@@ -3,6 +3,7 @@
 mod clock;
 mod dispatcher;
 mod export;
+mod live;
 mod measure;
 mod meter;
 mod object_file;
@@ -31,6 +32,11 @@ enum Benchmark {
     Export(export::ExportArgs),
     Table(table::TableArgs),
     Pcap(pcap::PcapArgs),
+    Live(live::LiveArgs),
+    Afxdp(live::AfxdpArgs),
+    /// What `afxdp` starts
+    #[command(hide = true)]
+    PacketRing(live::RingArgs),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +46,9 @@ fn main() -> ExitCode {
         Benchmark::Export(args) => export::run(&args),
         Benchmark::Table(args) => table::run(&args),
         Benchmark::Pcap(args) => pcap::run(&args),
+        Benchmark::Live(args) => live::run(&args),
+        Benchmark::Afxdp(args) => live::bypass::run(&args),
+        Benchmark::PacketRing(args) => live::ring::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -56,7 +56,7 @@ impl Meter {
             sample_key: 0,
             shadow: None,
             tunnels,
-            dedup: &[],
+            dedup: None,
         };
         let mut kernel = Kernel::load(object, &options)?;
         let program = kernel.program(kind == Kind::XdpFrags)?;

@@ -11,7 +11,9 @@ pub mod interface;
 pub mod link;
 pub mod netdev;
 pub mod netlink;
+pub mod netns;
 pub mod overlap;
+pub mod pattern;
 pub mod preflight;
 pub mod promisc;
 pub mod tc;
@@ -26,6 +28,8 @@ pub use self::{
     bypass::BypassError,
     interface::{FactsError, Interface, InterfaceFacts, InterfaceStats, LookupError},
     link::{AttachError, Link, Mode, refuse_foreign},
+    netns::{Netns, NetnsError, NetnsName},
+    pattern::{Pattern, PatternError},
     preflight::{Finding, Warning, missed_tags, preflight, preflight_tc, tells_tags},
     promisc::{PromiscError, Promiscuous},
     tc::{Hook, LinkLayer, Tc, TcError, Way},
@@ -67,13 +71,19 @@ pub struct Attached {
     pub frags: bool,
     /// Whether the program is one that asks the device for the VLAN tag beside a packet.
     pub vlan_metadata: bool,
-    _link: Link,
+    link: Link,
     /// A program of this interface alone. Kept so that its run time can be read where that of the
     /// others can: `/proc/PID/fdinfo`.
     program: Option<OwnedFd>,
 }
 
 impl Attached {
+    /// Whether the kernel has taken it off, as it does where the interface goes away.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.link.has_ended()
+    }
+
     /// The program, where it is one of this interface alone.
     #[must_use]
     pub fn program(&self) -> Option<BorrowedFd<'_>> {
@@ -175,7 +185,7 @@ fn attached(interface: &Interface, mode: Mode, frags: bool, link: Link) -> Attac
         mode,
         frags,
         vlan_metadata: false,
-        _link: link,
+        link,
         program: None,
     }
 }

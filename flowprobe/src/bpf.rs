@@ -356,6 +356,19 @@ pub(crate) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     .map(drop)
 }
 
+/// Whether the interface of a link, of XDP or TCX, is gone. Where the kernel does not say, it is not.
+pub(crate) fn has_ended(link: BorrowedFd<'_>) -> bool {
+    // linux/bpf.h: struct bpf_link_info; both have the interface's index first, 0 where it is gone.
+    const IFINDEX_WORD: usize = 4;
+    let mut info = [u32::MAX; 8];
+    let mut attribute = GetInfo {
+        fd: number(link),
+        info_len: size_of_val(&info) as u32,
+        info: info.as_mut_ptr() as u64,
+    };
+    call(BPF_OBJ_GET_INFO_BY_FD, &mut attribute).is_ok() && info[IFINDEX_WORD] == 0
+}
+
 /// The name of a loaded program, which the kernel cuts to 15 octets.
 ///
 /// Only CAP_SYS_ADMIN may open programs by id: expect EPERM without it.

@@ -12,7 +12,7 @@ use std::{num::NonZeroU32, path::PathBuf, str::FromStr as _, time::Duration};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    attach::{Hook, XdpMode},
+    attach::{Hook, NetnsName, Pattern, XdpMode},
     bypass::Poll,
     export::{Collector, Format, Group, Identity, NamedTemplate, Output},
     ipfix::Fields,
@@ -79,9 +79,21 @@ pub enum Command {
 /// Options of `flowprobe run`.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Interface to watch; may be given several times
-    #[arg(short, long = "interface", value_name = "NAME", required = true)]
-    pub interfaces: Vec<String>,
+    /// Interface to watch, or a pattern for some, as 'veth*'; may be given several times
+    ///
+    /// Patterns are those of shells: * any characters, ? one, [a-z] one of these, [!a-z]
+    /// none of them; in quotes, or the shell takes them for files. Interfaces that match
+    /// are watched from when they appear until they go, and one that is given by name is
+    /// watched again when it is back. What a pattern names and cannot be watched is said,
+    /// and left alone.
+    #[arg(short, long = "interface", value_name = "NAME|PATTERN", required = true,
+          value_parser = Pattern::from_str)]
+    pub interfaces: Vec<Pattern>,
+
+    /// Network namespace whose interfaces are watched: a name of `ip netns`, the number of
+    /// a process in it, or a path; flows go out where flowprobe was started
+    #[arg(long, value_name = "NAME|PID|PATH", value_parser = NetnsName::from_str)]
+    pub netns: Option<NetnsName>,
 
     /// Where flows go.
     #[command(flatten)]

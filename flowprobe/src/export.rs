@@ -10,6 +10,7 @@ mod balance;
 pub mod collector;
 mod encoder;
 pub mod group;
+pub mod interfaces;
 mod link;
 mod members;
 mod pace;
@@ -37,6 +38,7 @@ pub use account::DestinationReport;
 pub use collector::{Collector, CollectorError, Format, Identity, Transport};
 pub use encoder::Content;
 pub use group::{Group, GroupError, Mode};
+pub use interfaces::{Interface, Interfaces};
 pub use link::{LinkError, TlsError};
 pub use spool::SpoolError;
 pub use template::{NamedTemplate, NoTemplate, TemplateName};
@@ -95,7 +97,7 @@ pub struct Settings {
     /// How collectors are told so.
     pub sampling_profile: Profile,
     /// Interfaces to name to the collectors.
-    pub interfaces: Vec<Interface>,
+    pub interfaces: Arc<Interfaces>,
     /// What flow records have in them.
     pub content: Content,
     /// What to print on standard output.
@@ -133,17 +135,6 @@ pub struct Domain {
     pub name: String,
     /// How its packets are selected at first; see [`Exporter::change`].
     pub sampling: Sampling,
-}
-
-/// An interface as collectors shall call it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
-    /// Index, as in flow keys.
-    pub ifindex: u32,
-    /// Name.
-    pub name: String,
-    /// Description, may be empty.
-    pub description: String,
 }
 
 /// Where what collectors miss waits for them.

@@ -26,6 +26,7 @@ pub mod ledger;
 pub mod load;
 mod nearest;
 pub mod netflow;
+pub mod packet_ring;
 pub mod pcap;
 pub mod record;
 pub mod run;

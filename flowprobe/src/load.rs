@@ -47,6 +47,11 @@ pub const RING_PARTS: u32 = 1 << 16;
 /// Sets of first fragments for each CPU: 256 KiB, which remember 16,384 fragmented packets.
 pub const FRAGMENT_SETS: u32 = 1 << 12;
 
+/// Interfaces that may be known as seen: those with an index below, which the kernel counts up from
+/// 1 in each network namespace, without giving one twice. 8 MiB, with `--dedup` only; on one beyond,
+/// what is forwarded is counted twice, which is said.
+pub const WATCHED_INDICES: u32 = 1 << 20;
+
 /// Largest `--max-flows`: a table of 2²⁶ IPv6 flows has 9 GiB for each CPU.
 pub const MAX_FLOWS: u32 = 1 << 26;
 
@@ -80,8 +85,8 @@ pub struct Options<'a> {
     /// Which tunnels to open.
     pub tunnels: Tunnels,
     /// Of a packet that comes in and goes out, count what comes in only: the indices of interfaces
-    /// on which that is seen. Nothing of it where this is empty.
-    pub dedup: &'a [u32],
+    /// on which that is seen, which may change later.
+    pub dedup: Option<&'a [u32]>,
 }
 
 impl Options<'_> {
@@ -227,7 +232,7 @@ impl Kernel {
             .override_global("HASH_SECRET", &secret, true)
             .override_global("WIDE_SHIFT", &geometry.wide_shift(), true)
             .override_global("FRAGMENT_MASK", &(FRAGMENT_SETS - 1), true)
-            .override_global("DEDUP", &u32::from(!options.dedup.is_empty()), true)
+            .override_global("DEDUP", &u32::from(options.dedup.is_some()), true)
             .override_global("TUNNELS_INNER", &u32::from(options.tunnels.inner), true)
             .override_global("VXLAN_PORTS", &packed(options.tunnels.vxlan), true)
             .override_global("GENEVE_PORTS", &packed(options.tunnels.geneve), true)
@@ -249,7 +254,9 @@ impl Kernel {
                 aya::EbpfError::MapError(error) => LoadError::Maps(error),
                 error => LoadError::Object(error),
             })?;
-        say_watched(&mut ebpf, options.dedup)?;
+        for ifindex in options.dedup.unwrap_or_default() {
+            set_seen(&mut ebpf, *ifindex, true)?;
+        }
         for name in [PROGRAM, PROGRAM_FRAGS] {
             let program = program(&mut ebpf, name)?;
             program
@@ -355,6 +362,15 @@ impl Kernel {
         Handover::new(&self.object, &self.ebpf, ports, heartbeats)
     }
 
+    /// From now on packets that came in on this interface have been seen, or have not; for
+    /// [`Options::dedup`].
+    ///
+    /// # Errors
+    /// The index is beyond [`WATCHED_INDICES`].
+    pub fn set_seen(&mut self, ifindex: u32, seen: bool) -> Result<(), LoadError> {
+        set_seen(&mut self.ebpf, ifindex, seen)
+    }
+
     /// The object, for aya-log.
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
@@ -404,22 +420,18 @@ fn tick_ns() -> u32 {
     }
 }
 
-/// Elements of the map of interfaces: 8 octets for each index up to the last one, which the kernel
-/// counts up from 1.
-fn indices(interfaces: &[u32]) -> u32 {
-    interfaces.iter().max().map_or(1, |last| last + 1)
+/// Elements of the map of interfaces.
+fn indices(dedup: Option<&[u32]>) -> u32 {
+    let last = |interfaces: &[u32]| interfaces.iter().max().map_or(0, |last| *last);
+    dedup.map_or(1, |all| WATCHED_INDICES.max(last(all).saturating_mul(2)))
 }
 
-fn say_watched(ebpf: &mut Ebpf, interfaces: &[u32]) -> Result<(), LoadError> {
-    if interfaces.is_empty() {
-        return Ok(());
-    }
+fn set_seen(ebpf: &mut Ebpf, ifindex: u32, seen: bool) -> Result<(), LoadError> {
     let map = ebpf.map_mut("WATCHED").ok_or(LoadError::NoMap("WATCHED"))?;
     let mut watched: Array<_, u32> = map.try_into().map_err(LoadError::Maps)?;
-    for interface in interfaces {
-        watched.set(*interface, 1, 0).map_err(LoadError::Maps)?;
-    }
-    Ok(())
+    watched
+        .set(ifindex, u32::from(seen), 0)
+        .map_err(LoadError::Maps)
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {

@@ -28,7 +28,7 @@ use self::{
     ending::{Signals, SummaryFile, each_second, nobody_reads, send_rest},
     steer::{Facts, Steering},
     threads::{Ended, Threads},
-    watch::{Watched, programs, watch},
+    watch::{Means, Watch},
 };
 pub use self::{
     bypass::{BypassSettings, MAX_FLOWS as MAX_USERSPACE_FLOWS, Mode},
@@ -38,9 +38,9 @@ pub use self::{
     summary::{InterfaceSummary, Summary},
 };
 use crate::{
-    attach::{Hook, Interface, XdpMode},
+    attach::{Hook, NetnsName, Pattern, XdpMode},
     clock::{Clock, monotonic_ns, unix_ms},
-    export::{self, Exporter, Telemetry},
+    export::{self, Exporter, Interfaces, Telemetry},
     host,
     ledger::Books,
     load::{Kernel, LoadError, OBJECT, Options, RING_PARTS, random_words},
@@ -59,8 +59,10 @@ use crate::{
 /// What to run.
 #[derive(Debug)]
 pub struct Settings {
-    /// Names of the interfaces to watch.
-    pub interfaces: Vec<String>,
+    /// The interfaces to watch.
+    pub interfaces: Vec<Pattern>,
+    /// The network namespace that they are in, where it is another one.
+    pub netns: Option<NetnsName>,
     /// Whether packets are metered where they are seen, or handed over to userspace.
     pub mode: Mode,
     /// Where packets are counted as they come in.
@@ -141,16 +143,16 @@ struct Metering {
     logs: Option<JoinHandle<()>>,
     steering: Steering,
     shadow: Option<Arc<Shadow>>,
-    watched: Vec<Watched>,
-    _kernel: Kernel,
+    watch: Watch,
+    kernel: Kernel,
 }
 
 impl Metering {
     /// Checks, loads, starts the threads, and last of all attaches.
     fn start(mut settings: Settings) -> Result<Self, RunError> {
         let host = host::check(settings.promisc)?;
-        let interfaces = find(&settings.interfaces)?;
-        watch::look(&interfaces, &settings)?;
+        let names = Arc::new(Interfaces::new(lasting(&settings)));
+        let mut watch = Watch::new(&settings, Arc::clone(&names))?;
         let grace = Rcu::new().map_err(RunError::Grace)?;
         if matches!(grace, Rcu::MapInMap(_)) {
             tracing::info!("membarrier is not available (nohz_full?): waiting by map updates");
@@ -167,22 +169,23 @@ impl Metering {
             .first()
             .map_or(0, |domain| domain.id);
         settings.export.domains = classes.domains(first_domain)?;
+        let seen = watch.seen();
         let options = Options {
             max_flows: settings.max_flows,
             partitions: host.possible_cpus.slots() as u32,
             ring_parts: RING_PARTS,
             sampling: samplings[0],
-            classes: &classes.with_filters(&interfaces)?,
+            classes: &classes.with_filters(&settings.interfaces, &watch.candidates())?,
             sample_key: match settings.sample_key {
                 Some(key) => key.initialiser(),
                 None => random_words::<1>().map_err(LoadError::Random)?[0] as u32,
             },
             shadow: settings.shadow,
             tunnels: settings.tunnels,
-            dedup: &watch::seen_coming_in(&interfaces, &settings)?,
+            dedup: seen.as_deref(),
         };
         let parse_first = options.parse_first();
-        let mut adaptive = classes.budget().map(Adaptive::new).transpose()?;
+        let adaptive = classes.budget().map(Adaptive::new).transpose()?;
         let control = settings.control.bind()?;
         let mut kernel = load(settings.object.take(), &options)?;
         let shared = Arc::clone(kernel.shared());
@@ -205,7 +208,7 @@ impl Metering {
             Arc::clone(&rates),
             Arc::clone(&clock),
         ));
-        settings.export.interfaces = interfaces.iter().map(named).collect();
+        settings.export.interfaces = Arc::clone(&names);
         let telemetry = Arc::clone(&meter) as Arc<dyn Telemetry>;
         let exporter = Arc::new(Exporter::start(&settings.export, telemetry)?);
         let shadow = settings
@@ -240,7 +243,10 @@ impl Metering {
             .take()
             .map(SummaryFile::create)
             .transpose()?;
-        let watched = watch(&mut kernel, &interfaces, &settings)?;
+        watch.attach(&mut Means {
+            kernel: &mut kernel,
+            classes: &classes,
+        })?;
         say_memory(&shared, capacity);
         let now_ms = unix_ms(monotonic_ns(), clock.offset_ns());
         let facts = Facts {
@@ -248,7 +254,7 @@ impl Metering {
             clock: Arc::clone(&clock),
             idle: settings.timeouts.idle,
             walking: tokio::sync::Mutex::default(),
-            interfaces: settings.interfaces,
+            interfaces: names,
             since_ms: Mutex::new(vec![now_ms; samplings.len()]),
             classes,
             domains: settings.export.domains,
@@ -261,11 +267,9 @@ impl Metering {
             keyed: settings.sample_key.is_some(),
             shadow: shadow.is_some(),
         };
-        facts.say_what_is_metered();
-        if let Some(adaptive) = &mut adaptive {
-            adaptive.watch(programs(&mut kernel, &watched)?);
-        }
-        let steering = Steering::new(facts, control, adaptive);
+        facts.say_what_is_metered(&watch.in_words());
+        let mut steering = Steering::new(facts, control, adaptive);
+        steering.watch(|| watch.programs(&mut kernel));
         Ok(Self {
             duration: settings.duration,
             summary,
@@ -281,8 +285,8 @@ impl Metering {
             logs,
             steering,
             shadow,
-            watched,
-            _kernel: kernel,
+            watch,
+            kernel,
         })
     }
 
@@ -306,19 +310,37 @@ impl Metering {
                     self.steering.answer(request, handle, &self.threads);
                     continue;
                 }
+                () = self.watch.changed() => match self.follow() {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        tracing::error!("{error}");
+                        return Some("watch over interfaces");
+                    }
+                },
                 _ = second.tick() => {}
             }
             self.steering.look(&self.threads);
             // Slewed or set: the time of day is measured again each second.
             self.clock.measure();
             self.meter.look();
-            for watched in &mut self.watched {
-                watched.look();
-            }
             if nobody_reads(&self.exporter) {
                 return None;
             }
         }
+    }
+
+    /// Does what has become of interfaces.
+    fn follow(&mut self) -> Result<(), RunError> {
+        let facts = Arc::clone(&self.steering.facts);
+        let attached = self.watch.follow(&mut Means {
+            kernel: &mut self.kernel,
+            classes: &facts.classes,
+        })?;
+        if attached {
+            self.steering
+                .watch(|| self.watch.programs(&mut self.kernel));
+        }
+        Ok(())
     }
 
     /// Detaches, waits for one grace period, and takes out everything that was counted.
@@ -333,7 +355,7 @@ impl Metering {
             ..
         } = self;
         steering.close();
-        let interfaces = self.watched.into_iter().map(Watched::detach).collect();
+        let interfaces = self.watch.detach();
         if let Err(error) = self.grace.wait() {
             // The flows stay unread: they show as held, and the ledger says so.
             tracing::error!("no grace period after detaching: {error}");
@@ -370,24 +392,11 @@ impl Metering {
     }
 }
 
-fn named(interface: &Interface) -> export::Interface {
-    export::Interface {
-        ifindex: interface.index,
-        name: interface.name.clone(),
-        description: String::new(),
-    }
-}
-
-fn find(names: &[String]) -> Result<Vec<Interface>, RunError> {
-    let mut interfaces: Vec<Interface> = Vec::new();
-    for name in names {
-        let interface = Interface::find(name)?;
-        if interfaces.contains(&interface) {
-            return Err(RunError::Twice(name.clone()));
-        }
-        interfaces.push(interface);
-    }
-    Ok(interfaces)
+/// How long flows of an interface that is gone may still be sent: until they time out, and then as
+/// long as they may wait for a collector, which is a guess.
+fn lasting(settings: &Settings) -> Duration {
+    const WAITING: Duration = Duration::from_secs(600);
+    settings.timeouts.active + settings.timeouts.idle + WAITING
 }
 
 fn load(object: Option<PathBuf>, options: &Options<'_>) -> Result<Kernel, RunError> {

@@ -77,7 +77,7 @@ fn main() -> Result<()> {
             sample_key: 0,
             shadow,
             tunnels,
-            dedup: &[],
+            dedup: None,
         };
         // A trace would have to be written again and again until it fits; only a refusal needs one.
         let loaded = Kernel::load_with_log(&object, &options, VerifierLogLevel::STATS);

@@ -22,6 +22,7 @@ pub mod probe;
 pub mod secure;
 pub mod sender;
 pub mod sniffer;
+pub mod socket;
 pub mod stream;
 pub mod summary;
 pub mod topology;

@@ -84,15 +84,24 @@ impl Live {
         );
         let send = || {
             pin_to_cpu(cpu)?;
-            let mut left = packets;
-            while left > 0 {
-                let now = left.min(CALL);
-                send_live(&self.program, &self.packet.frame, now as u32, BATCH)?;
-                left -= now;
-            }
-            Ok(())
+            self.send_here(packets)
         };
         namespace.run(send)?
+    }
+
+    /// Sends the next `packets` frames from the thread that calls, which is in the generator's
+    /// namespace and stays on its CPU.
+    ///
+    /// # Errors
+    /// Where the kernel does not know live frames.
+    pub fn send_here(&self, packets: u64) -> Result<()> {
+        let mut left = packets;
+        while left > 0 {
+            let now = left.min(CALL);
+            send_live(&self.program, &self.packet.frame, now as u32, BATCH)?;
+            left -= now;
+        }
+        Ok(())
     }
 
     /// What `packets` frames are.

@@ -1,15 +1,13 @@
 //! Sends frames exactly as they are, through a packet socket.
 
 use std::{
-    ffi::CString,
     io, mem,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-    ptr,
+    os::fd::{AsRawFd as _, OwnedFd},
 };
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::netns::Netns;
+use crate::{netns::Netns, socket::packet};
 
 /// Frames in one system call.
 const BATCH: usize = 64;
@@ -26,8 +24,7 @@ impl Sender {
     /// # Errors
     /// Without CAP_NET_RAW, or where there is no such interface.
     pub fn new(namespace: &Netns, interface: &str) -> Result<Self> {
-        let name = CString::new(interface)?;
-        let socket = namespace.run(|| open(&name))?;
+        let socket = namespace.run(|| packet(interface, 0))?;
         let socket = socket.with_context(|| format!("a packet socket on {interface}"))?;
         Ok(Self { socket })
     }
@@ -89,36 +86,4 @@ impl Sender {
         }
         Ok(())
     }
-}
-
-fn open(name: &CString) -> io::Result<OwnedFd> {
-    // SAFETY: a plain system call; the descriptor is owned by nobody else.
-    let socket = unsafe {
-        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(fd)
-    };
-    // SAFETY: a NUL-terminated name.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    if index == 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: an address of zeroes is a valid one.
-    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_ifindex = index as i32;
-    // SAFETY: `address` is a link-layer address of the size given.
-    let bound = unsafe {
-        libc::bind(
-            socket.as_raw_fd(),
-            ptr::from_ref(&address).cast(),
-            size_of_val(&address) as u32,
-        )
-    };
-    if bound != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(socket)
 }

@@ -1,9 +1,8 @@
 //! What an interface receives, seen by a packet socket: for what is between two that must not notice.
 
 use std::{
-    ffi::CString,
     io, mem,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, OwnedFd},
     ptr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -15,7 +14,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::netns::Netns;
+use crate::{
+    netns::Netns,
+    socket::{packet, set},
+};
 
 /// Octets that the socket may hold.
 const BUFFER: i32 = 64 << 20;
@@ -106,8 +108,7 @@ impl Sniffer {
     /// # Errors
     /// Without CAP_NET_RAW, or where there is no such interface.
     pub fn start(namespace: &Netns, interface: &str) -> Result<Self> {
-        let name = CString::new(interface)?;
-        let socket = namespace.run(|| open(&name))?;
+        let socket = namespace.run(|| open(interface))?;
         let socket = socket.with_context(|| format!("a packet socket on {interface}"))?;
         let (came, stop) = (Arc::<Mutex<Vec<Udp>>>::default(), Arc::default());
         let of_thread = (Arc::clone(&came), Arc::clone(&stop));
@@ -186,62 +187,15 @@ fn listen(socket: &OwnedFd, came: &Mutex<Vec<Udp>>, stop: &AtomicBool) {
     }
 }
 
-fn open(name: &CString) -> io::Result<OwnedFd> {
-    const ALL: u16 = (libc::ETH_P_ALL as u16).to_be();
-    // SAFETY: a plain system call; the descriptor is owned by nobody else.
-    let socket = unsafe {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
-        let fd = libc::socket(libc::AF_PACKET, kind, 0);
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(fd)
-    };
+fn open(interface: &str) -> io::Result<OwnedFd> {
     let patience = libc::timeval {
         tv_sec: 0,
         tv_usec: 20_000,
     };
+    let socket = packet(interface, libc::ETH_P_ALL)?;
     set(&socket, libc::SO_RCVTIMEO, &patience)?;
     set(&socket, libc::SO_RCVBUFFORCE, &BUFFER)?;
-    // SAFETY: a NUL-terminated name.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    if index == 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: an address of zeroes is a valid one.
-    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = ALL;
-    address.sll_ifindex = index as i32;
-    // SAFETY: `address` is a link-layer address of the size given.
-    let bound = unsafe {
-        libc::bind(
-            socket.as_raw_fd(),
-            ptr::from_ref(&address).cast(),
-            size_of_val(&address) as u32,
-        )
-    };
-    if bound != 0 {
-        return Err(io::Error::last_os_error());
-    }
     Ok(socket)
-}
-
-fn set<T>(socket: &OwnedFd, option: i32, value: &T) -> io::Result<()> {
-    // SAFETY: a plain system call with an option that is alive and of the size given.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            ptr::from_ref(value).cast(),
-            size_of_val(value) as u32,
-        )
-    };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 #[cfg(test)]

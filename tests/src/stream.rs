@@ -5,8 +5,6 @@ use std::{
     io::{ErrorKind, Read as _},
     mem,
     net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd,
-    ptr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -21,6 +19,7 @@ use crate::{
     collector::Received,
     ipfix::{Decoder, Message},
     netns::Netns,
+    socket::set,
 };
 
 /// How long something may take that does come.
@@ -354,25 +353,6 @@ impl Connection {
             return;
         }
     }
-}
-
-fn set<T>(socket: &impl AsRawFd, option: i32, value: &T) -> Result<()> {
-    // SAFETY: a plain system call with an option that is alive and of the size given.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            ptr::from_ref(value).cast(),
-            size_of_val(value) as u32,
-        )
-    };
-    ensure!(
-        result == 0,
-        "setsockopt: {}",
-        std::io::Error::last_os_error()
-    );
-    Ok(())
 }
 
 #[cfg(test)]

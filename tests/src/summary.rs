@@ -79,6 +79,8 @@ pub struct Interface {
     pub vlan_metadata: bool,
     /// Whether the program takes frames of several buffers.
     pub frags: bool,
+    /// Whether it went away.
+    pub gone: bool,
     /// Frames received.
     pub rx_packets: u64,
 }

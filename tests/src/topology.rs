@@ -45,21 +45,35 @@ impl Pair {
     /// # Errors
     /// Without root, `ip` or `ethtool`.
     pub fn new(wire: Wire) -> Result<Self> {
-        let pair = Self {
+        let pair = Self::without_wire()?;
+        pair.wire(Self::GENERATOR, Self::SENSOR, wire)?;
+        Ok(pair)
+    }
+
+    /// Makes both, with no wire between them.
+    ///
+    /// # Errors
+    /// Without root or `ip`.
+    pub fn without_wire() -> Result<Self> {
+        Ok(Self {
             generator: Netns::new("generator")?,
             sensor: Netns::new("sensor")?,
-        };
+        })
+    }
+
+    /// Adds a wire, between interfaces of these names.
+    ///
+    /// # Errors
+    /// Without root, `ip` or `ethtool`.
+    pub fn wire(&self, generator: &str, sensor: &str, wire: Wire) -> Result<()> {
         let Wire { queues, mtu } = wire;
-        pair.generator.ip(&format!(
-            "link add {} mtu {mtu} numtxqueues {queues} numrxqueues {queues} type veth \
-             peer name {} mtu {mtu} numtxqueues {queues} numrxqueues {queues} netns {}",
-            Self::GENERATOR,
-            Self::SENSOR,
-            pair.sensor.name()
+        self.generator.ip(&format!(
+            "link add {generator} mtu {mtu} numtxqueues {queues} numrxqueues {queues} type veth \
+             peer name {sensor} mtu {mtu} numtxqueues {queues} numrxqueues {queues} netns {}",
+            self.sensor.name()
         ))?;
-        silence(&pair.generator, Self::GENERATOR)?;
-        silence(&pair.sensor, Self::SENSOR)?;
-        Ok(pair)
+        silence(&self.generator, generator)?;
+        silence(&self.sensor, sensor)
     }
 }
 
@@ -191,7 +205,10 @@ impl Routed {
 
 /// Takes an interface up with nothing that sends by itself, and nothing that merges or splits
 /// frames between the sender and the counter.
-fn silence(namespace: &Netns, interface: &str) -> Result<()> {
+///
+/// # Errors
+/// Without root, `ip` or `ethtool`.
+pub fn silence(namespace: &Netns, interface: &str) -> Result<()> {
     namespace.ip(&format!(
         "link set {interface} addrgenmode none multicast off arp off\n\
          link set {interface} up"

@@ -297,6 +297,7 @@ fn refuse(namespace: &Netns, arguments: &[&str]) -> anyhow::Result<String> {
 fn what_makes_no_sense_is_refused_in_one_line() -> Result {
     let pair = Pair::new(Wire::default())?;
     let cases: &[(&[&str], &str)] = &[
+        (&["-i", "mon*"], "--interface with a pattern"),
         (&["--hook", "tc"], "--hook tc"),
         (&["--egress"], "--egress"),
         (&["--shadow", "10"], "--shadow"),

@@ -113,7 +113,7 @@ fn meter(grace: Box<dyn GracePeriod>) -> HashMap<IpAddr, u64> {
         sample_key: 0,
         shadow: None,
         tunnels: Tunnels::OUTER,
-        dedup: &[],
+        dedup: None,
     };
     let mut kernel = Kernel::load(&object(), &options).expect("the kernel takes the program");
     let shared = Arc::clone(kernel.shared());

@@ -84,6 +84,18 @@ fn what_a_group_misses_goes_to_the_one_that_comes() -> Result {
 /// the end.
 #[test]
 fn a_collector_that_does_not_keep_up_loses_nothing() -> Result {
+    reads_after(Duration::ZERO)
+}
+
+/// It reads nothing for so long that it is left: of what it has not acknowledged nothing arrives in
+/// the session that is over, and all in another.
+#[test]
+fn a_collector_that_was_left_gets_nothing_twice() -> Result {
+    reads_after(Duration::from_secs(13))
+}
+
+/// Stops reading until flows are on disk, and for a pause.
+fn reads_after(pause: Duration) -> Result {
     let pair = Pair::new(Wire::default())?;
     let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
     let directory = Directory::new(&format!("{}-spool", pair.sensor.name()))?;
@@ -107,6 +119,7 @@ fn a_collector_that_does_not_keep_up_loses_nothing() -> Result {
     }
     send(&sender, bursts..bursts + 6)?;
     bursts += 6;
+    thread::sleep(pause);
     collector.read_up_to(usize::MAX);
     let flows = usize::from(bursts) * BURST;
     collector.wait_for_flows(flows)?;

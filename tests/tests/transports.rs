@@ -237,6 +237,25 @@ fn nfdump_reads_netflow_of_captures() -> Result {
     Ok(())
 }
 
+/// What cannot be had in v5 is not passed over in silence.
+#[test]
+fn fields_of_v5_cannot_be_chosen_and_the_log_says_so() -> Result {
+    let namespace = Netns::new("fields")?;
+    for (format, times) in [("v5", 1), ("v9", 0)] {
+        let arguments = ["-", "-c", "udp://127.0.0.1", "--format", format];
+        let fields = ["--fields", "sourceIPv4Address,octetDeltaCount"];
+        let run = pcap_in(
+            &namespace,
+            &[&arguments[..], &fields].concat(),
+            &plain_capture(),
+        )?;
+        assert_eq!(run.code, 0, "{}", run.log);
+        let said = run.log.matches("--fields changes nothing in them");
+        assert_eq!(said.count(), times, "{format}: {}", run.log);
+    }
+    Ok(())
+}
+
 /// python-ipfix as a collector over TCP: all rows with their values.
 #[test]
 fn python_ipfix_reads_tcp() -> Result {

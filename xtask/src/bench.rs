@@ -32,6 +32,12 @@ enum Benchmark {
     /// `flowprobe pcap` beside softflowd and nfpcapd
     #[command(disable_help_flag = true)]
     Pcap(Rest),
+    /// flowprobe and other exporters on the same live traffic (as root)
+    #[command(disable_help_flag = true)]
+    Live(Rest),
+    /// What a packet costs with AF_XDP, beside other ways to meter it (as root)
+    #[command(disable_help_flag = true)]
+    Afxdp(Rest),
 }
 
 #[derive(clap::Args)]
@@ -54,11 +60,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         // No BPF in it.
         Benchmark::Table(rest) => ("table", rest, None),
         Benchmark::Pcap(rest) => ("pcap", rest, None),
+        // The objects are in the binary.
+        Benchmark::Live(rest) => ("live", rest, None),
+        Benchmark::Afxdp(rest) => ("afxdp", rest, None),
     };
     let mut build = cargo();
     build.args(["build", "--quiet", "--locked", "--release"]);
     build.args(["--package", "flowprobe-bench"]);
-    if let Benchmark::Pcap(_) = &args.benchmark {
+    if let Benchmark::Pcap(_) | Benchmark::Live(_) | Benchmark::Afxdp(_) = &args.benchmark {
         build.args(["--package", "flowprobe"]);
     }
     workspace::run(&mut build)?;

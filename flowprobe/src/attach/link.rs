@@ -246,6 +246,12 @@ impl Link {
         }
     }
 
+    /// Whether the kernel has taken it off, as it does where the interface goes away.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        bpf::has_ended(self.fd.as_fd())
+    }
+
     /// Puts a program in our place that looks at nothing, and waits until no run of ours is left.
     ///
     /// While a program is taken off, a veth with GRO (Linux 6.18, 7.3) goes on with the packets at

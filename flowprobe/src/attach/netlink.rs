@@ -1,6 +1,9 @@
-//! What the kernel says of one interface: RTM_GETLINK over a NETLINK_ROUTE socket.
+//! What the kernel says of interfaces: RTM_GETLINK over a NETLINK_ROUTE socket, and in [`monitor`]
+//! of all of them, whenever one changes.
 //!
 //! Not a netlink library: one question, one answer, read with bounds checked everywhere.
+
+pub mod monitor;
 
 use std::{
     io, mem,
@@ -86,30 +89,52 @@ pub struct XdpPrograms {
 /// # Errors
 /// ENODEV where there is no such interface in this network namespace.
 pub fn link(ifindex: u32) -> Result<LinkInfo, NetlinkError> {
-    parse(&ask(libc::NETLINK_ROUTE, &request(ifindex))?)
+    parse(&ask(libc::NETLINK_ROUTE, &request(ifindex, 0))?)
 }
 
 /// Sends one request over a socket of its own, and returns what comes back first.
 pub(super) fn ask(protocol: libc::c_int, request: &[u8]) -> Result<Vec<u8>, NetlinkError> {
+    let socket = socket(protocol, 0)?;
+    send(&socket, request)?;
+    receive(&socket)
+}
+
+/// A netlink socket with these flags beside SOCK_CLOEXEC.
+fn socket(protocol: libc::c_int, flags: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: no pointers.
     let fd = unsafe {
         libc::socket(
             libc::AF_NETLINK,
-            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+            libc::SOCK_RAW | libc::SOCK_CLOEXEC | flags,
             protocol,
         )
     };
     if fd < 0 {
-        return Err(io::Error::last_os_error().into());
+        return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor is new and nothing else owns it.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn send(socket: &OwnedFd, request: &[u8]) -> io::Result<()> {
     // SAFETY: the pointer and length are those of `request`. Without an address a netlink
     // message goes to the kernel.
-    let sent = unsafe { libc::send(fd, request.as_ptr().cast(), request.len(), 0) };
-    if sent < 0 {
-        return Err(io::Error::last_os_error().into());
+    let sent = unsafe {
+        libc::send(
+            socket.as_raw_fd(),
+            request.as_ptr().cast(),
+            request.len(),
+            0,
+        )
+    };
+    match sent {
+        ..0 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
     }
+}
+
+/// What comes next, which is one message or more.
+fn receive(socket: &OwnedFd) -> Result<Vec<u8>, NetlinkError> {
     let mut reply = vec![0_u8; REPLY_BYTES];
     // SAFETY: the pointer and length are those of `reply`.
     let length = unsafe {
@@ -129,11 +154,12 @@ pub(super) fn ask(protocol: libc::c_int, request: &[u8]) -> Result<Vec<u8>, Netl
     Ok(reply)
 }
 
-fn request(ifindex: u32) -> [u8; HEADER + INFO] {
+fn request(ifindex: u32, flags: libc::c_int) -> [u8; HEADER + INFO] {
+    let flags = (libc::NLM_F_REQUEST | flags) as u16;
     let mut request = [0; HEADER + INFO];
     request[0..4].copy_from_slice(&((HEADER + INFO) as u32).to_ne_bytes());
     request[4..6].copy_from_slice(&libc::RTM_GETLINK.to_ne_bytes());
-    request[6..8].copy_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    request[6..8].copy_from_slice(&flags.to_ne_bytes());
     request[HEADER + 4..HEADER + 8].copy_from_slice(&ifindex.to_ne_bytes());
     request
 }
@@ -143,7 +169,11 @@ fn request(ifindex: u32) -> [u8; HEADER + INFO] {
 /// # Errors
 /// The kernel's own error, or the octet from which the message makes no sense.
 pub fn parse(reply: &[u8]) -> Result<LinkInfo, NetlinkError> {
-    let message = message(reply, libc::RTM_NEWLINK)?;
+    describe(message(reply, libc::RTM_NEWLINK)?)
+}
+
+/// Reads a message of RTM_NEWLINK or RTM_DELLINK.
+fn describe(message: &[u8]) -> Result<LinkInfo, NetlinkError> {
     let mut link = LinkInfo {
         index: u32_at(message, HEADER + 4)?,
         flags: u32_at(message, HEADER + 8)?,

@@ -51,16 +51,18 @@ pub(super) fn is_made_on(upper: &LinkInfo, lower: &LinkInfo) -> bool {
     made_on && ON_TOP.contains(&kind)
 }
 
-/// Pairs of watched interfaces that the same packets pass; `egress` says whether what goes out is
-/// counted.
+/// Pairs of watched interfaces that the same packets pass, with one of `new` in each; `egress` says
+/// whether what goes out is counted.
 #[must_use]
-pub fn counted_twice(links: &[LinkInfo], watched: &[u32], egress: bool) -> Vec<Twice> {
+pub fn counted_twice(links: &[LinkInfo], watched: &[u32], new: &[u32], egress: bool) -> Vec<Twice> {
     let watched = || links.iter().filter(|link| watched.contains(&link.index));
+    let is_new = |link: &LinkInfo| new.contains(&link.index);
     let mut found = Vec::new();
     for a in watched() {
-        for b in watched() {
+        let below = below(links, a);
+        for b in watched().filter(|b| is_new(a) || is_new(b)) {
             let names = (a.name.clone(), b.name.clone());
-            if is_above(links, a, b) {
+            if below.contains(&b.index) {
                 let (upper, lower) = names;
                 found.push(Twice::On { upper, lower });
             } else if egress && a.index < b.index && are_ends(a, b) {
@@ -71,26 +73,16 @@ pub fn counted_twice(links: &[LinkInfo], watched: &[u32], egress: bool) -> Vec<T
     found
 }
 
-/// Whether the packets of `upper` come in on `lower` first, perhaps with others between.
-fn is_above(links: &[LinkInfo], upper: &LinkInfo, lower: &LinkInfo) -> bool {
-    let mut below = BTreeSet::from([upper.index]);
-    // Each round goes down by one; there are no more of them than interfaces.
-    for _ in links {
-        let more = links.iter().filter(|link| {
-            let is_upper = |other: &&LinkInfo| below.contains(&other.index);
-            links
-                .iter()
-                .filter(is_upper)
-                .any(|other| is_on(other, link))
-        });
-        let more: Vec<u32> = more.map(|link| link.index).collect();
-        let before = below.len();
-        below.extend(more);
-        if below.len() == before {
-            break;
-        }
+/// The interfaces on which packets of `upper` come in first, perhaps with others between.
+fn below(links: &[LinkInfo], upper: &LinkInfo) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    let mut at = vec![upper];
+    while let Some(upper) = at.pop() {
+        let lowers = links.iter().filter(|lower| is_on(upper, lower));
+        at.extend(lowers.filter(|lower| found.insert(lower.index)));
     }
-    upper.index != lower.index && below.contains(&lower.index)
+    found.remove(&upper.index);
+    found
 }
 
 fn are_ends(a: &LinkInfo, b: &LinkInfo) -> bool {
@@ -169,7 +161,7 @@ mod tests {
 
     #[test]
     fn pairs_that_see_the_same_packets_are_named() {
-        let twice = |watched: &[u32], egress| counted_twice(&machine(), watched, egress);
+        let twice = |watched: &[u32], egress| counted_twice(&machine(), watched, watched, egress);
         let on = |upper, lower| Twice::On {
             upper: format!("i{upper}"),
             lower: format!("i{lower}"),
@@ -183,6 +175,8 @@ mod tests {
         assert_eq!(twice(&[7, 6], true), [ends]);
         assert_eq!(twice(&[6, 7], false), [], "what goes out is not counted");
         assert_eq!(twice(&[5, 8], true), [], "the peer is elsewhere");
+        let new = |new: &[u32]| counted_twice(&machine(), &[1, 4, 6, 7], new, true).len();
+        assert_eq!((new(&[4]), new(&[1]), new(&[7]), new(&[])), (1, 1, 1, 0));
         for twice in twice(&[3, 4, 6, 7], true) {
             let line = twice.to_string();
             assert!(line.contains("watch one") && !line.contains("  "), "{line}");

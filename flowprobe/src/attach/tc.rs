@@ -168,6 +168,12 @@ impl Drop for Tc {
 }
 
 impl Tc {
+    /// Whether the kernel has taken it off, as it does where the interface goes away.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        bpf::has_ended(self.link.as_fd())
+    }
+
     /// Attaches in front of all others.
     ///
     /// # Errors

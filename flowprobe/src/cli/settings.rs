@@ -1,11 +1,11 @@
 //! Where options become settings, and those that do not go together are refused.
 
-use std::io::IsTerminal as _;
+use std::{io::IsTerminal as _, sync::Arc};
 
 use super::{Export, Pcap, Run, RunMode, VlanElements};
 use crate::{
     adaptive::Budget,
-    attach::{Hook, XdpMode},
+    attach::{Hook, Pattern, XdpMode},
     export::{
         self, Collector, CollectorError, Content, Domain, Format, NamedTemplate, NoTemplate,
         Output, SpoolSettings, TemplateName, template::chosen,
@@ -136,6 +136,7 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
     let mode = mode(&options, &classes)?;
     Ok(run::Settings {
         interfaces: options.interfaces,
+        netns: options.netns,
         hook: options.hook,
         xdp_mode: options.xdp_mode,
         egress: options.egress,
@@ -171,9 +172,9 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
 /// Refuses what can be seen to be wrong without a look at the machine, which `run` refuses too.
 fn refuse(options: &Run, classes: &[Rated]) -> Result<(), RunError> {
     let interfaces = &options.interfaces;
-    for (i, name) in interfaces.iter().enumerate() {
-        if interfaces[..i].contains(name) {
-            return Err(RunError::Twice(name.clone()));
+    for (i, pattern) in interfaces.iter().enumerate() {
+        if interfaces[..i].contains(pattern) {
+            return Err(RunError::Twice(pattern.to_string()));
         }
     }
     if options.hook == Hook::Tc && options.xdp_mode != XdpMode::Auto {
@@ -185,7 +186,8 @@ fn refuse(options: &Run, classes: &[Rated]) -> Result<(), RunError> {
     let filters = classes.iter().filter_map(|class| class.filter.as_ref());
     for name in filters.filter_map(|filter| filter.interface.as_ref()) {
         // A file alone may leave the interfaces to the command line.
-        if !interfaces.is_empty() && !interfaces.contains(name) {
+        let mut wanted = interfaces.iter();
+        if !interfaces.is_empty() && !wanted.any(|pattern| pattern.matches(name)) {
             return Err(RunError::ClassInterface(name.clone()));
         }
     }
@@ -218,6 +220,11 @@ fn mode(options: &Run, classes: &[Rated]) -> Result<Mode, RunError> {
     }
     let by_cpu = |class: &Rated| matches!(class.rate, Rate::Auto(Budget::Cpu { .. }));
     let refused = [
+        (
+            "--interface with a pattern",
+            !options.interfaces.iter().all(Pattern::is_plain),
+            ", whose workers are there from the start",
+        ),
         (
             "--hook tc",
             options.hook == Hook::Tc,
@@ -379,7 +386,7 @@ fn export_settings(
             sampling: Sampling::All,
         }],
         sampling_profile,
-        interfaces: Vec::new(),
+        interfaces: Arc::default(),
         content: Content {
             dot1q: options.vlan_elements == VlanElements::Dot1q,
             fields: options.fields,

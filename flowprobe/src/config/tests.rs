@@ -13,7 +13,10 @@ use std::{
 use clap::CommandFactory as _;
 
 use super::{CommandLine, CommandLineError, File, Of, check, command_line, default, show};
-use crate::cli::{Cli, Command, pcap_settings, run_settings};
+use crate::{
+    attach::Pattern,
+    cli::{Cli, Command, pcap_settings, run_settings},
+};
 
 /// A file that goes away with its guard.
 struct Written(PathBuf);
@@ -94,8 +97,9 @@ fn said(text: &str) -> Vec<String> {
 }
 
 /// Every option with a value that is not its default: as a key, and as flags.
-const EVERY: [(&str, &str, &[&str]); 57] = [
+const EVERY: [(&str, &str, &[&str]); 58] = [
     ("interface", "['a', 'b']", &["-i", "a", "-i", "b"]),
+    ("netns", "'blue'", &["--netns", "blue"]),
     (
         "collector",
         "['udp://192.0.2.1', 'udp://[::1]:7']",
@@ -554,7 +558,8 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
         panic!("not run");
     };
     // A list as a whole; and what excludes the flag gives way as well.
-    assert_eq!(options.interfaces, ["c"]);
+    let interfaces: Vec<_> = options.interfaces.iter().map(Pattern::as_str).collect();
+    assert_eq!(interfaces, ["c"]);
     assert_eq!(options.control.as_deref(), Some(Path::new("/y")));
     assert!(!options.no_control);
     assert_eq!(options.export.mtu, 700);
@@ -583,7 +588,7 @@ fn what_is_required_may_be_in_the_file_or_not_at_all() {
     let written = Written::new("mtu = 600");
     let missing = command_line(&words(&["run", "run", "--config", written.name()]));
     let error = missing.expect_err("no interface").to_string();
-    assert!(error.contains("--interface <NAME>"), "{error}");
+    assert!(error.contains("--interface <NAME|PATTERN>"), "{error}");
     let written = Written::new("interface = 'run'");
     // The program may have the name of the command.
     let read = read(&["run", "run", "--config", written.name()]);

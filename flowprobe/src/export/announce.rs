@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    Domain, Interface, Settings, Telemetry,
+    Domain, Interfaces, Settings, Telemetry,
     account::{Account, Front, Outlet},
     encoder::Encoder,
 };
@@ -51,7 +51,7 @@ pub(super) struct Facts {
     /// Identifies the metering and the exporting process on this machine (IE 143, 144).
     process: u32,
     profile: Profile,
-    interfaces: Vec<Interface>,
+    interfaces: Arc<Interfaces>,
     telemetry: Arc<dyn Telemetry>,
 }
 
@@ -64,6 +64,8 @@ pub(super) struct Told {
     name: String,
     /// Templates that this session knows.
     pub(super) templates: bool,
+    /// The version of the interfaces' names.
+    pub(super) interfaces: u64,
     /// When to tell all of it again.
     pub(super) again_at: Instant,
 }
@@ -76,6 +78,7 @@ impl Told {
             observation_domain: domain.id,
             name: domain.name.clone(),
             templates: false,
+            interfaces: 0,
             again_at: now,
         };
         domains.iter().enumerate().map(told).collect()
@@ -119,7 +122,7 @@ impl Facts {
         Self {
             process: std::process::id(),
             profile: settings.sampling_profile,
-            interfaces: settings.interfaces.clone(),
+            interfaces: Arc::clone(&settings.interfaces),
             telemetry,
         }
     }
@@ -152,18 +155,20 @@ impl Facts {
         }
     }
 
-    /// Everything that a collector needs before the first flow of a domain.
+    /// Everything that a collector needs before the first flow of a domain. Returns the version of
+    /// the interfaces' names that it knows then.
     pub(super) fn announce<S: Stream>(
         &self,
         told: &Told,
         front: Front,
         stream: &mut S,
-    ) -> Result<(), S::Stop> {
+    ) -> Result<u64, S::Stop> {
         if !told.templates {
             self.templates(told, front, stream)?;
         }
-        self.options(told, front, stream)?;
-        self.statistics(told, front, stream)
+        let interfaces = self.options(told, front, stream)?;
+        self.statistics(told, front, stream)?;
+        Ok(interfaces)
     }
 
     /// What a collector needs between the last flow of one rate and the first flow of the next:
@@ -234,7 +239,12 @@ impl Facts {
         }
     }
 
-    fn options<S: Stream>(&self, told: &Told, front: Front, stream: &mut S) -> Result<(), S::Stop> {
+    fn options<S: Stream>(
+        &self,
+        told: &Told,
+        front: Front,
+        stream: &mut S,
+    ) -> Result<u64, S::Stop> {
         self.rate(told, front.sampling, stream)?;
         self.selection_sequence(told, sequence(front.epoch), stream)?;
         if !told.name.is_empty() {
@@ -244,14 +254,7 @@ impl Facts {
             };
             stream.put(|encoder| encoder.options(&record))?;
         }
-        for interface in &self.interfaces {
-            let record = InterfaceName {
-                interface: interface.ifindex,
-                name: Text::new(&interface.name),
-                description: Text::new(&interface.description),
-            };
-            stream.put(|encoder| encoder.options(&record))?;
-        }
+        let interfaces = self.interfaces(0, stream)?;
         for template in stream.flow_templates() {
             let record = FlowKeys {
                 template: template.id,
@@ -259,7 +262,27 @@ impl Facts {
             };
             stream.put(|encoder| encoder.options(&record))?;
         }
-        Ok(())
+        Ok(interfaces)
+    }
+
+    /// Of the names of interfaces as they are now.
+    pub(super) fn interfaces_version(&self) -> u64 {
+        self.interfaces.version()
+    }
+
+    /// The names of interfaces that have come since a version, or have been renamed; returns the
+    /// version that is told then.
+    pub(super) fn interfaces<S: Stream>(&self, since: u64, stream: &mut S) -> Result<u64, S::Stop> {
+        let (version, interfaces) = self.interfaces.since(since);
+        for interface in interfaces {
+            let record = InterfaceName {
+                interface: interface.ifindex,
+                name: Text::new(&interface.name),
+                description: Text::new(&interface.description),
+            };
+            stream.put(|encoder| encoder.options(&record))?;
+        }
+        Ok(version)
     }
 
     fn selection_sequence<S: Stream>(

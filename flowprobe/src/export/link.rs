@@ -205,6 +205,9 @@ pub(in crate::export) trait Link {
         false
     }
 
+    /// Ends the session at once, if there is one: nothing arrives any more of what has not by now.
+    fn leave(&mut self) {}
+
     /// Ends the session in order; gives all of it until `until` to be acknowledged.
     fn close(&mut self, until: Instant) -> io::Result<()> {
         let _ = until;
@@ -276,6 +279,10 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn is_due(&mut self, now: Instant) -> bool {
         (**self).is_due(now)
+    }
+
+    fn leave(&mut self) {
+        (**self).leave();
     }
 
     fn close(&mut self, until: Instant) -> io::Result<()> {

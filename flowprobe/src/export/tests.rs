@@ -50,7 +50,7 @@ fn settings(collectors: &[SocketAddr]) -> Settings {
             sampling: Sampling::All,
         }],
         sampling_profile: crate::sampling::Profile::Default,
-        interfaces: Vec::new(),
+        interfaces: Arc::default(),
         content: crate::export::Content::default(),
         output: None,
     }

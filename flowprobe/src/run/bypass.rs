@@ -17,12 +17,13 @@ use super::{
     budget::Adaptive,
     classes::Classes,
     ending::{Signals, SummaryFile, each_second, nobody_reads, send_rest},
-    find, load, named,
+    lasting, load,
     steer::{Change, Facts, Steering},
     summary::SamplingSummary,
-    watch,
+    watch::within,
 };
 use crate::{
+    attach::Netns,
     bypass::{
         Crew, Poll,
         books::Both,
@@ -30,7 +31,7 @@ use crate::{
         source::Tapped,
     },
     clock::{Clock, monotonic_ns, unix_ms},
-    export::{Exporter, Telemetry},
+    export::{Exporter, Interfaces, Telemetry},
     host,
     ledger::{Books as _, Ledger},
     load::{Kernel, LoadError, Options, random_words},
@@ -102,6 +103,8 @@ struct Metering {
     crew: Crew<Tapped>,
     signals: Signals,
     steering: Steering,
+    /// Where interfaces are, if that is another one.
+    netns: Option<Netns>,
     ports: Vec<Port>,
     _kernel: Kernel,
 }
@@ -110,11 +113,9 @@ impl Metering {
     /// Checks, loads, opens the queues, starts the threads, and last of all attaches.
     fn start(mut settings: Settings, bypass: &BypassSettings) -> Result<Self, RunError> {
         let host = host::check(true)?;
-        let interfaces = find(&settings.interfaces)?;
-        for interface in &interfaces {
-            port::refuse(interface, bypass)?;
-        }
-        watch::look(&interfaces, &settings)?;
+        let netns = settings.netns.as_ref().map(Netns::open).transpose()?;
+        let interfaces = within(netns.as_ref(), || port::find(&settings, bypass))??;
+        let names = Arc::new(Interfaces::new(lasting(&settings)));
         let grace = Rcu::new().map_err(RunError::Grace)?;
         let classes = Classes::new(std::mem::take(&mut settings.classes));
         let samplings = classes.samplings();
@@ -130,14 +131,14 @@ impl Metering {
             ring_parts: 1,
             partitions: host.possible_cpus.slots() as u32,
             sampling: samplings[0],
-            classes: &classes.with_filters(&interfaces)?,
+            classes: &classes.with_filters(&settings.interfaces, &interfaces)?,
             sample_key: match settings.sample_key {
                 Some(key) => key.initialiser(),
                 None => random_words::<1>().map_err(LoadError::Random)?[0] as u32,
             },
             shadow: None,
             tunnels: settings.tunnels,
-            dedup: &[],
+            dedup: None,
         };
         let parse_first = options.parse_first();
         let adaptive = classes.budget().map(Adaptive::new).transpose()?;
@@ -153,10 +154,14 @@ impl Metering {
         let exported = Arc::new(Exported::in_biflows(pairing));
         let rates = Arc::new(Rates::new(&samplings, None));
         // From here on there are queues, of which nobody takes packets before all is attached.
-        let mut opened = port::open(&handover, &interfaces, bypass)?;
+        let open = || port::open(&handover, &interfaces, bypass);
+        let mut opened = within(netns.as_ref(), open)??;
         let recruits = port::recruits(&mut opened, &settings)?;
         let tables = recruits.len();
-        settings.export.interfaces = interfaces.iter().map(named).collect();
+        for interface in &interfaces {
+            names.put(interface.index, &interface.name);
+        }
+        settings.export.interfaces = Arc::clone(&names);
         let desks = desks(tables);
         let books = Arc::new(Both::new(
             Arc::clone(&shared),
@@ -190,7 +195,11 @@ impl Metering {
         };
         let crew = Crew::start(recruits, desks, bypass.poll, &emitter, &rates, program)?;
         drop(emitter);
-        let ports = match port::attach(opened, &handover, &settings) {
+        let attach = || port::attach(opened, &handover, &settings);
+        let ports = match within(netns.as_ref(), attach)
+            .map_err(RunError::from)
+            .flatten()
+        {
             Ok(ports) => ports,
             Err(error) => {
                 // Threads end before their memory goes.
@@ -205,7 +214,7 @@ impl Metering {
             clock: Arc::clone(&clock),
             idle: settings.timeouts.idle,
             walking: tokio::sync::Mutex::default(),
-            interfaces: settings.interfaces,
+            interfaces: names,
             since_ms: Mutex::new(vec![now_ms; samplings.len()]),
             classes,
             domains: settings.export.domains,
@@ -218,7 +227,8 @@ impl Metering {
             keyed: settings.sample_key.is_some(),
             shadow: false,
         };
-        facts.say_what_is_metered();
+        let there: Vec<_> = interfaces.iter().map(|one| one.name.as_str()).collect();
+        facts.say_what_is_metered(&there.join(", "));
         Ok(Self {
             duration: settings.duration,
             max_flows: settings.max_flows,
@@ -232,6 +242,7 @@ impl Metering {
             crew,
             signals,
             steering: Steering::new(facts, control, adaptive),
+            netns,
             ports,
             _kernel: kernel,
         })
@@ -262,8 +273,9 @@ impl Metering {
             self.steering.look(&self.crew);
             self.clock.measure();
             self.meter.look();
-            for port in &mut self.ports {
-                port.look();
+            let (netns, ports) = (self.netns.as_ref(), &mut self.ports);
+            if let Err(error) = within(netns, || ports.iter_mut().for_each(Port::look)) {
+                tracing::warn!("{error}");
             }
             if nobody_reads(&self.exporter) {
                 return None;
@@ -282,8 +294,13 @@ impl Metering {
             ..
         } = self;
         steering.close();
-        let (interfaces, shares): (Vec<_>, Vec<_>) =
-            self.ports.into_iter().map(Port::detach).unzip();
+        let ports = self.ports;
+        let detach = || ports.into_iter().map(Port::detach).unzip();
+        let detached = within(self.netns.as_ref(), detach);
+        let (interfaces, shares): (Vec<_>, Vec<_>) = detached.unwrap_or_else(|error| {
+            tracing::error!("{error}: the summary has no interfaces");
+            Default::default()
+        });
         if let Err(error) = self.grace.wait() {
             // What comes late is counted as lost.
             tracing::error!("no grace period after detaching: {error}");

@@ -7,10 +7,11 @@ use flowprobe_ebpf::class::{Rule, side};
 use super::RunError;
 use crate::{
     adaptive::Budget,
-    attach::Interface,
+    attach::{Interface, Pattern},
     export::Domain,
     load,
     sampling::{Filter, Rate, Rated, Sampling, Side},
+    table::Shared,
 };
 
 /// The classes of a run; class 0 is the rest.
@@ -70,9 +71,35 @@ impl Classes {
             .collect()
     }
 
-    /// The classes that have a filter, for the kernel half.
+    /// The interface has a name, so that packets on it may be of a class.
+    pub(super) fn name_interface(&self, shared: &Shared, interface: &Interface) {
+        for class in self.of_interface(&interface.name) {
+            shared.set_interface(class, interface.index);
+        }
+    }
+
+    /// No interface has the name any more.
+    pub(super) fn forget_interface(&self, shared: &Shared, name: &str) {
+        for class in self.of_interface(name) {
+            shared.set_interface(class, NOWHERE);
+        }
+    }
+
+    /// The classes of packets on an interface.
+    fn of_interface(&self, name: &str) -> impl Iterator<Item = u8> {
+        let is_of = move |spec: &Rated| {
+            let filter = spec.filter.as_ref();
+            filter.is_some_and(|filter| filter.interface.as_deref() == Some(name))
+        };
+        let specs = self.specs.iter().enumerate();
+        specs.filter_map(move |(class, spec)| is_of(spec).then_some(class as u8))
+    }
+
+    /// The classes that have a filter, for the kernel half; an interface that one of them names may
+    /// come later, if it is wanted.
     pub(super) fn with_filters(
         &self,
+        wanted: &[Pattern],
         interfaces: &[Interface],
     ) -> Result<Vec<load::Class>, RunError> {
         let samplings = self.samplings();
@@ -80,21 +107,25 @@ impl Classes {
         with_filters
             .filter_map(|(spec, sampling)| Some((spec.filter.as_ref()?, sampling)))
             .map(|(filter, sampling)| {
-                let rule = rule(filter, interfaces)?;
+                let rule = rule(filter, wanted, interfaces)?;
                 Ok(load::Class { rule, sampling })
             })
             .collect()
     }
 }
 
+/// An index that no interface has: the kernel counts up from 1.
+const NOWHERE: u32 = i32::MAX as u32;
+
 /// A filter as the kernel half has it.
-fn rule(filter: &Filter, interfaces: &[Interface]) -> Result<Rule, RunError> {
+fn rule(filter: &Filter, wanted: &[Pattern], there: &[Interface]) -> Result<Rule, RunError> {
     let mut rule = Rule::default();
     if let Some(name) = &filter.interface {
-        let interface = interfaces.iter().find(|interface| interface.name == *name);
-        rule.ifindex = interface
-            .ok_or_else(|| RunError::ClassInterface(name.clone()))?
-            .index;
+        if !wanted.iter().any(|pattern| pattern.matches(name)) {
+            return Err(RunError::ClassInterface(name.clone()));
+        }
+        let interface = there.iter().find(|interface| interface.name == *name);
+        rule.ifindex = interface.map_or(NOWHERE, |interface| interface.index);
     }
     if let Some(protocol) = filter.protocol {
         rule.protocol = u16::from(protocol) + 1;
@@ -161,6 +192,10 @@ mod tests {
             name: ETH.to_owned(),
             index: INDEX,
         }]
+    }
+
+    fn wanted() -> Vec<Pattern> {
+        vec!["eth[0-1]".parse().expect("a pattern")]
     }
 
     fn side() -> impl Strategy<Value = Side> {
@@ -239,7 +274,7 @@ mod tests {
                 protocol,
                 ..Packet::EMPTY
             };
-            let rule = rule(&filter, &interfaces()).expect("eth0 is watched");
+            let rule = rule(&filter, &wanted(), &interfaces()).expect("eth0 is watched");
             let observed = Observed {
                 interface: if here { ETH } else { "eth1" },
                 protocol,
@@ -264,7 +299,7 @@ mod tests {
         let parsed = parse(&frame[..], &Tunnels::OUTER).expect("a packet");
         let is_of = |text: &str| {
             let filter = text.parse().expect(text);
-            rule(&filter, &interfaces())
+            rule(&filter, &wanted(), &interfaces())
                 .expect(text)
                 .is_of(INDEX, &parsed.packet)
         };
@@ -275,7 +310,16 @@ mod tests {
     #[test]
     fn a_filter_for_what_is_not_watched_is_refused() {
         let filter = "interface eth9".parse().expect("a filter");
-        let error = rule(&filter, &interfaces()).expect_err("not watched");
+        let error = rule(&filter, &wanted(), &interfaces()).expect_err("not watched");
         assert!(error.to_string().contains("-i eth9"), "{error}");
+    }
+
+    #[test]
+    fn a_filter_for_what_may_come_is_of_no_packet_yet() {
+        let filter = "interface eth1".parse().expect("a filter");
+        let rule = rule(&filter, &wanted(), &interfaces()).expect("it is wanted");
+        for ifindex in [0, 1, INDEX, INDEX + 1] {
+            assert!(!rule.is_of_interface(ifindex), "{ifindex}");
+        }
     }
 }

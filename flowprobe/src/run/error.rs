@@ -7,7 +7,10 @@ use aya::programs::ProgramError;
 use super::SummaryError;
 use crate::{
     adaptive::runtime::RunTimeError,
-    attach::{AttachError, FactsError, LookupError, PromiscError, TcError, bypass::BypassError},
+    attach::{
+        AttachError, FactsError, LookupError, NetnsError, PromiscError, TcError,
+        bypass::BypassError, netlink::NetlinkError,
+    },
     bypass::CrewError,
     control::ControlError,
     export::ExportError,
@@ -28,6 +31,15 @@ pub enum RunError {
     /// A name.
     #[error(transparent)]
     Lookup(#[from] LookupError),
+    /// The network namespace.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// What becomes of interfaces.
+    #[error("cannot hear of interfaces that come and go: {0}")]
+    Monitor(io::Error),
+    /// The list of interfaces.
+    #[error("cannot list the interfaces: {0}")]
+    Links(NetlinkError),
     /// The same interface twice would count each packet once, but be refused by the kernel.
     #[error("interface {0} is given twice: name each interface once")]
     Twice(String),

@@ -20,24 +20,18 @@ enum Refused {
 }
 
 /// Loads the program for one interface after the other.
-pub(super) struct Attacher<'a> {
-    kernel: &'a Kernel,
+#[derive(Default)]
+pub(super) struct Attacher {
     /// Made ready for the first interface that wants it.
     program: Option<RxVlan>,
 }
 
-impl<'a> Attacher<'a> {
-    pub(super) fn new(kernel: &'a Kernel) -> Self {
-        Self {
-            kernel,
-            program: None,
-        }
-    }
-
+impl Attacher {
     /// Attaches to an interface on which tags may stand beside packets. `None` where there are
     /// none, or where they cannot be read, which is said then.
     pub(super) fn attach(
         &mut self,
+        kernel: &Kernel,
         interface: &Interface,
         mode: XdpMode,
     ) -> Result<Option<Attached>, RunError> {
@@ -45,7 +39,7 @@ impl<'a> Attacher<'a> {
         if !tells_tags(&facts, mode) {
             return Ok(None);
         }
-        match self.attempt(interface) {
+        match self.attempt(kernel, interface) {
             Ok(attached) => Ok(Some(attached)),
             // The interface is taken, or the like: as bad for the ordinary program.
             Err(Refused::Attach(error)) if !error.generic_may_work() => Err(error.into()),
@@ -63,10 +57,10 @@ impl<'a> Attacher<'a> {
     }
 
     /// With frags, or else without.
-    fn attempt(&mut self, interface: &Interface) -> Result<Attached, Refused> {
+    fn attempt(&mut self, kernel: &Kernel, interface: &Interface) -> Result<Attached, Refused> {
         let program = match &mut self.program {
             Some(program) => program,
-            none => none.insert(self.kernel.rx_vlan()?),
+            none => none.insert(kernel.rx_vlan()?),
         };
         let attempt = |frags| {
             let loaded = program.load(interface.index, frags)?;

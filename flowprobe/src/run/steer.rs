@@ -1,6 +1,7 @@
 //! What is asked and told over the control socket while a run goes on.
 
 use std::{
+    os::fd::OwnedFd,
     path::Path,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
@@ -12,7 +13,7 @@ use super::{RunError, budget::Adaptive, classes::Classes};
 use crate::{
     clock::{Clock, unix_ms},
     control::{self, Control, Handle, Reply, Request, Status},
-    export::{Domain, Exporter},
+    export::{Domain, Exporter, Interfaces},
     ledger::{Books, Ledger},
     sampling::{Rates, Sampling, Selection},
     table::{ChangeError, Changed, Shared, emit::Exported},
@@ -63,7 +64,8 @@ pub(super) struct Facts {
     pub(super) clock: Arc<Clock>,
     /// How long a flow is kept without a packet.
     pub(super) idle: Duration,
-    pub(super) interfaces: Vec<String>,
+    /// Those that are watched at the time.
+    pub(super) interfaces: Arc<Interfaces>,
     pub(super) classes: Classes,
     pub(super) domains: Vec<Domain>,
     pub(super) rates: Arc<Rates>,
@@ -86,8 +88,7 @@ pub(super) struct Facts {
 
 impl Facts {
     /// Says what is metered, and of which rate.
-    pub(super) fn say_what_is_metered(&self) {
-        let interfaces = self.interfaces.join(", ");
+    pub(super) fn say_what_is_metered(&self, interfaces: &str) {
         match self.classes.budget() {
             Some(budget) => tracing::info!(sample = %budget, "metering {interfaces}"),
             None => {
@@ -156,7 +157,7 @@ impl Facts {
         Status {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs_f64(),
-            interfaces: self.interfaces.clone(),
+            interfaces: self.interfaces.names(),
             classes: self.all_classes(),
             ledger: serde_json::to_value(&ledger).unwrap_or_default(),
         }
@@ -208,6 +209,16 @@ impl Steering {
             facts: Arc::new(facts),
             control,
             adaptive,
+        }
+    }
+
+    /// Says what may run, and costs something.
+    pub(super) fn watch(&mut self, programs: impl FnOnce() -> Result<Vec<OwnedFd>, RunError>) {
+        if let Some(adaptive) = &mut self.adaptive {
+            match programs() {
+                Ok(programs) => adaptive.watch(programs),
+                Err(error) => tracing::warn!("the cost of a new program is not known: {error}"),
+            }
         }
     }
 

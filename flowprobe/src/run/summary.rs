@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::bypass;
+use super::{bypass, watch::Past};
 use crate::{
     attach::InterfaceStats,
     control::Class,
@@ -30,6 +30,8 @@ pub struct InterfaceSummary {
     pub(super) frags: bool,
     /// Whether VLAN tags were read that stand beside packets.
     pub(super) vlan_metadata: bool,
+    /// Whether it went away meanwhile.
+    pub(super) gone: bool,
     #[serde(flatten)]
     pub(super) counters: InterfaceStats,
 }
@@ -41,6 +43,14 @@ pub(super) fn tags_from(vlan_metadata: bool) -> &'static str {
     } else {
         ""
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over a reference"
+)]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// How packets were sampled.
@@ -95,6 +105,9 @@ pub(super) struct TableSummary {
 pub struct Summary {
     version: &'static str,
     interfaces: Vec<InterfaceSummary>,
+    /// Interfaces that went away before all these, and are not named any more.
+    #[serde(skip_serializing_if = "is_zero")]
+    interfaces_unnamed: u64,
     sampling: SamplingSummary,
     /// The ledger.
     pub ledger: Ledger,
@@ -110,7 +123,7 @@ impl Summary {
         shared: &Shared,
         overflow: &Overflow,
         exported: &Exported,
-        interfaces: Vec<InterfaceSummary>,
+        past: Past,
         reports: Vec<DestinationReport>,
     ) -> Self {
         let totals = shared.totals();
@@ -119,7 +132,8 @@ impl Summary {
         held += exported.waiting();
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            interfaces,
+            interfaces: past.interfaces,
+            interfaces_unnamed: past.unnamed,
             sampling,
             ledger: Ledger::new(&totals, exported.volume(), held, reports),
             end_reasons: exported.by_reason(),
@@ -148,6 +162,7 @@ impl Summary {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             interfaces,
+            interfaces_unnamed: 0,
             sampling,
             ledger,
             end_reasons: exported.by_reason(),
@@ -178,12 +193,13 @@ impl Summary {
         for interface in &self.interfaces {
             let counters = &interface.counters;
             eprintln!(
-                "{} ({}{}{}): {} packets received; lost before the hook: {} missed, {} no buffer; \
+                "{} ({}{}{}{}): {} packets received; lost before the hook: {} missed, {} no buffer; \
              {} errors, {} dropped by driver or stack",
                 interface.name,
                 interface.mode,
                 tags_from(interface.vlan_metadata),
                 if interface.egress { ", both ways" } else { "" },
+                if interface.gone { ", gone" } else { "" },
                 counters.rx_packets,
                 counters.rx_missed,
                 counters.rx_fifo_errors,
@@ -193,6 +209,12 @@ impl Summary {
         }
         if let Tables::Userspace(table) = &self.table {
             eprintln!("{table}");
+        }
+        if self.interfaces_unnamed > 0 {
+            eprintln!(
+                "{} more interfaces had gone away before",
+                self.interfaces_unnamed
+            );
         }
         let late = &self.lateness_ms;
         eprintln!(

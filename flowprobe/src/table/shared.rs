@@ -9,7 +9,7 @@ use std::{
     ops::Range,
     os::fd::{AsRawFd, BorrowedFd},
     ptr::{self, NonNull},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use flowprobe_ebpf::{
@@ -426,6 +426,16 @@ impl Shared {
     pub fn set_rule(&self, class: u8, rule: &Rule) {
         // SAFETY: in bounds; no program runs yet.
         unsafe { self.rules.element(class.into()).write_volatile(*rule) };
+    }
+
+    /// From now on the class is one of packets on this interface; may be called at any time.
+    pub fn set_interface(&self, class: u8, ifindex: u32) {
+        // SAFETY: aligned, and lives as long as the mapping. Userspace only writes it.
+        let place = unsafe {
+            let rule = self.rules.element(class.into());
+            AtomicU32::from_ptr(&raw mut (*rule).ifindex)
+        };
+        place.store(ifindex, Ordering::Relaxed);
     }
 
     /// From now on samples a class in another way, as its epoch `epoch`. Packets in flight may

@@ -78,7 +78,7 @@ pub(crate) const SMALL: Options<'static> = Options {
     sample_key: 0,
     shadow: None,
     tunnels: Tunnels::OUTER,
-    dedup: &[],
+    dedup: None,
 };
 
 /// Index of the loopback interface, which test runs come in on.

@@ -173,7 +173,7 @@ fn counters_are_read_from_their_places() {
 
 #[test]
 fn the_request_is_of_its_own_length() {
-    let request = request(7);
+    let request = request(7, 0);
     assert_eq!(u32_at(&request, 0).unwrap() as usize, request.len());
     assert_eq!(u16_at(&request, 4).unwrap(), libc::RTM_GETLINK);
     assert_eq!(u32_at(&request, HEADER + 4).unwrap(), 7);

@@ -165,6 +165,10 @@ impl<P: Protocol> Link for Connection<P> {
         }
     }
 
+    fn leave(&mut self) {
+        self.abandon();
+    }
+
     /// May be called again after `WouldBlock`, to wait for longer.
     fn close(&mut self, until: Instant) -> io::Result<()> {
         self.session = match mem::replace(&mut self.session, Session::Down(0)) {

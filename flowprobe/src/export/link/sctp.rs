@@ -283,6 +283,12 @@ impl Link for Sctp {
         true
     }
 
+    fn leave(&mut self) {
+        if let Session::Up(association) | Session::Ending(association) = &mut self.session {
+            self.session = Session::Down(association.abandon());
+        }
+    }
+
     fn open(&mut self, now: Instant) -> io::Result<bool> {
         match mem::replace(&mut self.session, Session::Down(Window::default())) {
             Session::Up(association) => {

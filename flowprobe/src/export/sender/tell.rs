@@ -46,11 +46,28 @@ impl<L: Link> Sender<L> {
         for told in self.told.iter_mut().filter(|told| told.again_at <= now) {
             self.wire.turn_to(told.class);
             let front = self.wire.outlet.account().front(told.class);
-            self.facts.announce(told, front, &mut self.wire)?;
+            let interfaces = self.facts.announce(told, front, &mut self.wire)?;
             self.wire.flush()?;
             told.templates = self.wire.link.is_reliable();
+            told.interfaces = interfaces;
             told.again_at = now + self.template_refresh;
             self.refreshed = self.wire.messages;
+        }
+        self.tell_interfaces()
+    }
+
+    /// The names of interfaces that have come since, before their flows.
+    fn tell_interfaces(&mut self) -> Result<(), Stop> {
+        let version = self.facts.interfaces_version();
+        for told in self
+            .told
+            .iter_mut()
+            .filter(|told| told.interfaces != version)
+        {
+            self.wire.turn_to(told.class);
+            let interfaces = self.facts.interfaces(told.interfaces, &mut self.wire)?;
+            self.wire.flush()?;
+            told.interfaces = interfaces;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use std::{cell::RefCell, collections::VecDeque, io, rc::Rc};
 use super::*;
 use crate::{
     export::{
-        DestinationReport, Domain, Format, Interface, Metering, Selection, Telemetry,
+        DestinationReport, Domain, Format, Interfaces, Metering, Selection, Telemetry,
         link::Undelivered,
     },
     ipfix::{
@@ -169,6 +169,8 @@ impl<L: Link + Clone> Bench<L> {
 
     /// And another format.
     fn of(format: Format, network: L, change: impl FnOnce(&mut Settings)) -> Self {
+        let interfaces = Interfaces::default();
+        interfaces.put(3, "veth0");
         let mut settings = Settings {
             collectors: Vec::new(),
             groups: Vec::new(),
@@ -182,11 +184,7 @@ impl<L: Link + Clone> Bench<L> {
             queue: 1 << 20,
             domains: vec![domain(7, "", "1/100")],
             sampling_profile: crate::sampling::Profile::Default,
-            interfaces: vec![Interface {
-                ifindex: 3,
-                name: "veth0".to_owned(),
-                description: "to the server".to_owned(),
-            }],
+            interfaces: Arc::new(interfaces),
             content: crate::export::Content::default(),
             output: None,
         };

@@ -348,6 +348,8 @@ impl<L: Link> Wire<L> {
     /// (RFC 7011 §3.1: they count what was sent in a transport session).
     pub(super) fn end_session(&mut self) {
         self.discard();
+        // What comes again in the next session must not arrive in this one, too.
+        self.link.leave();
         self.acknowledge();
         let first = self.acknowledged;
         let messages = mem::take(&mut self.on_the_way);

@@ -2,24 +2,37 @@
 
 use super::{BypassSettings, RunError, Settings};
 use crate::{
-    attach::{Attached, FactsError, Interface, InterfaceStats, Promiscuous, bypass},
+    attach::{self, Attached, FactsError, Interface, InterfaceStats, Promiscuous},
     bypass::{cpus, crew::Recruit, meter::Meter, shard::Shard, source::Tapped},
     load::{
         LoadError,
         handover::{Handover, Queues, Share, Skipped},
         random_words,
     },
-    run::InterfaceSummary,
+    run::{InterfaceSummary, watch::examine},
     table::{LocalTable, fragments::Fragments},
     xsk::Queue,
 };
 
-/// Refuses an interface whose packets this machine needs, unless they are to be taken.
-pub(super) fn refuse(interface: &Interface, settings: &BypassSettings) -> Result<(), RunError> {
-    if settings.take_packets {
-        return Ok(());
+/// The interfaces whose packets are to be taken. Refuses those whose packets this machine needs, unless
+/// that is meant, and those that cannot be watched.
+pub(super) fn find(
+    settings: &Settings,
+    bypass: &BypassSettings,
+) -> Result<Vec<Interface>, RunError> {
+    let mut interfaces: Vec<Interface> = Vec::new();
+    for pattern in &settings.interfaces {
+        let interface = Interface::find(pattern.as_str())?;
+        if interfaces.contains(&interface) {
+            return Err(RunError::Twice(interface.name));
+        }
+        if !bypass.take_packets {
+            attach::bypass::refuse(&interface)?;
+        }
+        examine(&interface, settings.into())?;
+        interfaces.push(interface);
     }
-    Ok(bypass::refuse(interface)?)
+    Ok(interfaces)
 }
 
 /// An interface whose queues are open.
@@ -51,7 +64,7 @@ pub(super) fn open(
 ) -> Result<Vec<Opened>, RunError> {
     let one = |interface: &Interface| {
         // Where nobody needs the packets, what is skipped needs not climb the stack either.
-        let skipped = match bypass::uses(interface)?.is_empty() {
+        let skipped = match attach::bypass::uses(interface)?.is_empty() {
             true => Skipped::Drop,
             false => Skipped::Pass,
         };
@@ -192,6 +205,7 @@ impl Port {
             egress: false,
             frags: attached.frags,
             vlan_metadata: attached.vlan_metadata,
+            gone: self.gone,
             counters: after.since(&before),
         };
         drop(attached);

@@ -10,6 +10,8 @@ pub(super) struct Peer {
     pub(super) sessions: Vec<Vec<Vec<u8>>>,
     /// Nobody listens.
     pub(super) closed: bool,
+    /// There is a session.
+    up: bool,
     /// Steps that setting up a session takes.
     patience: usize,
     steps: usize,
@@ -34,6 +36,9 @@ impl Link for Rc<RefCell<Peer>> {
 
     fn open(&mut self, _now: Instant) -> io::Result<bool> {
         let mut peer = self.borrow_mut();
+        if peer.up {
+            return Ok(true);
+        }
         if peer.closed {
             return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
         }
@@ -43,6 +48,7 @@ impl Link for Rc<RefCell<Peer>> {
         }
         peer.steps = 0;
         peer.breaks = false;
+        peer.up = true;
         peer.sessions.push(Vec::new());
         Ok(true)
     }
@@ -63,8 +69,12 @@ impl Link for Rc<RefCell<Peer>> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self.borrow().breaks {
-            true => Err(io::ErrorKind::ConnectionReset.into()),
+        let mut peer = self.borrow_mut();
+        match peer.breaks {
+            true => {
+                peer.up = false;
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
             false => Ok(()),
         }
     }
@@ -81,8 +91,13 @@ impl Link for Rc<RefCell<Peer>> {
 
     fn close(&mut self, _until: Instant) -> io::Result<()> {
         self.flush()?;
-        self.borrow_mut().ended += 1;
+        let mut peer = self.borrow_mut();
+        (peer.up, peer.ended) = (false, peer.ended + 1);
         Ok(())
+    }
+
+    fn leave(&mut self) {
+        self.borrow_mut().up = false;
     }
 }
 
