@@ -5,6 +5,7 @@
 //! The kernel takes buffers from the fill ring, puts a frame into each, and hands it over in the
 //! receive ring; [`Queue::receive`] looks at frames where they are and gives the buffers back.
 
+mod bind;
 mod error;
 mod memory;
 mod ring;
@@ -16,8 +17,7 @@ mod umem;
 use std::{
     fmt, io,
     os::fd::{AsFd, BorrowedFd},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use flowprobe_ebpf::{cpu::Tally, handover::Note};
@@ -33,11 +33,6 @@ use self::{
     umem::Umem,
 };
 use crate::attach::Interface;
-
-/// The kernel takes a socket off its queue some time after it was closed.
-const BUSY_FOR: Duration = Duration::from_secs(1);
-/// How often it is asked meanwhile.
-const BUSY_STEP: Duration = Duration::from_millis(10);
 
 /// So many frames ahead of the one that is looked at memory is fetched.
 const AHEAD: u32 = 8;
@@ -114,7 +109,7 @@ impl Queue {
             buffers += 1;
         }
         fill.publish(buffers);
-        let several_buffers = bind(&socket, interface, queue, settings.zero_copy)
+        let several_buffers = bind::bind(&socket, interface, queue, settings)
             .map_err(|source| OpenError::of_bind(interface, queue, settings.zero_copy, source))?;
         let zero_copy = socket.is_zero_copy().map_err(failed("options"))?;
         Ok(Self {
@@ -248,42 +243,5 @@ impl Queue {
 impl AsFd for Queue {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-/// Binds; says whether frames may lie in several buffers.
-fn bind(
-    socket: &Socket,
-    interface: &Interface,
-    queue: u32,
-    zero_copy: ZeroCopy,
-) -> io::Result<bool> {
-    let copy = match zero_copy {
-        // The kernel tries zero copy first, and falls back.
-        ZeroCopy::Auto => 0,
-        ZeroCopy::Always => libc::XDP_ZEROCOPY,
-        ZeroCopy::Never => libc::XDP_COPY,
-    };
-    let attempt = |more| {
-        let flags = copy | libc::XDP_USE_NEED_WAKEUP | more;
-        let until = Instant::now() + BUSY_FOR;
-        loop {
-            match socket.bind(interface.index, queue, flags) {
-                Err(error)
-                    if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until =>
-                {
-                    thread::sleep(BUSY_STEP);
-                }
-                result => return result,
-            }
-        }
-    };
-    match attempt(libc::XDP_USE_SG) {
-        Ok(()) => Ok(true),
-        // Not known before 6.6, or not by the driver, where zero copy is wanted at any price.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
-            attempt(0).map(|()| false)
-        }
-        Err(error) => Err(error),
     }
 }

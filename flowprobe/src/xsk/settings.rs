@@ -56,6 +56,9 @@ pub struct Settings {
     pub huge_pages: bool,
     /// Whether the device is to write into the buffers itself.
     pub zero_copy: ZeroCopy,
+    /// Whether frames that are longer than a buffer may lie in several, where that is known. Else they
+    /// are dropped, and counted.
+    pub several_buffers: bool,
     /// Whether the queue is polled, and does not interrupt while it is.
     pub busy_poll: bool,
 }
@@ -68,6 +71,7 @@ impl Default for Settings {
             frame_size: 2048,
             huge_pages: true,
             zero_copy: ZeroCopy::Auto,
+            several_buffers: true,
             busy_poll: false,
         }
     }

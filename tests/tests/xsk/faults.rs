@@ -1,8 +1,13 @@
 //! What keeps a queue from being opened, and what ends one.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use flowprobe::{
     attach::{Interface, XdpMode},
     load::{
@@ -169,10 +174,26 @@ fn an_interface_that_is_taken_down_and_up_goes_on() -> Result<()> {
                  link set {0} up",
                 Pair::SENSOR
             ))?;
+            wait_for_carrier(&pair.generator, Pair::GENERATOR)?;
         }
         assert_eq!(rig.totals().handed.packets, 300);
         Ok(())
     })
+}
+
+/// The other end drops what it is to send until the kernel has told it, some time later, that there
+/// is somebody again.
+fn wait_for_carrier(namespace: &Netns, interface: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let show = ["-n", namespace.name(), "link", "show", "dev", interface];
+        let shown = Command::new("ip").args(show).output()?;
+        if String::from_utf8_lossy(&shown.stdout).contains("state UP") {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{interface} is not up again");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// A queue with a socket cannot be taken away, and one that comes leaves its packets to the stack

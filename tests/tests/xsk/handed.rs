@@ -18,7 +18,7 @@ use flowprobe_ebpf::{
 };
 use flowprobe_tests::{
     bpf::{attach_egress, load_egress, op},
-    live::{Live, on_one_cpu, send_from_all},
+    live::{Live, on_one_cpu, pin_to_cpu, send_from_all},
     packets::{Ip, not_ip},
     topology::{Pair, Wire},
 };
@@ -323,6 +323,35 @@ fn a_frame_longer_than_a_buffer_comes_in_several() -> Result<()> {
     })
 }
 
+/// As on every kernel before 6.6.
+#[test]
+fn a_frame_longer_than_a_buffer_is_counted_where_it_cannot_come() -> Result<()> {
+    let pair = Pair::new(Wire {
+        mtu: 9000,
+        ..Wire::default()
+    })?;
+    at_sensor(&pair.sensor, || {
+        let single = Settings {
+            several_buffers: false,
+            ..SMALL
+        };
+        let mut rig = Rig::new(&pair, OPTIONS, Skipped::Drop, &single)?;
+        assert!(!rig.queues[0].takes_several_buffers());
+        let ip = Ip::new("192.0.2.1", "198.51.100.2");
+        // The longest that fits is 2,048 octets less 256, headers included.
+        let fits = 2048 - 256 - 14 - 20 - 8;
+        let packets = [20, fits, fits + 1, 8000].map(|payload| ip.udp(1, PORT, payload));
+        rig.send(&packets)?;
+        assert_eq!(rig.totals().handed.packets, 4);
+        let arrived = rig.receive(2)?;
+        let sent = packets[..2].iter().map(|packet| &packet.frame);
+        assert!(arrived.iter().map(|frame| &frame.octets).eq(sent));
+        let why = rig.queues[0].statistics()?.explain(2);
+        assert_eq!((why.too_long, why.redirect), (2, 0));
+        Ok(())
+    })
+}
+
 #[test]
 fn each_frame_that_found_no_place_is_counted() -> Result<()> {
     // Too few buffers, and then more of them than the ring has places.
@@ -355,6 +384,36 @@ fn each_frame_that_found_no_place_is_counted() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// They stay with the stack, where the CPU does not even know to whom they go.
+#[test]
+fn packets_of_a_cpu_without_a_partition_are_left_to_the_stack() -> Result<()> {
+    ensure!(cpus()? > 1, "needs two CPUs");
+    let pair = two_queues()?;
+    at_sensor(&pair.sensor, || {
+        let options = Options {
+            partitions: 1,
+            ..OPTIONS
+        };
+        let mut rig = Rig::new(&pair, options, Skipped::Drop, &SMALL)?;
+        let packets = datagrams(300);
+        thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                pin_to_cpu(1)?;
+                rig.send(&packets)
+            });
+            sending.join().expect("no panic")
+        })?;
+        let totals = rig.totals();
+        let lost = totals.lost[Lost::NoPartition as usize];
+        assert!(lost.packets > 0);
+        let all = lost.packets + totals.handed.packets;
+        assert_eq!((totals.seen.packets, all), (300, 300));
+        assert_eq!(lost.octets + totals.handed.octets, octets(&packets));
+        assert_eq!(rig.at_stack()? as u64, lost.packets);
+        Ok(())
+    })
 }
 
 /// More than the reader takes, which begins late, from as many CPUs as there are queues.

@@ -41,10 +41,11 @@ pub(crate) const SMALL: Settings = Settings {
     frame_size: 2048,
     huge_pages: false,
     zero_copy: ZeroCopy::Auto,
+    several_buffers: true,
     busy_poll: false,
 };
 
-/// Tables that nothing is put into.
+/// Tables that nothing is put into, and all CPUs.
 pub(crate) const OPTIONS: Options<'static> = Options {
     max_flows: 1,
     partitions: 0,
@@ -84,11 +85,14 @@ pub(crate) fn cpus() -> Result<u32> {
     Ok(u32::try_from(host::check(false)?.possible_cpus.slots())?)
 }
 
-/// Options for all of them.
+/// Options for all of them, unless they are for some.
 pub(crate) fn for_all_cpus(options: Options<'_>) -> Result<Options<'_>> {
-    Ok(Options {
-        partitions: cpus()?,
-        ..options
+    Ok(match options.partitions {
+        0 => Options {
+            partitions: cpus()?,
+            ..options
+        },
+        _ => options,
     })
 }
 
