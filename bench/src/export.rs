@@ -180,6 +180,7 @@ fn record(number: u32) -> FlowRecord {
         destination_mac: [2, 0, 0, 0, 0, 2],
         sampling_n: 1,
         biflow: Biflow::None,
+        route: None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! `pcap`: `flowprobe pcap` beside softflowd and nfpcapd, on the same captures.
+//! `pcap`: `flowprobe pcap` beside softflowd and nfpcapd, and others on request, on the same captures.
 //!
 //! Two captures are written, of as many packets of as many flows: in random order, as traffic of many
 //! hosts is, and in strides, which caches foresee. All meter them on one CPU, out of the page cache,
@@ -44,9 +44,23 @@ pub(crate) struct PcapArgs {
     /// Directory for captures and records, removed at the end
     #[arg(long, value_name = "DIR", default_value = "target/bench-pcap")]
     directory: PathBuf,
+    /// Another program to compare with, which has to end with 0; {file} is the capture, {records} a
+    /// directory, {port} where datagrams may go on loopback
+    #[arg(long, value_name = "NAME=COMMAND", value_parser = peer)]
+    peer: Vec<(String, Vec<String>)>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// A name and the words of a command.
+fn peer(text: &str) -> Result<(String, Vec<String>), String> {
+    let (name, command) = text.split_once('=').ok_or("NAME=COMMAND is expected")?;
+    let words: Vec<_> = command.split_whitespace().map(str::to_owned).collect();
+    match words.is_empty() {
+        true => Err("there is no command behind the =".to_owned()),
+        false => Ok((name.to_owned(), words)),
+    }
 }
 
 /// Idle and active timeout of all, in seconds.
@@ -77,32 +91,32 @@ pub(crate) fn run(args: &PcapArgs) -> Result<()> {
     for order in ["random", "strided"] {
         let capture = directory.0.join(format!("{order}.pcap"));
         write_capture(&capture, args, order == "random")?;
-        let mut results = programs(&capture, &directory.0, args, port)?
-            .map(|(name, command)| (name, command, Vec::new()));
+        let programs = programs(&capture, &directory.0, args, port)?;
+        let mut results: Vec<_> = (programs.into_iter())
+            .map(|(name, command)| (name, command, Vec::new()))
+            .collect();
         for _ in 0..args.rounds {
             for (name, arguments, times) in &mut results {
                 let records = directory.0.join("records");
                 drop(fs::remove_dir_all(&records));
                 fs::create_dir_all(&records)?;
-                let time = time(arguments).with_context(|| (*name).to_owned())?;
+                let time = time(arguments).with_context(|| name.clone())?;
                 times.extend(time);
             }
         }
+        let results = results.into_iter();
         let results = results.map(|(name, _, times)| (name, summary(args.packets, times)));
+        let results: Vec<_> = results.collect();
         if !args.json {
             print(order, &results);
         }
-        report.insert(order.to_owned(), results.into_iter().map(named).collect());
+        report.insert(order.to_owned(), results.into_iter().collect());
     }
     if args.json {
         let report = json!({ "packets": args.packets, "flows": args.flows, "orders": report });
         println!("{}", serde_json::to_string_pretty(&report)?);
     }
     Ok(())
-}
-
-fn named((name, summary): (&str, Value)) -> (String, Value) {
-    (name.to_owned(), summary)
 }
 
 fn write_capture(path: &Path, args: &PcapArgs, random: bool) -> Result<()> {
@@ -150,9 +164,9 @@ fn frame(flow: u32) -> [u8; FRAME] {
 }
 
 /// A program's name and its command.
-type Program = (&'static str, Vec<OsString>);
+type Program = (String, Vec<OsString>);
 
-fn programs(capture: &Path, directory: &Path, args: &PcapArgs, port: u16) -> Result<[Program; 3]> {
+fn programs(capture: &Path, directory: &Path, args: &PcapArgs, port: u16) -> Result<Vec<Program>> {
     let flowprobe = std::env::current_exe()?.with_file_name("flowprobe");
     let records = fs::canonicalize(directory)?.join("records");
     let to = format!("file://{}", records.display());
@@ -173,11 +187,20 @@ fn programs(capture: &Path, directory: &Path, args: &PcapArgs, port: u16) -> Res
     );
     let with = |program: Vec<OsString>| [program, vec![capture.into()]].concat();
     let words = |line: String| line.split(' ').map(OsString::from).collect();
-    Ok([
-        ("flowprobe", with(own.collect())),
-        ("softflowd", with(words(softflowd))),
-        ("nfpcapd", with(words(nfpcapd))),
-    ])
+    let mut programs = vec![
+        ("flowprobe".to_owned(), with(own.collect())),
+        ("softflowd".to_owned(), with(words(softflowd))),
+        ("nfpcapd".to_owned(), with(words(nfpcapd))),
+    ];
+    for (name, words) in &args.peer {
+        let fill = |word: &String| {
+            let word = word.replace("{file}", &capture.display().to_string());
+            let word = word.replace("{records}", &records.display().to_string());
+            OsString::from(word.replace("{port}", &port.to_string()))
+        };
+        programs.push((name.clone(), words.iter().map(fill).collect()));
+    }
+    Ok(programs)
 }
 
 /// Wall clock and CPU, in seconds.
@@ -229,7 +252,7 @@ fn summary(packets: u32, mut times: Vec<Times>) -> Value {
     })
 }
 
-fn print(order: &str, results: &[(&str, Value)]) {
+fn print(order: &str, results: &[(String, Value)]) {
     for (name, summary) in results {
         match summary["cpu_s"].as_f64() {
             None => println!("{order:>8} {name:>10}: not installed"),

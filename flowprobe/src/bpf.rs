@@ -37,6 +37,7 @@ const BPF_MAP_TYPE_XSKMAP: u32 = 17;
 const PROGRAM_INFO_LEN: usize = 208;
 const PROGRAM_RUN_TIME_OFFSET: usize = 192;
 const PROGRAM_RUN_COUNT_OFFSET: usize = 200;
+const PROGRAM_ID_OFFSET: usize = 4;
 const PROGRAM_JITED_LEN_OFFSET: usize = 16;
 const PROGRAM_XLATED_LEN_OFFSET: usize = 20;
 const PROGRAM_NAME_OFFSET: usize = 64;
@@ -387,21 +388,26 @@ pub(crate) fn program_name(id: u32) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&name[..end]).into_owned())
 }
 
+/// Id of a loaded program.
+pub(crate) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    word_at(program, PROGRAM_ID_OFFSET)
+}
+
 /// Octets of a loaded program's instructions, as the verifier has rewritten them.
 pub(crate) fn rewritten_len(program: BorrowedFd<'_>) -> io::Result<usize> {
-    length_at(program, PROGRAM_XLATED_LEN_OFFSET)
+    Ok(word_at(program, PROGRAM_XLATED_LEN_OFFSET)? as usize)
 }
 
 /// Octets of its machine code.
 pub(crate) fn machine_code_len(program: BorrowedFd<'_>) -> io::Result<usize> {
-    length_at(program, PROGRAM_JITED_LEN_OFFSET)
+    Ok(word_at(program, PROGRAM_JITED_LEN_OFFSET)? as usize)
 }
 
-fn length_at(program: BorrowedFd<'_>, at: usize) -> io::Result<usize> {
+fn word_at(program: BorrowedFd<'_>, at: usize) -> io::Result<u32> {
     let octets = program_info(program)?;
-    let mut length = [0; 4];
-    length.copy_from_slice(&octets[at..][..4]);
-    Ok(u32::from_ne_bytes(length) as usize)
+    let mut word = [0; 4];
+    word.copy_from_slice(&octets[at..][..4]);
+    Ok(u32::from_ne_bytes(word))
 }
 
 /// Run time of a program, on all CPUs, as far as it was counted.

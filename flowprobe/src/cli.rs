@@ -204,18 +204,26 @@ pub struct Run {
     pub zero_copy: Option<ZeroCopy>,
 
     /// Where packets are counted as they come in: xdp, before anything else, or tc
-    /// (traffic control, Linux 6.6), where another XDP program sits or frames are not
+    /// (traffic control), where another XDP program sits or frames are not
     /// Ethernet, as on tun, wg and ppp interfaces
     #[arg(long, value_name = "HOOK", default_value = "xdp")]
     pub hook: Hook,
 
-    /// Count what goes out of the interfaces too (by traffic control, Linux 6.6), in
+    /// Count what goes out of the interfaces too (by traffic control), in
     /// flows of their own: flowDirection is 1, egressInterface the interface
     #[arg(long, value_name = "false",
           default_value_t = false, default_missing_value = "true", num_args = 0..=1,
           require_equals = true, hide_default_value = true, hide_possible_values = true,
           action = ArgAction::Set)]
     pub egress: bool,
+
+    /// Attach by traffic control as on kernels before 6.6, which have no TCX: by filters of
+    /// a clsact qdisc, which after kill -9 stay until the next start
+    #[arg(long, value_name = "false",
+          default_value_t = false, default_missing_value = "true", num_args = 0..=1,
+          require_equals = true, hide_default_value = true, hide_possible_values = true,
+          action = ArgAction::Set)]
+    pub clsact: bool,
 
     /// With --egress, count a packet that comes in on one of the interfaces and is
     /// forwarded to one of them once, as it comes in
@@ -224,6 +232,14 @@ pub struct Run {
           require_equals = true, hide_default_value = true, hide_possible_values = true,
           action = ArgAction::Set)]
     pub dedup: bool,
+
+    /// Say of each flow where it goes on to, by the routes that this host has when the
+    /// flow is exported: next hop, egressInterface, and the prefix lengths of both ends
+    #[arg(long, value_name = "false",
+          default_value_t = false, default_missing_value = "true", num_args = 0..=1,
+          require_equals = true, hide_default_value = true, hide_possible_values = true,
+          action = ArgAction::Set)]
+    pub next_hop: bool,
 
     /// How to attach by XDP: in the driver (native), behind it (generic), or auto
     #[arg(long, value_name = "MODE", default_value = "auto")]
@@ -397,7 +413,7 @@ pub struct Export {
     #[arg(long)]
     pub biflow: bool,
 
-    /// Most records a second to each collector; 0 does not limit
+    /// Most records a second to each collector; 0 does not limit, and nothing limits files
     #[arg(long, value_name = "RECORDS", default_value_t = 200_000)]
     pub export_rate: u32,
 

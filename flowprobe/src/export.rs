@@ -89,7 +89,7 @@ pub struct Settings {
     pub template_refresh_packets: u32,
     /// Flow records a second to each collector; 0 is as fast as the socket takes them.
     pub export_rate: u32,
-    /// Records that wait for each destination. One takes about 190 octets, shared between
+    /// Records that wait for each destination. One takes about 215 octets, shared between
     /// destinations; when the queue is full the newest are dropped and counted.
     pub queue: usize,
     /// The observation domain of each class of sampling; the index is the class.

@@ -29,6 +29,7 @@ pub mod netflow;
 pub mod packet_ring;
 pub mod pcap;
 pub mod record;
+pub mod routes;
 pub mod run;
 pub mod sampling;
 pub mod shadow;

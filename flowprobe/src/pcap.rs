@@ -184,8 +184,18 @@ fn open(
 fn read(mut capture: Capture<Input>, to: &mut impl Take, stop: &AtomicBool) -> FileSummary {
     tracing::info!("metering {} ({})", capture.name(), capture.format());
     let mut file = FileSummary::new(capture.name(), capture.format());
+    let may_wait = input::may_wait(capture.input());
     while !stop.load(Ordering::Relaxed) {
-        match capture.next(|| to.waits()) {
+        capture.each(|captured| {
+            to.take(captured);
+            file.count(captured);
+        });
+        let waits = || {
+            if may_wait {
+                to.waits();
+            }
+        };
+        match capture.next(waits) {
             Ok(Some(captured)) => {
                 to.take(&captured);
                 file.count(&captured);

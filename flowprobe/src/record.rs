@@ -262,9 +262,31 @@ pub struct FlowRecord {
     pub sampling_n: u32,
     /// Whether it is a half of a biflow.
     pub biflow: Biflow,
+    /// Where it goes on to, where that was asked for.
+    pub route: Option<Route>,
+}
+
+/// What routes say of a flow; 0 or none is what they do not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// ipNextHopIPv4Address (IE 15), ipNextHopIPv6Address (IE 62).
+    pub next_hop: Option<IpAddr>,
+    /// egressInterface (IE 14).
+    pub egress: u32,
+    /// sourceIPv4PrefixLength (IE 9), sourceIPv6PrefixLength (IE 29).
+    pub source_prefix: u8,
+    /// destinationIPv4PrefixLength (IE 13), destinationIPv6PrefixLength (IE 30).
+    pub destination_prefix: u8,
 }
 
 impl FlowRecord {
+    /// Interface on which it went out (IE 14), or goes out by its route; 0 where that is not known.
+    #[inline]
+    #[must_use]
+    pub fn egress(&self) -> u32 {
+        self.route.map_or(self.key.egress(), |route| route.egress)
+    }
+
     /// Its direction, if `next` is what came back.
     #[inline]
     #[must_use]

@@ -45,6 +45,7 @@ use crate::{
     ledger::Books,
     load::{Kernel, LoadError, OBJECT, Options, RING_PARTS, random_words},
     record::FlowRecord,
+    routes::Routes,
     sampling::{Rated, Rates, SampleKey, Sampling},
     shadow::Shadow,
     table::{
@@ -71,6 +72,8 @@ pub struct Settings {
     pub xdp_mode: XdpMode,
     /// Count packets as they go out, too.
     pub egress: bool,
+    /// Attach by traffic control as on kernels before 6.6.
+    pub clsact: bool,
     /// Of a packet that comes in and goes out on watched interfaces, count what comes in only.
     pub dedup: bool,
     /// Receive frames for other hosts too.
@@ -98,6 +101,8 @@ pub struct Settings {
     pub export: export::Settings,
     /// Where to write the summary.
     pub summary: Option<PathBuf>,
+    /// Say of flows where they go on to.
+    pub next_hop: bool,
     /// When to stop.
     pub duration: Option<Duration>,
     /// Another BPF object than the built-in one.
@@ -214,13 +219,20 @@ impl Metering {
         let shadow = settings
             .shadow
             .map(|sampling| Arc::new(Shadow::new(sampling, settings.max_overflow_flows)));
+        let routes = match settings.next_hop {
+            true => Some(Arc::new(
+                watch.within(Routes::open)?.map_err(RunError::Routes)?,
+            )),
+            false => None,
+        };
         let emitter = Emitter::new(
             Arc::clone(&clock),
             Arc::clone(&exported),
             Arc::clone(&exporter) as Arc<dyn Sink>,
             Arc::clone(&rates),
         )
-        .with_shadow(shadow.clone());
+        .with_shadow(shadow.clone())
+        .with_routes(routes);
         let drainer = Drainer::new(
             Arc::clone(&shared),
             Arc::clone(&overflow),

@@ -153,6 +153,7 @@ fn record(number: u32) -> FlowRecord {
         destination_mac: [2, 0, 0, 0, 0, 2],
         sampling_n: 1 + number / 16 % 2,
         biflow: Biflow::None,
+        route: None,
     }
 }
 

@@ -473,6 +473,72 @@ fn a_link_that_goes_down_and_up_is_metered_on() -> Result {
     Ok(())
 }
 
+#[test]
+fn an_interface_that_goes_away_leaves_a_balanced_ledger() -> Result {
+    let pair = Pair::new(TWO_QUEUES)?;
+    let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
+    let mut probe = start(&pair.sensor, &[])?;
+    let packet = v4().udp(1, 2, 100);
+    sender.send(&vec![&packet.frame; 100])?;
+    settled();
+    pair.sensor.ip(&format!("link delete {}", Pair::SENSOR))?;
+    probe.wait_for_log("not watched any more")?;
+    let finished = probe.stop()?;
+    let ledger = &finished.summary.ledger;
+    assert!(ledger.errors().is_empty(), "{ledger:#?}");
+    assert!(ledger.balanced, "{ledger:#?}");
+    assert_eq!(ledger.accounted.packets, 100);
+    Ok(())
+}
+
+#[test]
+fn queues_that_nobody_reads_are_told_of() -> Result {
+    let pair = Pair::new(TWO_QUEUES)?;
+    let channels = |count: &str| -> Result {
+        let mut ethtool = pair.sensor.command("ethtool");
+        let status = ethtool.args(["-L", Pair::SENSOR, "rx", count]).status()?;
+        ensure!(status.success(), "ethtool -L {count}: {status}");
+        Ok(())
+    };
+    channels("1")?;
+    let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
+    let mut probe = start(&pair.sensor, &[])?;
+    channels("2")?;
+    probe.wait_for_log("2 queues, of which 1 have a worker")?;
+    let packets: Vec<Packet> = (0..40).map(|port| v4().udp(1000 + port, 53, 50)).collect();
+    sender.send(&frames(&packets))?;
+    settled();
+    let finished = probe.stop()?;
+    let ledger = &finished.summary.ledger;
+    assert!(ledger.errors().is_empty() && ledger.balanced, "{ledger:#?}");
+    assert!(ledger.accounted.packets > 0);
+    Ok(())
+}
+
+/// Too few buffers, and frames of several of them.
+#[test]
+fn frames_without_a_buffer_are_counted_as_such() -> Result {
+    let pair = Pair::new(Wire {
+        mtu: 9000,
+        ..Wire::default()
+    })?;
+    let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
+    let probe = start(&pair.sensor, &["--ring", "64", "--umem", "16"])?;
+    signal(&probe, libc::SIGSTOP)?;
+    let packet = v4().udp(1, 2, 100);
+    sender.send(&vec![&packet.frame; 50])?;
+    signal(&probe, libc::SIGCONT)?;
+    settled();
+    let finished = probe.stop()?;
+    finished.summary.assert_balanced();
+    let ledger = &finished.summary.ledger;
+    assert_eq!(ledger.seen.packets, 50);
+    let lost = lost(&finished, "fill_ring_empty").packets;
+    assert!(lost > 0, "{ledger:#?}");
+    assert_eq!(ledger.accounted.packets, 50 - lost);
+    Ok(())
+}
+
 /// More than two workers can take: what is lost is counted to the packet.
 #[test]
 fn a_flood_is_counted_to_the_packet() -> Result {

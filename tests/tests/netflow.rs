@@ -82,6 +82,7 @@ fn flows(end_ms: u64) -> [FlowRecord; 3] {
         destination_mac: [2, 0, 0, 0, 0, 2],
         sampling_n: N,
         biflow: Biflow::None,
+        route: None,
     })
 }
 

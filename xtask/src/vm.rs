@@ -203,12 +203,12 @@ fn examine(entry: &Entry, programs: &Programs, verdicts: &mut Vec<Verdict>) -> R
          v9 and v5; {:.0} s",
         start.elapsed().as_secs_f64()
     );
-    if entry.kernel.has_tcx() {
-        let packets = trial::meter_tc(&mut guest, object)?;
-        eprintln!("traffic control: {packets} packets, all counted");
-    } else {
-        let said = trial::refuse_tc(&mut guest)?;
-        eprintln!("traffic control: {said}");
-    }
+    let (packets, clsact) = trial::meter_tc(&mut guest, object)?;
+    ensure!(
+        clsact != entry.kernel.has_tcx(),
+        "traffic control: by a clsact qdisc where there is TCX, or the other way round"
+    );
+    let by = if clsact { "a clsact qdisc" } else { "TCX" };
+    eprintln!("traffic control by {by}: {packets} packets, all counted");
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! Not a netlink library: one question, one answer, read with bounds checked everywhere.
 
 pub mod monitor;
+pub mod route;
 
 use std::{
     io, mem,
@@ -17,7 +18,7 @@ const REPLY_BYTES: usize = 32 * 1024;
 
 pub(super) const HEADER: usize = 16; // struct nlmsghdr
 const INFO: usize = 16; // struct ifinfomsg
-const ATTRIBUTE: usize = 4; // struct nlattr
+pub(super) const ATTRIBUTE: usize = 4; // struct nlattr
 const STATS64: usize = 24 * 8; // struct rtnl_link_stats64 up to rx_nohandler, kernel 4.6
 
 // linux/if_link.h: enum { IFLA_XDP_… }.
@@ -99,8 +100,48 @@ pub(super) fn ask(protocol: libc::c_int, request: &[u8]) -> Result<Vec<u8>, Netl
     receive(&socket)
 }
 
+/// Sends one request, and returns all messages up to the acknowledgement, or to the end of the list,
+/// whichever was asked for.
+pub(super) fn converse(socket: &OwnedFd, request: &[u8]) -> Result<Vec<Vec<u8>>, NetlinkError> {
+    send(socket, request)?;
+    let mut answers = Vec::new();
+    loop {
+        let octets = receive(socket)?;
+        let mut any = false;
+        for (kind, _, message) in messages(&octets) {
+            any = true;
+            match i32::from(kind) {
+                libc::NLMSG_DONE => return Ok(answers),
+                libc::NLMSG_ERROR => {
+                    let errno = u32_at(message, HEADER)?.cast_signed();
+                    return match errno {
+                        0 => Ok(answers),
+                        _ => Err(io::Error::from_raw_os_error(errno.saturating_neg()).into()),
+                    };
+                }
+                _ => answers.push(message.to_vec()),
+            }
+        }
+        if !any {
+            return Err(NetlinkError::Malformed(0));
+        }
+    }
+}
+
+/// The messages in what was received, with their types and flags; ends at the first malformed one.
+fn messages(octets: &[u8]) -> impl Iterator<Item = (u16, u16, &[u8])> {
+    let mut rest = octets;
+    std::iter::from_fn(move || {
+        let length = u32_at(rest, 0).ok()? as usize;
+        let message = rest.get(..length).filter(|_| length >= HEADER)?;
+        let next = length.next_multiple_of(mem::align_of::<u32>());
+        rest = rest.get(next..).unwrap_or_default();
+        Some((u16_at(message, 4).ok()?, u16_at(message, 6).ok()?, message))
+    })
+}
+
 /// A netlink socket with these flags beside SOCK_CLOEXEC.
-fn socket(protocol: libc::c_int, flags: libc::c_int) -> io::Result<OwnedFd> {
+pub(super) fn socket(protocol: libc::c_int, flags: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: no pointers.
     let fd = unsafe {
         libc::socket(
@@ -332,7 +373,7 @@ pub(super) fn u32_at(octets: &[u8], at: usize) -> Result<u32, NetlinkError> {
     Ok(u32::from_ne_bytes([field[0], field[1], field[2], field[3]]))
 }
 
-fn text(octets: &[u8]) -> String {
+pub(super) fn text(octets: &[u8]) -> String {
     let end = octets.iter().position(|&c| c == 0).unwrap_or(octets.len());
     String::from_utf8_lossy(&octets[..end]).into_owned()
 }

@@ -1,8 +1,12 @@
-//! A program at a hook of traffic control, held by a bpf_link (TCX, since 6.6).
+//! A program at a hook of traffic control, held by a bpf_link (TCX, since 6.6), or before that as a filter
+//! of a [`clsact`] qdisc.
 //!
 //! As with XDP, the link says whose the program is and goes with its last descriptor. Other than XDP,
 //! the hook takes many programs. Ours is put in front of those that are there: what one of them drops
 //! or redirects is counted, and ours leaves each verdict to them.
+
+mod clsact;
+mod message;
 
 use std::{
     fmt, io,
@@ -10,7 +14,11 @@ use std::{
     str::FromStr,
 };
 
-use super::interface::{FactsError, Interface};
+use self::clsact::Clsact;
+use super::{
+    interface::{FactsError, Interface},
+    netlink::NetlinkError,
+};
 use crate::bpf;
 
 // linux/if_arp.h.
@@ -114,14 +122,16 @@ pub enum TcError {
         /// Name.
         interface: String,
     },
-    /// The kernel is too old, or made without.
+    /// The kernel is too old for TCX, or made without, and has no qdisc for it either.
     #[error(
-        "this kernel has no TCX, which --hook tc and --egress attach by on {interface}: it is there \
-         since Linux 6.6 (CONFIG_NET_XGRESS)"
+        "{interface} takes no clsact qdisc, which --hook tc and --egress attach by where a kernel has no TCX \
+         (6.6): {source}; does it have CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF?"
     )]
-    NoTcx {
+    NoClsact {
         /// Name.
         interface: String,
+        /// What the kernel said.
+        source: NetlinkError,
     },
     /// All places are taken.
     #[error(
@@ -157,13 +167,23 @@ pub enum TcError {
 /// A program of traffic control on an interface. Dropping it detaches.
 #[derive(Debug)]
 pub struct Tc {
-    link: OwnedFd,
+    held: Held,
 }
 
-impl Drop for Tc {
+/// What keeps the program there.
+#[derive(Debug)]
+enum Held {
+    Link(Link),
+    Filter(Clsact),
+}
+
+#[derive(Debug)]
+struct Link(OwnedFd);
+
+impl Drop for Link {
     fn drop(&mut self) {
         // As for XDP: a child between fork and exec may have a copy of the descriptor.
-        let _closes_anyway = bpf::detach(self.link.as_fd());
+        let _closes_anyway = bpf::detach(self.0.as_fd());
     }
 }
 
@@ -171,26 +191,63 @@ impl Tc {
     /// Whether the kernel has taken it off, as it does where the interface goes away.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        bpf::has_ended(self.link.as_fd())
+        match &self.held {
+            Held::Link(link) => bpf::has_ended(link.0.as_fd()),
+            Held::Filter(filter) => filter.has_ended(),
+        }
     }
 
-    /// Attaches in front of all others.
+    /// Whether it is a filter, as on kernels without links for it.
+    #[must_use]
+    pub fn is_filter(&self) -> bool {
+        matches!(self.held, Held::Filter(_))
+    }
+
+    /// Attaches in front of all others; with `clsact` as a filter in any case.
     ///
     /// # Errors
     /// See [`TcError`]; nothing is attached then.
-    pub fn new(interface: &Interface, program: BorrowedFd<'_>, way: Way) -> Result<Self, TcError> {
-        match bpf::link_tcx(program, interface.index, way == Way::Out) {
-            Ok(link) => Ok(Self { link }),
-            Err(error) => Err(explain(interface, error)),
+    pub fn new(
+        interface: &Interface,
+        program: BorrowedFd<'_>,
+        way: Way,
+        clsact: bool,
+    ) -> Result<Self, TcError> {
+        if !clsact {
+            match bpf::link_tcx(program, interface.index, way == Way::Out) {
+                Ok(link) => {
+                    let held = Held::Link(Link(link));
+                    return Ok(Self { held });
+                }
+                // An attach type that the kernel does not know, or has no code for.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                Err(error) => return Err(explain(interface, error)),
+            }
+        }
+        match Clsact::new(interface, program, way) {
+            Ok(filter) => Ok(Self {
+                held: Held::Filter(filter),
+            }),
+            Err(NetlinkError::Kernel(error)) if !is_about_clsact(&error) => {
+                Err(explain(interface, error))
+            }
+            Err(source) => Err(TcError::NoClsact {
+                interface: interface.name.clone(),
+                source,
+            }),
         }
     }
+}
+
+/// Whether the kernel has no such qdisc or filter, or the interface has an older one in its place.
+fn is_about_clsact(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    !matches!(errno, Some(libc::EPERM | libc::EACCES | libc::ENODEV))
 }
 
 fn explain(interface: &Interface, source: io::Error) -> TcError {
     let interface = interface.name.clone();
     match source.raw_os_error() {
-        // An attach type that the kernel does not know, or has no code for.
-        Some(libc::EINVAL) => TcError::NoTcx { interface },
         // kernel/bpf/mprog.c: BPF_MPROG_MAX.
         Some(libc::ERANGE) => TcError::Full { interface },
         Some(libc::EPERM | libc::EACCES) => TcError::Denied { interface },
@@ -228,7 +285,11 @@ mod tests {
             index: 3,
         };
         let said = |errno| explain(&interface, io::Error::from_raw_os_error(errno)).to_string();
-        assert!(said(libc::EINVAL).contains("since Linux 6.6"));
+        let none = TcError::NoClsact {
+            interface: "wg0".to_owned(),
+            source: io::Error::from_raw_os_error(libc::ENOENT).into(),
+        };
+        assert!(none.to_string().contains("CONFIG_NET_SCH_INGRESS"));
         assert!(said(libc::ERANGE).contains("`bpftool net show dev wg0`"));
         assert!(said(libc::EPERM).contains("run with sudo"));
         assert!(said(libc::ENODEV).contains("wg0 has gone away"));

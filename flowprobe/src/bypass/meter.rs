@@ -6,7 +6,7 @@ use flowprobe_ebpf::{
 
 use super::{Losses, shard::Shard};
 use crate::{
-    pcap::link::Link,
+    pcap::link::{Link, ethernet_macs},
     table::{fragments::Fragments, shared::Totals},
     xsk::Received,
 };
@@ -81,10 +81,12 @@ impl Meter {
         let at = (self.ifindex, Sampled(note.sampled));
         // As nearly all are.
         if note.control().is_none()
-            && let Some(packet) = Link::Ethernet.plain(&frame, &self.tunnels)
+            && let Some(packet) = Link::Ethernet
+                .plain(&frame, &self.tunnels)
+                .or_else(|| Link::Ethernet.near_plain(&frame, &self.tunnels))
         {
             self.account(len, packet.octets);
-            let macs = Link::Ethernet.macs(&frame);
+            let macs = ethernet_macs(&frame);
             return self.shard.push_plain(&packet, at, macs, note.now_ns);
         }
         match self.parse(&frame, note.control()) {
@@ -96,7 +98,7 @@ impl Meter {
                 {
                     self.totals.fragment_orphans += 1;
                 }
-                let macs = Link::Ethernet.macs(&frame);
+                let macs = ethernet_macs(&frame);
                 self.shard.push(&parsed, at, macs, note.now_ns);
             }
             Err(skip) => {

@@ -6,6 +6,7 @@ use super::{Export, Pcap, Run, RunMode, VlanElements};
 use crate::{
     adaptive::Budget,
     attach::{Hook, Pattern, XdpMode},
+    bypass::Poll,
     export::{
         self, Collector, CollectorError, Content, Domain, Format, NamedTemplate, NoTemplate,
         Output, SpoolSettings, TemplateName, template::chosen,
@@ -41,6 +42,9 @@ pub enum SettingsError {
     /// A field that flows have not.
     #[error("only biflows have {0}: give --biflow too, or leave it out")]
     OfBiflows(&'static str),
+    /// A field that only routes tell.
+    #[error("only routes tell {0}: give --next-hop of `flowprobe run` too, or leave it out")]
+    OfRoutes(&'static str),
     /// What goes to a collector, and how.
     #[error("collector {collector}: {why}")]
     Collector {
@@ -79,6 +83,19 @@ pub enum SettingsError {
         /// Which value of the option it is.
         value: usize,
     },
+    /// A field that only routes tell, in a template.
+    #[error(
+        "template {name}: only routes tell {field}: give --next-hop of `flowprobe run` too, or \
+         leave it out"
+    )]
+    TemplateOfRoutes {
+        /// The template.
+        name: TemplateName,
+        /// The field.
+        field: &'static str,
+        /// Which value of the option it is.
+        value: usize,
+    },
     /// What `run` would find out when it has looked at the machine.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -93,6 +110,7 @@ impl SettingsError {
             Self::Run(RunError::Domains(_)) => "observation-domain",
             Self::Run(RunError::ShadowOfSample) => "shadow",
             Self::Run(RunError::ModeOfTc) => "xdp-mode",
+            Self::Run(RunError::ClsactOfXdp) => "clsact",
             Self::Run(RunError::DedupOfIngress) => "dedup",
             Self::Run(RunError::NotInUserspace { option, .. }) => {
                 let name = option.split(' ').next().unwrap_or(option);
@@ -102,10 +120,12 @@ impl SettingsError {
             Self::Run(RunError::TooManyFlows(_)) => "max-flows",
             Self::Run(RunError::Queue(_)) => "ring",
             Self::Collector { .. } => "format",
-            Self::OfBiflows(_) => "fields",
+            Self::OfBiflows(_) | Self::OfRoutes(_) => "fields",
             Self::HalfIdentity { given, .. } => given.trim_start_matches('-'),
             Self::NoTemplate { option, .. } => option,
-            Self::SameTemplate { .. } | Self::TemplateOfBiflows { .. } => "template",
+            Self::SameTemplate { .. }
+            | Self::TemplateOfBiflows { .. }
+            | Self::TemplateOfRoutes { .. } => "template",
             Self::Classes(_) | Self::NoKey | Self::Run(_) => "sample",
         }
     }
@@ -116,7 +136,8 @@ impl SettingsError {
         match self {
             Self::NoTemplate { value, .. }
             | Self::SameTemplate { value, .. }
-            | Self::TemplateOfBiflows { value, .. } => Some(*value),
+            | Self::TemplateOfBiflows { value, .. }
+            | Self::TemplateOfRoutes { value, .. } => Some(*value),
             _ => None,
         }
     }
@@ -140,6 +161,7 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
         hook: options.hook,
         xdp_mode: options.xdp_mode,
         egress: options.egress,
+        clsact: options.clsact,
         dedup: options.dedup,
         promisc: options.promisc.unwrap_or(matches!(mode, Mode::AfXdp(_))),
         mode,
@@ -162,7 +184,9 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
             options.export,
             options.export_queue.get() as usize,
             options.sampling_profile.into(),
+            options.next_hop,
         )?,
+        next_hop: options.next_hop,
         summary: options.report.summary,
         duration: options.duration,
         object: options.object,
@@ -179,6 +203,9 @@ fn refuse(options: &Run, classes: &[Rated]) -> Result<(), RunError> {
     }
     if options.hook == Hook::Tc && options.xdp_mode != XdpMode::Auto {
         return Err(RunError::ModeOfTc);
+    }
+    if options.clsact && !options.egress && options.hook != Hook::Tc {
+        return Err(RunError::ClsactOfXdp);
     }
     if options.dedup && !options.egress {
         return Err(RunError::DedupOfIngress);
@@ -256,6 +283,8 @@ fn mode(options: &Run, classes: &[Rated]) -> Result<Mode, RunError> {
         frames: options.umem,
         frame_size: options.frame_size.unwrap_or(queue.frame_size),
         zero_copy: options.zero_copy.unwrap_or_default(),
+        // Interrupts stay off while the worker looks.
+        busy_poll: poll == Poll::Busy,
         ..queue
     };
     queue.check().map_err(xsk::OpenError::from)?;
@@ -277,7 +306,7 @@ pub fn pcap_settings(options: Pcap) -> Result<pcap::Settings, SettingsError> {
         tunnels: (&options.parsing).into(),
         max_flows: options.max_flows,
         timeouts: options.timeouts.into(),
-        export: export_settings(options.export, pcap::QUEUE, Profile::Default)?,
+        export: export_settings(options.export, pcap::QUEUE, Profile::Default, false)?,
         summary: options.report.summary,
     })
 }
@@ -297,7 +326,11 @@ fn completed(collectors: Vec<Collector>, format: Format) -> Result<Vec<Collector
 }
 
 /// Refuses two templates of one name, and those of fields that nothing has.
-fn check_templates(templates: &[NamedTemplate], biflow: bool) -> Result<(), SettingsError> {
+fn check_templates(
+    templates: &[NamedTemplate],
+    biflow: bool,
+    next_hop: bool,
+) -> Result<(), SettingsError> {
     for (value, NamedTemplate { name, fields }) in templates.iter().enumerate() {
         let name = name.clone();
         if templates[..value].iter().any(|other| other.name == name) {
@@ -305,6 +338,9 @@ fn check_templates(templates: &[NamedTemplate], biflow: bool) -> Result<(), Sett
         }
         if let (Some(field), false) = (fields.of_biflows(), biflow) {
             return Err(SettingsError::TemplateOfBiflows { name, field, value });
+        }
+        if let (Some(field), false) = (fields.of_routes(), next_hop) {
+            return Err(SettingsError::TemplateOfRoutes { name, field, value });
         }
     }
     Ok(())
@@ -331,6 +367,7 @@ fn export_settings(
     options: Export,
     queue: usize,
     sampling_profile: Profile,
+    next_hop: bool,
 ) -> Result<export::Settings, SettingsError> {
     let half = |given, missing| Err(SettingsError::HalfIdentity { given, missing });
     match (&options.tls.tls_cert, &options.tls.tls_key) {
@@ -343,7 +380,13 @@ fn export_settings(
     if let (Some(field), false) = (general, options.biflow) {
         return Err(SettingsError::OfBiflows(field));
     }
-    check_templates(&templates, options.biflow)?;
+    if let (Some(field), false) = (
+        options.fields.as_ref().and_then(Fields::of_routes),
+        next_hop,
+    ) {
+        return Err(SettingsError::OfRoutes(field));
+    }
+    check_templates(&templates, options.biflow, next_hop)?;
     for (i, collector) in options.collectors.iter().enumerate() {
         find_templates(
             std::slice::from_ref(collector),
@@ -389,7 +432,8 @@ fn export_settings(
         interfaces: Arc::default(),
         content: Content {
             dot1q: options.vlan_elements == VlanElements::Dot1q,
-            fields: options.fields,
+            // Who asks for nothing in particular gets all, with --next-hop.
+            fields: options.fields.or(next_hop.then(Fields::everything)),
             templates,
             biflows: options.biflow,
         },

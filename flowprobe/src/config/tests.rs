@@ -97,7 +97,7 @@ fn said(text: &str) -> Vec<String> {
 }
 
 /// Every option with a value that is not its default: as a key, and as flags.
-const EVERY: [(&str, &str, &[&str]); 58] = [
+const EVERY: [(&str, &str, &[&str]); 60] = [
     ("interface", "['a', 'b']", &["-i", "a", "-i", "b"]),
     ("netns", "'blue'", &["--netns", "blue"]),
     (
@@ -185,9 +185,11 @@ const EVERY: [(&str, &str, &[&str]); 58] = [
     ("zero-copy", "'never'", &["--zero-copy", "never"]),
     ("hook", "'tc'", &["--hook", "tc"]),
     ("egress", "true", &["--egress"]),
+    ("clsact", "true", &["--clsact"]),
     ("dedup", "true", &["--dedup"]),
     ("xdp-mode", "'generic'", &["--xdp-mode", "generic"]),
     ("promisc", "true", &["--promisc"]),
+    ("next-hop", "true", &["--next-hop"]),
     ("duration", "2", &["--duration", "2"]),
     ("summary", "'-x y'", &["--summary=-x y"]),
     ("log", "'debug'", &["--log", "debug"]),

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Bell, Collector, Domain, ExportError, Exporter, Format, Group, Mode, Now, Settings,
-    SpoolSettings, Telemetry,
+    SpoolSettings, Telemetry, Transport,
     account::Outlet,
     announce::Facts,
     balance::Balance,
@@ -145,6 +145,7 @@ impl Exporter {
         };
         for (number, (collector, link, encoders)) in ready.into_iter().enumerate() {
             let (outlet, facts) = (Arc::clone(&queue.outlet), Arc::clone(facts));
+            let settings = &paced(collector, settings);
             let sender = Sender::new(link, encoders, outlet, facts, settings, Now::read());
             let mut sender = sender.seated(collector.to_string(), members.seat(number));
             if let Some(shared) = &shared {
@@ -185,10 +186,7 @@ impl Exporter {
         };
         let encoders = settings.domains.iter().map(encoder).collect();
         let encoders = (encoders, SPOOL_MESSAGE);
-        let unpaced = Settings {
-            export_rate: 0,
-            ..settings.clone()
-        };
+        let unpaced = unpaced(settings);
         let (outlet, facts) = (Arc::clone(&queue.outlet), Arc::clone(facts));
         let intake = Intake::new(Arc::clone(&shared));
         let sender = Sender::new(intake, encoders, outlet, facts, &unpaced, Now::read());
@@ -203,6 +201,22 @@ impl Exporter {
     ) -> Result<(), ExportError> {
         let bell = Arc::clone(&self.bell);
         self.spawn(thread, move || drive(sender, &bell))
+    }
+}
+
+/// The settings for a collector. A rate spares the receive buffer of another process, and a file has
+/// none.
+fn paced(collector: &Collector, settings: &Settings) -> Settings {
+    match collector.transport() {
+        Transport::File => unpaced(settings),
+        _ => settings.clone(),
+    }
+}
+
+fn unpaced(settings: &Settings) -> Settings {
+    Settings {
+        export_rate: 0,
+        ..settings.clone()
     }
 }
 
@@ -234,6 +248,23 @@ fn drive<L: Link>(mut sender: Sender<L>, bell: &Bell) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::export::tests::settings;
+
+    #[test]
+    fn files_are_written_as_fast_as_they_can_be() {
+        let settings = Settings {
+            export_rate: 7,
+            ..settings(&[])
+        };
+        let rate = |url: &str| {
+            let collector = url.parse().expect(url);
+            paced(&collector, &settings).export_rate
+        };
+        assert_eq!(rate("file:///x"), 0);
+        for url in ["udp://h:1", "tcp://h:1", "unix:///x"] {
+            assert_eq!(rate(url), 7, "{url}");
+        }
+    }
 
     #[test]
     fn queues_have_directories_of_their_own() {

@@ -28,7 +28,7 @@ impl Telemetry for Nothing {
     }
 }
 
-fn settings(collectors: &[SocketAddr]) -> Settings {
+pub(super) fn settings(collectors: &[SocketAddr]) -> Settings {
     Settings {
         collectors: collectors
             .iter()

@@ -19,6 +19,7 @@
 //! tshark takes no template of more than [`MOST_FIELDS`].
 
 mod biflow;
+mod route;
 mod value;
 mod wide;
 
@@ -32,6 +33,7 @@ use flowprobe_ebpf::{
 };
 
 pub(super) use self::biflow::{BIFLOWS, encode_both};
+pub(crate) use self::route::{ALL_BIFLOWS_ROUTED, ALL_ROUTED, names as names_of_routes, put_route};
 pub use self::{
     biflow::Both,
     value::{Mac, Show, Value},
@@ -321,10 +323,11 @@ elements! { |record, key|
     Both   own   ipClassOfService            5 u8       = key.traffic_class();
     V4     key   ipVersion                  60 u8       = 4;
     V6     key   ipVersion                  60 u8       = 6;
-    // A packet is seen on one interface, coming in or going out: the other one is unknown.
+    // A packet is seen on one interface, coming in or going out: the other one is unknown, but for what a
+    // route says.
     Both   own   ingressInterface           10 u32      = key.ingress();
-    Bare   own   egressInterface            14 u32      = key.egress();
-    Tunnel key   egressInterface            14 u32      = key.egress();
+    Bare   own   egressInterface            14 u32      = record.egress();
+    Tunnel key   egressInterface            14 u32      = record.egress();
     // 0 is in, 1 is out.
     Bare   own   flowDirection              61 u8       = u8::from(key.is_egress());
     Tunnel key   flowDirection              61 u8       = u8::from(key.is_egress());
@@ -406,9 +409,9 @@ pub const ALL_BIFLOWS: [Template; 8] = [
 ];
 
 /// Octets of the longest template or flow record.
-pub(crate) const LONGEST: usize = longest(&ALL);
+pub(crate) const LONGEST: usize = longest(&ALL_ROUTED);
 /// The same of biflows.
-pub(crate) const LONGEST_BIFLOW: usize = longest(&ALL_BIFLOWS);
+pub(crate) const LONGEST_BIFLOW: usize = longest(&ALL_BIFLOWS_ROUTED);
 
 const fn longest(templates: &[Template]) -> usize {
     let mut longest = 0;
@@ -484,6 +487,9 @@ pub fn show(
     }
     if let Some(both) = Both::of(record, next) {
         both.show(to);
+    }
+    if record.route.is_some() && route::has_route(record) {
+        route::show(record, to);
     }
     // In messages it is in the header.
     append(

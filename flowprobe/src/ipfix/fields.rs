@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    element::{ALL, ALL_BIFLOWS},
+    element::{ALL_BIFLOWS_ROUTED, ALL_ROUTED, names_of_routes},
     template::{Field, Template},
 };
 use crate::nearest::nearest;
@@ -24,11 +24,14 @@ pub enum FieldsError {
     /// A template without fields would withdraw itself (RFC 7011 §8.1).
     #[error("this leaves flows of IPv{0} without a field: add one that they have")]
     Nothing(u8),
+    /// The same, of flows out of tunnels, of which routes tell nothing.
+    #[error("this leaves flows out of tunnels without a field: add one that they have")]
+    NothingOfTunnels,
 }
 
 /// All templates, those of flows first.
 fn all() -> impl Iterator<Item = &'static Template> {
-    ALL.iter().chain(&ALL_BIFLOWS)
+    ALL_ROUTED.iter().chain(&ALL_BIFLOWS_ROUTED)
 }
 
 /// All names, each at least once.
@@ -81,7 +84,25 @@ impl Fields {
                 return Err(FieldsError::Nothing(version));
             }
         }
+        if parts.iter().any(|part| part.places.is_empty()) {
+            return Err(FieldsError::NothingOfTunnels);
+        }
         Ok(Self { parts })
+    }
+
+    /// All that there are, those of routes too, in the order of the whole templates.
+    #[must_use]
+    pub fn everything() -> Self {
+        let part = |whole: &Template| Part::of_places(whole, placed(whole));
+        Self {
+            parts: all().map(part).collect(),
+        }
+    }
+
+    /// The first field of which only routes tell.
+    #[must_use]
+    pub fn of_routes(&self) -> Option<&'static str> {
+        names_of_routes().find(|name| self.has(name))
     }
 
     /// The templates.
@@ -99,7 +120,7 @@ impl Fields {
     /// The first field that only biflows have.
     #[must_use]
     pub fn of_biflows(&self) -> Option<&'static str> {
-        let flows = || ALL.iter().flat_map(|template| template.fields);
+        let flows = || ALL_ROUTED.iter().flat_map(|template| template.fields);
         let mut fields = self.templates().flat_map(|template| template.fields);
         let field = fields.find(|field| !flows().any(|known| known.name == field.name));
         field.map(|field| field.name)
@@ -134,29 +155,34 @@ impl Fields {
 
 impl Part {
     fn of(whole: &Template, wanted: &[&str]) -> Self {
-        let mut at = 0;
-        let placed: Vec<(Field, Range<usize>)> = whole
-            .fields
+        let placed = placed(whole);
+        let chosen = wanted
             .iter()
-            .map(|field| {
-                let start = at;
-                at += usize::from(field.length);
-                (*field, start..at)
-            })
-            .collect();
-        let chosen: Vec<_> = wanted
-            .iter()
-            .flat_map(|name| placed.iter().filter(move |(field, _)| field.name == *name))
-            .collect();
-        let fields: Vec<Field> = chosen.iter().map(|(field, _)| *field).collect();
+            .flat_map(|name| placed.iter().filter(move |(field, _)| field.name == *name));
+        Self::of_places(whole, chosen.cloned().collect())
+    }
+
+    fn of_places(whole: &Template, chosen: Vec<(Field, Range<usize>)>) -> Self {
+        let (fields, places) = chosen.into_iter().unzip();
         Self {
             template: Template {
                 fields: constant(fields),
                 ..*whole
             },
-            places: chosen.into_iter().map(|(_, place)| place.clone()).collect(),
+            places,
         }
     }
+}
+
+/// The fields of a template, and where each is in its records.
+fn placed(whole: &Template) -> Vec<(Field, Range<usize>)> {
+    let mut at = 0;
+    let place = |field: &Field| {
+        let start = at;
+        at += usize::from(field.length);
+        (*field, start..at)
+    };
+    whole.fields.iter().map(place).collect()
 }
 
 /// The one copy of a list of fields. Templates are constants wherever no user chooses them, so
@@ -262,6 +288,10 @@ mod tests {
             (
                 "sourceIPv4Address",
                 "this leaves flows of IPv6 without a field: add one that they have",
+            ),
+            (
+                "ipNextHopIPv4Address,ipNextHopIPv6Address",
+                "this leaves flows out of tunnels without a field: add one that they have",
             ),
         ] {
             assert_eq!(error(text), message);

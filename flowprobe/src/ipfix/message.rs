@@ -226,17 +226,18 @@ impl Encoder {
     /// Adds the fields that were asked for of a record, or of a biflow; false if the message is full.
     fn some_fields(&mut self, record: &FlowRecord, both: Option<&Both<'_>>) -> bool {
         let mut whole = [0; element::LONGEST_BIFLOW];
-        let mut of = 0;
+        let (mut of, mut octets) = (0, 0);
         match both {
             Some(both) => element::encode_both(both, self.dot1q, |template| {
-                of = template.id;
-                Some(&mut whole[..template.record_length()])
+                (of, octets) = (template.id, template.record_length());
+                Some(&mut whole[..octets])
             }),
             None => element::encode(record, self.dot1q, |template| {
-                of = template.id;
-                Some(&mut whole[..template.record_length()])
+                (of, octets) = (template.id, template.record_length());
+                Some(&mut whole[..octets])
             }),
         };
+        element::put_route(record, &mut whole, octets);
         let Some(fields) = self.fields.take() else {
             return false;
         };

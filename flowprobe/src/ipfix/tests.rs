@@ -4,6 +4,7 @@ mod biflow;
 pub(crate) mod decode;
 pub(crate) mod expected;
 mod registry;
+pub(crate) mod route;
 pub(crate) mod sample;
 mod shape;
 
@@ -53,7 +54,9 @@ pub(crate) const OPTIONS: [&Template; 17] = [
 
 /// Those of flows, and those of options.
 fn every_template() -> impl Iterator<Item = &'static Template> {
-    let flows = element::ALL.iter().chain(&element::ALL_BIFLOWS);
+    let flows = element::ALL_ROUTED
+        .iter()
+        .chain(&element::ALL_BIFLOWS_ROUTED);
     flows.chain(OPTIONS)
 }
 

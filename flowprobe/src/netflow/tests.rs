@@ -8,7 +8,10 @@ use proptest::prelude::*;
 
 use crate::{
     encode::Stamp,
-    ipfix::tests::sample::{any_record, nth},
+    ipfix::tests::{
+        route::any_route,
+        sample::{any_record, nth},
+    },
     record::FlowRecord,
 };
 
@@ -48,7 +51,9 @@ fn any_flow() -> impl Strategy<Value = FlowRecord> {
         1 => (before..NOW.unix_ms, 0..2 * WRAP),
         1 => any::<(u32, u32)>().prop_map(|(start, lasts)| (start.into(), lasts.into())),
     ];
-    (any_record(), times).prop_map(|(record, (start_ms, lasts_ms))| FlowRecord {
+    let whole = (any_record(), times, any_route());
+    whole.prop_map(|(record, (start_ms, lasts_ms), route)| FlowRecord {
+        route,
         start_ms,
         end_ms: start_ms + lasts_ms,
         ..record

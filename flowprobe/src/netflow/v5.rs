@@ -209,11 +209,16 @@ impl Encoder {
         // What is not written here is 0, and stays so.
         to[..4].copy_from_slice(&addresses[0]);
         to[4..8].copy_from_slice(&addresses[1]);
-        // 8..12, the next hop, is unknown.
-        // One of both, since a packet is seen coming in or going out.
+        let route = record.route.unwrap_or_default();
+        let next_hop = match route.next_hop {
+            Some(IpAddr::V4(next_hop)) => next_hop.octets(),
+            _ => [0; 4],
+        };
+        to[8..12].copy_from_slice(&next_hop);
+        // One of both, since a packet is seen coming in or going out, but for what a route says.
         let interface = |index| u16::try_from(index).unwrap_or(UNKNOWN_INTERFACE);
         to[12..14].copy_from_slice(&interface(key.ingress()).to_be_bytes());
-        to[14..16].copy_from_slice(&interface(key.egress()).to_be_bytes());
+        to[14..16].copy_from_slice(&interface(record.egress()).to_be_bytes());
         to[16..20].copy_from_slice(&packets.to_be_bytes());
         to[20..24].copy_from_slice(&octets.to_be_bytes());
         // 24..32: the times, when those of the header are known.
@@ -222,7 +227,9 @@ impl Encoder {
         to[37] = record.marks.tcp_flags;
         to[38] = key.protocol();
         to[39] = key.traffic_class();
-        // 40..48: autonomous systems, prefix lengths and padding.
+        // 40..44: autonomous systems.
+        to[44] = route.source_prefix;
+        to[45] = route.destination_prefix;
         let times = (record.start_ms.min(record.end_ms), record.end_ms);
         self.times[usize::from(self.count)] = times;
         self.count += 1;

@@ -227,11 +227,12 @@ impl Encoder {
     /// Adds the fields of a record that were asked for, unless the message is full.
     fn add_part(&mut self, record: &FlowRecord) -> Option<()> {
         let mut whole = [0; element::LONGEST];
-        let mut of = 0;
+        let (mut of, mut octets) = (0, 0);
         element::encode(record, self.dot1q, |template| {
-            of = template.id;
-            Some(&mut whole[..template.record_length()])
+            (of, octets) = (template.id, template.record_length());
+            Some(&mut whole[..octets])
         });
+        element::put_route(record, &mut whole, octets);
         let part = self.parts.as_ref()?.get(of)?;
         let mut at = self.body.reserve(of, part.octets)?;
         for piece in &part.pieces {

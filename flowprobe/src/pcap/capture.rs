@@ -140,6 +140,21 @@ impl<R: Read> Capture<R> {
         Ok(self.current())
     }
 
+    /// Gives the packets that are in what was read already, whole, right and in the usual form, up to
+    /// the first one for which [`Capture::next`] is needed.
+    #[inline(always)]
+    pub(super) fn each(&mut self, give: impl FnMut(&Captured<'_>)) {
+        match &self.format {
+            Format::Pcap(pcap) => pcap.each(&mut self.buffer, give),
+            Format::PcapNg(pcapng) => pcapng.each(&mut self.buffer, give),
+        }
+    }
+
+    /// What is read.
+    pub(super) fn input(&self) -> &R {
+        self.buffer.input()
+    }
+
     /// The packet that [`Capture::next`] gave last.
     #[inline]
     #[must_use]

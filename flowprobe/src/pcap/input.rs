@@ -19,6 +19,11 @@ const LOOK_MS: i32 = 50;
 /// The octets of a file or of standard input, unpacked. Once `stop` is set they end.
 pub(super) type Input = Unpacked<Raw>;
 
+/// Whether reading it may wait for somebody. What is unpacked makes others wait anyway.
+pub(super) fn may_wait(input: &Input) -> bool {
+    input.plain().is_none_or(|raw| raw.waits)
+}
+
 /// A file or standard input, as it is.
 #[derive(Debug)]
 pub(super) struct Raw {

@@ -167,11 +167,19 @@ impl Link {
     /// of it, too.
     #[inline(always)]
     pub fn plain<F: Frame + ?Sized>(self, frame: &F, tunnels: &Tunnels) -> Option<Packet> {
-        if self != Self::Ethernet {
-            return None;
+        match self {
+            Self::Ethernet => plain(frame).filter(|packet| !tunnels.may_be(packet)),
+            _ => None,
         }
-        let packet = plain(frame).or_else(|| near_plain(frame))?;
-        (!tunnels.may_be(&packet)).then_some(packet)
+    }
+
+    /// The same of a frame that is nearly so.
+    #[inline(always)]
+    pub fn near_plain<F: Frame + ?Sized>(self, frame: &F, tunnels: &Tunnels) -> Option<Packet> {
+        match self {
+            Self::Ethernet => near_plain(frame).filter(|packet| !tunnels.may_be(packet)),
+            _ => None,
+        }
     }
 
     /// Parses a frame.
@@ -235,7 +243,7 @@ impl Link {
     #[must_use]
     pub fn macs<F: Frame + ?Sized>(self, frame: &F) -> Macs {
         let octets = match self {
-            Self::Ethernet => frame.read(ethernet::ADDRESSES),
+            Self::Ethernet => return ethernet_macs(frame),
             Self::CookedV1 => match frame.read(cooked_v1::ADDRESS_LEN) {
                 Some([0, 6]) => frame.read(cooked_v1::ADDRESS).map(from_source),
                 _ => None,
@@ -247,11 +255,22 @@ impl Link {
             Self::Mpacket => frame.read(header::PREAMBLE_LEN + ethernet::ADDRESSES),
             _ => None,
         };
-        // A copy of three words.
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = octets.unwrap_or_default();
-        Macs {
-            words: [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes),
-        }
+        macs(octets)
+    }
+}
+
+/// Those of an Ethernet frame.
+#[inline(always)]
+pub fn ethernet_macs<F: Frame + ?Sized>(frame: &F) -> Macs {
+    macs(frame.read(ethernet::ADDRESSES))
+}
+
+/// These addresses, in a copy of three words.
+#[inline(always)]
+fn macs(octets: Option<[u8; 12]>) -> Macs {
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = octets.unwrap_or_default();
+    Macs {
+        words: [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes),
     }
 }
 

@@ -2,9 +2,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flowprobe_ebpf::{Frame as _, Parsed, Tunnels, cpu::Tally};
+use flowprobe_ebpf::{Frame as _, Packet, Parsed, Tunnels, cpu::Tally};
 
-use super::{Take, capture::Captured, link::Link};
+use super::{
+    Take,
+    capture::Captured,
+    link::{Link, ethernet_macs},
+};
 use crate::{
     export::{Metering, Telemetry},
     sampling::Selection,
@@ -67,7 +71,7 @@ impl Telemetry for Figures {
 }
 
 impl Take for Meter {
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, captured: &Captured<'_>) {
         self.meter(captured);
     }
@@ -98,6 +102,7 @@ impl Meter {
     }
 
     /// Meters one packet, with the burst that it is in. One without a time gets that of the latest packet before it.
+    #[inline(always)]
     fn meter(&mut self, captured: &Captured<'_>) {
         let octets = captured.len() as u64;
         self.totals.seen.count(octets);
@@ -111,17 +116,38 @@ impl Meter {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn account(&mut self, captured: &Captured<'_>, link: Link, at_ns: u64) {
-        let octets = captured.len() as u64;
         // As nearly all are.
-        if let Some(packet) = link.plain(captured, &self.tunnels) {
-            self.totals.accounted.count(octets);
-            self.totals.accounted_ip_octets += u64::from(packet.octets);
-            let macs = link.macs(captured);
-            let (table, emitter) = (&mut self.table, &mut self.emitter);
-            return table.push_plain(&packet, captured.ifindex, macs, at_ns, emitter);
+        match link.plain(captured, &self.tunnels) {
+            Some(packet) => self.account_plain(&packet, captured, at_ns),
+            None => self.account_other(captured, link, at_ns),
         }
+    }
+
+    /// Accounts what [`Link::plain`] or [`Link::near_plain`] says of a frame.
+    #[inline(always)]
+    fn account_plain(&mut self, packet: &Packet, captured: &Captured<'_>, at_ns: u64) {
+        self.totals.accounted.count(captured.len() as u64);
+        self.totals.accounted_ip_octets += u64::from(packet.octets);
+        let macs = ethernet_macs(captured);
+        let (table, emitter) = (&mut self.table, &mut self.emitter);
+        table.push_plain(packet, captured.ifindex, macs, at_ns, emitter);
+    }
+
+    /// The same of frames that are not plain, in a function of their own: a value that may come from
+    /// either is one in memory, which all packets would have to wait for.
+    #[inline(never)]
+    fn account_other(&mut self, captured: &Captured<'_>, link: Link, at_ns: u64) {
+        match link.near_plain(captured, &self.tunnels) {
+            Some(packet) => self.account_plain(&packet, captured, at_ns),
+            None => self.account_any(captured, link, at_ns),
+        }
+    }
+
+    #[inline(never)]
+    fn account_any(&mut self, captured: &Captured<'_>, link: Link, at_ns: u64) {
+        let octets = captured.len() as u64;
         match link.parse(captured, &self.tunnels) {
             Ok(mut parsed) => {
                 self.totals.accounted.count(octets);
@@ -144,6 +170,7 @@ impl Meter {
         }
     }
 
+    #[inline(never)]
     fn ignore(&mut self, at_ns: u64, count: impl FnOnce(&mut Self)) {
         count(self);
         self.table.push_time(at_ns, &mut self.emitter);
@@ -165,6 +192,7 @@ impl Meter {
         self.publish();
     }
 
+    #[cold]
     fn publish(&self) {
         let ignored = self.totals.ignored.iter().chain([&self.unreadable_link]);
         let (mut packets, mut octets) = (0, 0);

@@ -62,6 +62,16 @@ impl<R: Read> Unpacked<R> {
     }
 }
 
+impl<R: Read> Unpacked<R> {
+    /// What is read, where it is not unpacked.
+    pub(super) fn plain(&self) -> Option<&R> {
+        match self {
+            Self::Plain(input) => Some(input.get_ref().1),
+            Self::Gzip(_) | Self::Zstd(_) => None,
+        }
+    }
+}
+
 impl<R: Read> Read for Unpacked<R> {
     fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
         let (format, read) = match self {

@@ -57,6 +57,7 @@ impl FileSummary {
         file
     }
 
+    #[inline(always)]
     pub(super) fn count(&mut self, captured: &Captured<'_>) {
         self.seen.packets += 1;
         self.seen.octets += captured.len() as u64;

@@ -35,6 +35,7 @@ use crate::{
     host,
     ledger::{Books as _, Ledger},
     load::{Kernel, LoadError, Options, random_words},
+    routes::Routes,
     sampling::{Rates, Sampling},
     table::{
         ChangeError, Changed, Emitter, Pairing, Patience,
@@ -176,12 +177,19 @@ impl Metering {
         ));
         let telemetry = Arc::clone(&meter) as Arc<dyn Telemetry>;
         let exporter = Arc::new(Exporter::start(&settings.export, telemetry)?);
+        let routes = match settings.next_hop {
+            true => Some(Arc::new(
+                within(netns.as_ref(), Routes::open)?.map_err(RunError::Routes)?,
+            )),
+            false => None,
+        };
         let emitter = Emitter::new(
             Arc::clone(&clock),
             Arc::clone(&exported),
             Arc::clone(&exporter) as Arc<dyn Sink>,
             Arc::clone(&rates),
-        );
+        )
+        .with_routes(routes);
         // A signal that comes earlier than its handler ends the process at once.
         let signals = Signals::new().map_err(RunError::Start)?;
         let summary = settings

@@ -34,6 +34,9 @@ pub enum RunError {
     /// The network namespace.
     #[error(transparent)]
     Netns(#[from] NetnsError),
+    /// Where flows go on to.
+    #[error("--next-hop: cannot ask the kernel for routes: {0}")]
+    Routes(io::Error),
     /// What becomes of interfaces.
     #[error("cannot hear of interfaces that come and go: {0}")]
     Monitor(io::Error),
@@ -86,6 +89,9 @@ pub enum RunError {
     /// A mode of XDP where there is no XDP.
     #[error("--xdp-mode says how to attach by --hook xdp: leave it out, or --hook tc")]
     ModeOfTc,
+    /// A qdisc where nothing attaches by traffic control.
+    #[error("--clsact is about traffic control: give --hook tc or --egress too, or leave it out")]
+    ClsactOfXdp,
     /// Nothing goes out that could be a second time.
     #[error("--dedup is about packets that come in and go out: give --egress too, or leave it out")]
     DedupOfIngress,

@@ -36,6 +36,7 @@ pub(super) struct How {
     hook: Hook,
     xdp_mode: XdpMode,
     egress: bool,
+    clsact: bool,
     dedup: bool,
     promisc: bool,
 }
@@ -46,6 +47,7 @@ impl From<&Settings> for How {
             hook: settings.hook,
             xdp_mode: settings.xdp_mode,
             egress: settings.egress,
+            clsact: settings.clsact,
             dedup: settings.dedup,
             promisc: settings.promisc,
         }
@@ -84,6 +86,11 @@ impl Watch {
     pub(super) fn seen(&self) -> Option<Vec<u32>> {
         let seen = || self.there.seen.iter().copied().collect();
         self.there.how.dedup.then(seen)
+    }
+
+    /// Does something in the network namespace of the interfaces.
+    pub(super) fn within<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
+        within(self.netns.as_deref(), work)
     }
 
     /// What is watched, in words.

@@ -83,6 +83,7 @@ impl Expiry {
     }
 
     /// Whether a flow that spans `span_ns` has gone on for the active timeout.
+    #[inline]
     #[must_use]
     pub fn is_active_for(&self, span_ns: u64) -> bool {
         span_ns >= self.active_ns

@@ -9,6 +9,7 @@
 
 mod burst;
 mod fetch;
+mod hash;
 mod index;
 mod part;
 mod shelf;
@@ -19,7 +20,7 @@ mod wheel;
 
 use flowprobe_ebpf::{
     Addresses, Counters, KeyV4, KeyV6, KeyWide, Marks, Packet, Parsed, flow::Macs,
-    hash::SECRET_WORDS, key::Key as _, sampling::Sampled, wire::tcp,
+    hash::SECRET_WORDS, sampling::Sampled, wire::tcp,
 };
 
 pub use self::{
@@ -27,7 +28,7 @@ pub use self::{
     part::{Met, Part},
 };
 use self::{
-    burst::{Burst, NO_GUESS, Place, Waiting},
+    burst::{Burst, Place, Taken, Waiting},
     shelf::{Cold, Hot, Kept, Shelves},
     wheel::{Look, Wheel},
 };
@@ -250,15 +251,14 @@ impl LocalTable {
             return self.push_plain_sampled(packet, (ifindex, sampled), macs, at_ns, out);
         }
         let key = KeyWide::new(packet, &parsed.around, ifindex, sampled);
-        let hash = key.hash(&self.secret);
+        let hash = key.hash_here(&self.secret);
         self.shelves.wide.index.fetch(hash);
-        let place = Place::Wide(self.burst.wide.len() as u32);
-        self.burst.wide.push(key);
-        self.wait(Waiting::new(place, hash, packet, macs, at_ns), out);
+        let place = self.burst.keep_wide(key);
+        self.wait((place, KeyV4::default(), hash), packet, macs, at_ns, out);
     }
 
     /// The same for a packet with nothing around it that belongs to the key.
-    #[inline]
+    #[inline(always)]
     pub fn push_plain(
         &mut self,
         packet: &Packet,
@@ -280,70 +280,115 @@ impl LocalTable {
         at_ns: u64,
         out: &mut impl Leave,
     ) {
-        let (place, hash) = match packet.addresses {
+        match packet.addresses {
             Addresses::V4(addresses) => {
                 let key = KeyV4::new(addresses, packet, ifindex, sampled);
-                let hash = key.hash(&self.secret);
+                let hash = key.hash_here(&self.secret);
                 self.shelves.v4.index.fetch(hash);
-                (Place::V4(key), hash)
+                self.wait((Place::V4, key, hash), packet, macs, at_ns, out);
             }
             Addresses::V6(addresses) => {
                 let key = KeyV6::new(addresses, packet, ifindex, sampled);
-                let hash = key.hash(&self.secret);
+                let hash = key.hash_here(&self.secret);
                 self.shelves.v6.index.fetch(hash);
-                (Place::V6(key), hash)
+                let place = self.burst.keep_v6(key);
+                self.wait((place, KeyV4::default(), hash), packet, macs, at_ns, out);
             }
-        };
-        self.wait(Waiting::new(place, hash, packet, macs, at_ns), out);
+        }
     }
 
     /// The same as [`LocalTable::advance`], later.
     pub fn push_time(&mut self, at_ns: u64, out: &mut impl Leave) {
-        let nothing = (&Packet::EMPTY, Macs::default());
-        self.wait(
-            Waiting::new(Place::None, 0, nothing.0, nothing.1, at_ns),
-            out,
-        );
+        let nothing = (Place::None, KeyV4::default(), 0);
+        self.wait(nothing, &Packet::EMPTY, Macs::default(), at_ns, out);
     }
 
-    #[inline]
-    fn wait(&mut self, waiting: Waiting, out: &mut impl Leave) {
-        self.latest_ns = stepped(self.latest_ns, waiting.at_ns);
-        self.burst.waiting.push(waiting);
-        if self.burst.waiting.len() >= BURST {
+    #[inline(always)]
+    fn wait(
+        &mut self,
+        key: (Place, KeyV4, u64),
+        packet: &Packet,
+        macs: Macs,
+        at_ns: u64,
+        out: &mut impl Leave,
+    ) {
+        self.latest_ns = match at_ns >= self.latest_ns {
+            true => at_ns,
+            false => stepped(self.latest_ns, at_ns),
+        };
+        self.burst.push(key, packet, macs, at_ns);
+        if self.burst.len() == BURST {
             self.settle(out);
         }
     }
 
     /// Accounts all packets that wait.
     pub fn settle(&mut self, out: &mut impl Leave) {
-        if self.burst.waiting.is_empty() {
+        let count = self.burst.len();
+        if count == 0 {
             return;
         }
-        let mut burst = std::mem::take(&mut self.burst);
-        for waiting in &mut burst.waiting {
-            let hash = waiting.hash;
-            let guess = match waiting.key {
-                Place::V4(_) => self.shelves.v4.guess(hash),
-                Place::V6(_) => self.shelves.v6.guess(hash),
-                Place::Wide(_) => self.shelves.wide.guess(hash),
-                Place::None => None,
-            };
-            waiting.guess = guess.unwrap_or(NO_GUESS);
-        }
-        // A guess is one by its tag, and of before the burst: the key decides.
-        for waiting in &burst.waiting {
-            self.step(waiting.at_ns, out);
-            match waiting.key {
-                Place::V4(key) => self.add(key, waiting, out),
-                Place::V6(key) => self.add(key, waiting, out),
-                Place::Wide(at) => self.add(burst.wide[at as usize], waiting, out),
-                Place::None => {}
+        self.guess();
+        let mut before_ns = self.now_ns;
+        for at in 0..count {
+            before_ns = self.now_ns;
+            if !self.touch(at, out) {
+                self.take(at, before_ns, out);
             }
         }
-        burst.waiting.clear();
-        burst.wide.clear();
-        self.burst = burst;
+        out.at(before_ns);
+        self.burst.clear();
+    }
+
+    /// Guesses the slot of each packet that waits, by its tag, and fetches it.
+    #[inline(always)]
+    fn guess(&mut self) {
+        for waiting in self.burst.waiting_mut() {
+            let hash = waiting.hash;
+            waiting.guess = match waiting.key {
+                Place::V4 => self.shelves.v4.guess(hash),
+                Place::V6(_) => self.shelves.v6.guess(hash),
+                Place::Wide(_) => self.shelves.wide.guess(hash),
+                Place::None => continue,
+            };
+        }
+    }
+
+    /// Moves the clock to the stamp of a packet that waits, and adds it to its flow if that was
+    /// guessed and there is nothing else to do, as for nearly all; else it says false.
+    #[inline(always)]
+    fn touch(&mut self, at: usize, out: &mut impl Leave) -> bool {
+        let waiting = self.burst.waiting(at);
+        let at_ns = waiting.at_ns;
+        if self.now_ns <= at_ns && at_ns < self.wheel.next() {
+            self.now_ns = at_ns;
+        } else {
+            self.step(at_ns, out);
+            if self.now_ns != at_ns {
+                return false;
+            }
+        }
+        let (waiting, shelves) = (self.burst.waiting(at), &mut self.shelves);
+        match waiting.key {
+            Place::V4 => shelves.v4.touch(&waiting.v4, waiting, &self.expiry),
+            Place::V6(key) => (shelves.v6).touch(self.burst.v6(key), waiting, &self.expiry),
+            Place::Wide(key) => (shelves.wide).touch(self.burst.wide(key), waiting, &self.expiry),
+            Place::None => true,
+        }
+    }
+
+    /// Adds a packet that waits to its flow, whatever it takes. The clock said `before_ns` before it.
+    #[inline(never)]
+    fn take(&mut self, at: usize, before_ns: u64, out: &mut impl Leave) {
+        out.at(before_ns);
+        let taken = self.burst.take(at);
+        let Waiting { key, v4, .. } = *self.burst.waiting(at);
+        match key {
+            Place::V4 => self.add(v4, &taken, out),
+            Place::V6(key) => self.add(*self.burst.v6(key), &taken, out),
+            Place::Wide(key) => self.add(*self.burst.wide(key), &taken, out),
+            Place::None => {}
+        }
     }
 
     /// Lets everything go, since metering ends.
@@ -366,7 +411,7 @@ impl LocalTable {
     }
 
     /// Moves the clock to a stamp, and lets go what is due by then.
-    #[inline]
+    #[cold]
     fn step(&mut self, at_ns: u64, out: &mut impl Leave) {
         out.at(self.now_ns);
         let now_ns = stepped(self.now_ns, at_ns);
@@ -433,11 +478,14 @@ impl LocalTable {
 
     /// Adds a packet to its flow.
     #[inline(always)]
-    fn add<K: Kept>(&mut self, key: K, waiting: &Waiting, out: &mut impl Leave) {
-        let Waiting {
-            hash, at_ns, guess, ..
-        } = *waiting;
-        let packet = &waiting.packet();
+    fn add<K: Kept>(&mut self, key: K, taken: &Taken, out: &mut impl Leave) {
+        let &Taken {
+            hash,
+            at_ns,
+            guess,
+            ref packet,
+            ..
+        } = taken;
         let shelf = K::shelf_mut(&mut self.shelves);
         if let Some(slot) = shelf.find(&key, hash, guess) {
             let hot = &mut shelf.hot[slot];
@@ -461,7 +509,7 @@ impl LocalTable {
                 }
             }
         }
-        self.insert(key, waiting, out);
+        self.insert(key, taken, out);
     }
 
     /// A flow has ended: it is due earlier, and is the first to leave of those as silent.
@@ -477,13 +525,13 @@ impl LocalTable {
     }
 
     #[inline(never)]
-    fn insert<K: Kept>(&mut self, key: K, waiting: &Waiting, out: &mut impl Leave) {
+    fn insert<K: Kept>(&mut self, key: K, taken: &Taken, out: &mut impl Leave) {
         if self.len == self.capacity {
             self.displace(out);
         }
         let shelf = K::shelf_mut(&mut self.shelves);
-        let times = (waiting.at_ns, self.now_ns);
-        let slot = shelf.insert(key, waiting.hash, (&waiting.packet(), waiting.macs), times);
+        let times = (taken.at_ns, self.now_ns);
+        let slot = shelf.insert(key, taken.hash, (&taken.packet, taken.macs), times);
         let due = self.expiry.of(&shelf.hot[slot], &shelf.cold[slot]);
         self.len += 1;
         self.inserted += 1;
@@ -559,7 +607,7 @@ impl LocalTable {
 }
 
 /// What the clock says after a stamp.
-#[inline(always)]
+#[inline(never)]
 fn stepped(now_ns: u64, at_ns: u64) -> u64 {
     if at_ns.saturating_add(MAX_STEP_BACK_NS) < now_ns {
         at_ns

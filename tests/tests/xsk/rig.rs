@@ -55,7 +55,7 @@ pub(crate) const OPTIONS: Options<'static> = Options {
     sample_key: 0,
     shadow: None,
     tunnels: Tunnels::OUTER,
-    dedup: &[],
+    dedup: None,
 };
 
 /// A frame as it arrived.

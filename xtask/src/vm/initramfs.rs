@@ -17,7 +17,14 @@ use crate::workspace::{self, cargo, output};
 const INIT: &str = include_str!("init");
 /// What it has the drivers of: its network, the channel for commands, and what machines that build
 /// often lack.
-const DRIVERS: &[&str] = &["virtio_pci", "virtio_net", "virtio_console", "sctp"];
+const DRIVERS: &[&str] = &[
+    "virtio_pci",
+    "virtio_net",
+    "virtio_console",
+    "sctp",
+    "sch_ingress",
+    "cls_bpf",
+];
 /// Of the package busybox-static; a shell and its tools without libraries.
 const BUSYBOX: &str = "/bin/busybox";
 /// Where an object that is given is in a guest.

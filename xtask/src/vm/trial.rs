@@ -132,27 +132,27 @@ pub(crate) fn meter(guest: &mut Guest, cpus: usize, object: Option<&str>) -> Res
     })
 }
 
-/// Meters by traffic control what comes in, and compares. Returns how many packets that were.
-pub(crate) fn meter_tc(guest: &mut Guest, object: Option<&str>) -> Result<u64> {
+/// Meters by traffic control what comes in, and compares. Returns how many packets that were, and whether
+/// a clsact qdisc was made for it; then flowprobe is killed, and what it leaves is gone after the next run.
+pub(crate) fn meter_tc(guest: &mut Guest, object: Option<&str>) -> Result<(u64, bool)> {
+    let by_filter = |guest: &mut Guest| -> Result<bool> {
+        let (status, _) = guest.status("grep -q clsact /tmp/log")?;
+        Ok(status == 0)
+    };
     start(guest, "--hook tc --egress", object)?;
+    let clsact = by_filter(guest)?;
+    guest.run("kill -9 $probe; wait $probe; true")?;
+    start(guest, "--hook tc --egress", object)?;
+    let (status, _) = guest.status("grep -q 'taken away' /tmp/log")?;
+    ensure!(
+        (status == 0) == clsact,
+        "what a killed process leaves is found where the kernel does not take it away, and only there"
+    );
     let mut traffic = Traffic::new(guest)?;
     traffic.rounds(guest, ROUNDS)?;
     let (summary, flows) = stop(guest)?;
     traffic.compare(guest, "tc", &summary, &flows)?;
-    Ok(traffic.sent())
-}
-
-/// A kernel without TCX meters by XDP only, and says so in one line.
-pub(crate) fn refuse_tc(guest: &mut Guest) -> Result<String> {
-    let interface = Guest::INTERFACE;
-    let (status, said) = guest.status(&format!(
-        "flowprobe run -i {interface} --egress --log error"
-    ))?;
-    ensure!(
-        status != 0 && said.lines().count() == 1 && said.contains("since Linux 6.6"),
-        "one line that says what is missing, and not (status {status}):\n{said}"
-    );
-    Ok(said)
+    Ok((traffic.sent(), clsact))
 }
 
 fn online(cpu: usize) -> String {

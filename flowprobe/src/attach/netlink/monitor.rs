@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd, RawFd},
 };
 
-use super::{HEADER, LinkInfo, NetlinkError, receive, request, send, socket, u16_at, u32_at};
+use super::{HEADER, LinkInfo, NetlinkError, messages, receive, request, send, socket};
 
 /// linux/rtnetlink.h: RTMGRP_LINK.
 const GROUP_LINKS: u32 = 1;
@@ -105,18 +105,6 @@ impl Monitor {
             Err(NetlinkError::Malformed(_)) => Ok(vec![Event::Lost]),
         }
     }
-}
-
-/// The messages in what was received, with their types and flags; ends at the first malformed one.
-fn messages(octets: &[u8]) -> impl Iterator<Item = (u16, u16, &[u8])> {
-    let mut rest = octets;
-    std::iter::from_fn(move || {
-        let length = u32_at(rest, 0).ok()? as usize;
-        let message = rest.get(..length).filter(|_| length >= HEADER)?;
-        let next = length.next_multiple_of(mem::align_of::<u32>());
-        rest = rest.get(next..).unwrap_or_default();
-        Some((u16_at(message, 4).ok()?, u16_at(message, 6).ok()?, message))
-    })
 }
 
 fn events(octets: &[u8]) -> Vec<Event> {

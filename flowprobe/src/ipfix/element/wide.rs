@@ -61,7 +61,7 @@ macro_rules! delegate {
 
 delegate!(
     source_port -> u16, destination_port -> u16, protocol -> u8, traffic_class -> u8, vlan -> u16,
-    ingress -> u32, egress -> u32, is_egress -> bool
+    ingress -> u32, is_egress -> bool
 );
 
 impl<const OUTER: u8> Wide<'_, 4, OUTER> {

@@ -32,6 +32,7 @@ pub(crate) fn expected(record: &FlowRecord, element: u16) -> Vec<u8> {
         7 => key.source_port().to_be_bytes().to_vec(),
         8 | 27 => address(key.source()),
         10 if key.is_egress() => vec![0; 4],
+        14 if record.route.is_some() => record.egress().to_be_bytes().to_vec(),
         14 if !key.is_egress() => vec![0; 4],
         10 | 14 => key.ifindex().to_be_bytes().to_vec(),
         11 => key.destination_port().to_be_bytes().to_vec(),

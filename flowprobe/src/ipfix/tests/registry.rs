@@ -22,7 +22,8 @@ const REDUCED: [u16; 1] = [
 ];
 
 /// What is counted or measured in each element, as the code that fills it has it.
-const UNITS: [(&str, &[u16]); 7] = [
+const UNITS: [(&str, &[u16]); 8] = [
+    ("bits", &[9, 13, 29, 30]),
     ("octets", &[1, 40, 165, 168]),
     ("packets", &[2, 34, 164, 167, 305, 306, 309, 310, 318, 319]),
     ("flows", &[42, 166]),

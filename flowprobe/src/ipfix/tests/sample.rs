@@ -144,6 +144,7 @@ pub(crate) fn nth(i: u32) -> FlowRecord {
         destination_mac: [2, 0, 0, 0, 0, 2],
         sampling_n: 1,
         biflow: Biflow::None,
+        route: None,
     }
 }
 
@@ -246,6 +247,7 @@ pub(crate) fn any_record() -> impl Strategy<Value = FlowRecord> {
             destination_mac,
             sampling_n,
             biflow: Biflow::None,
+            route: None,
         }
     })
 }

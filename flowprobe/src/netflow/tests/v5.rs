@@ -107,11 +107,19 @@ fn assert_flow(record: &FlowSet, clock: Clock, flow: &FlowRecord) {
     let key = &flow.key;
     assert_eq!(IpAddr::from(record.src_addr), key.source());
     assert_eq!(IpAddr::from(record.dst_addr), key.destination());
-    assert_eq!(record.next_hop, Ipv4Addr::UNSPECIFIED);
-    let ifindex = u16::try_from(key.ifindex()).unwrap_or(0);
-    let ways = match key.is_egress() {
-        true => (0, ifindex),
-        false => (ifindex, 0),
+    let route = flow.route.unwrap_or_default();
+    let next_hop = match route.next_hop {
+        Some(IpAddr::V4(next_hop)) => next_hop,
+        _ => Ipv4Addr::UNSPECIFIED,
+    };
+    assert_eq!(record.next_hop, next_hop);
+    let number = |ifindex: u32| u16::try_from(ifindex).unwrap_or(0);
+    let ifindex = number(key.ifindex());
+    let ways = match (key.is_egress(), flow.route) {
+        (true, None) => (0, ifindex),
+        (true, Some(route)) => (0, number(route.egress)),
+        (false, None) => (ifindex, 0),
+        (false, Some(route)) => (ifindex, number(route.egress)),
     };
     assert_eq!((record.input, record.output), ways);
     assert_eq!(clock.unix_ms(record.first), flow.start_ms);
@@ -121,13 +129,9 @@ fn assert_flow(record: &FlowSet, clock: Clock, flow: &FlowRecord) {
     assert_eq!(record.tcp_flags, flow.marks.tcp_flags);
     assert_eq!(record.protocol_number, key.protocol());
     assert_eq!(record.tos, key.traffic_class());
-    let unknown = [
-        record.src_as,
-        record.dst_as,
-        record.src_mask.into(),
-        record.dst_mask.into(),
-    ];
-    assert_eq!(unknown, [0; 4]);
+    let prefixes = (route.source_prefix, route.destination_prefix);
+    assert_eq!((record.src_mask, record.dst_mask), prefixes);
+    assert_eq!((record.src_as, record.dst_as), (0, 0));
     assert_eq!((record.pad1, record.pad2), (0, 0));
 }
 

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read};
 use super::Problem;
 
 /// Octets that are read at once.
-const CHUNK: usize = 256 * 1024;
+const CHUNK: usize = 128 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Buffer<R> {
@@ -26,6 +26,10 @@ impl<R: Read> Buffer<R> {
             end: 0,
             offset: 0,
         }
+    }
+
+    pub(super) fn input(&self) -> &R {
+        &self.input
     }
 
     /// What has been read.

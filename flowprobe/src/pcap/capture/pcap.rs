@@ -4,7 +4,7 @@ use std::io::Read;
 
 use pcap_parser::parse_pcap_header;
 
-use super::{Buffer, Link, LinkType, MAX_PACKET, Packet, Problem, error::Damage};
+use super::{Buffer, Captured, Link, LinkType, MAX_PACKET, Packet, Problem, error::Damage};
 
 /// Octets of the file's header.
 pub(super) const HEADER: usize = 24;
@@ -73,6 +73,45 @@ impl Pcap {
         }))
     }
 
+    /// Uses the records that are whole in what was read, up to one that is damaged. Those of
+    /// machines of the other byte order are left to [`Pcap::next`].
+    #[inline(always)]
+    pub(super) fn each<R: Read>(
+        &self,
+        buffer: &mut Buffer<R>,
+        mut give: impl FnMut(&Captured<'_>),
+    ) {
+        if self.big_endian {
+            return;
+        }
+        let all = buffer.data();
+        let mut left = all;
+        while left.len() >= self.record {
+            let (record, rest) = left.split_at(self.record);
+            let word = |at| word(record, at, false);
+            let captured = word(CAPTURED);
+            if captured > MAX_PACKET || captured as usize > rest.len() {
+                break;
+            }
+            let (octets, rest) = rest.split_at(captured as usize);
+            left = rest;
+            give(&Captured {
+                octets,
+                wire_len: word(WIRE_LEN),
+                at_ns: Some(self.at_ns(word(SECONDS), word(FRACTION))),
+                link: Ok(self.link),
+                ifindex: 0,
+            });
+        }
+        let used = all.len() - left.len();
+        buffer.take(used);
+    }
+
+    #[inline(always)]
+    fn at_ns(&self, seconds: u32, fraction: u32) -> u64 {
+        u64::from(seconds) * 1_000_000_000 + u64::from(fraction) * self.unit_ns
+    }
+
     /// Uses the next packet's record.
     #[inline]
     pub(super) fn next<R: Read>(
@@ -98,9 +137,7 @@ impl Pcap {
             from_end: captured as usize,
             len: captured as usize,
             wire_len: word(WIRE_LEN),
-            at_ns: Some(
-                u64::from(word(SECONDS)) * 1_000_000_000 + u64::from(word(FRACTION)) * self.unit_ns,
-            ),
+            at_ns: Some(self.at_ns(word(SECONDS), word(FRACTION))),
             link: Ok(self.link),
             ifindex: 0,
         };

@@ -4,7 +4,9 @@ use std::io::Read;
 
 use pcap_parser::{Block, InterfaceDescriptionBlock, OptionCode, parse_block_be, parse_block_le};
 
-use super::{Buffer, Link, LinkType, MAX_PACKET, Packet, Problem, error::Damage, pcap::word};
+use super::{
+    Buffer, Captured, Link, LinkType, MAX_PACKET, Packet, Problem, error::Damage, pcap::word,
+};
 use crate::pcap::time::Units;
 
 /// Longest block, as in libpcap (INITIAL_MAX_BLOCKSIZE).
@@ -78,6 +80,43 @@ impl PcapNg {
             }
             self.note(kind, block).map_err(damaged)?;
         }
+    }
+
+    /// Uses the blocks with a time that are whole in what was read, up to any other.
+    #[inline(always)]
+    pub(super) fn each<R: Read>(
+        &self,
+        buffer: &mut Buffer<R>,
+        mut give: impl FnMut(&Captured<'_>),
+    ) {
+        let all = buffer.data();
+        let mut left = all;
+        while left.len() >= START {
+            let len = word(left, LENGTH, self.big_endian);
+            let usual = word(left, 0, self.big_endian) == ENHANCED_PACKET
+                && (MIN_BLOCK..=MAX_BLOCK).contains(&len)
+                && len as usize <= left.len();
+            if !usual {
+                break;
+            }
+            let (block, rest) = left.split_at(len as usize);
+            if word(block, block.len() - LENGTH_LEN, self.big_endian) != len {
+                break;
+            }
+            let Ok(packet) = self.packet(ENHANCED_PACKET, block) else {
+                break;
+            };
+            left = rest;
+            give(&Captured {
+                octets: &block[block.len() - packet.from_end..][..packet.len],
+                wire_len: packet.wire_len,
+                at_ns: packet.at_ns,
+                link: packet.link,
+                ifindex: packet.ifindex,
+            });
+        }
+        let used = all.len() - left.len();
+        buffer.take(used);
     }
 
     /// Reads all of the next block; returns its type and length, or `None` at the end.
@@ -179,6 +218,7 @@ impl PcapNg {
         }
     }
 
+    #[inline]
     fn packet(&self, kind: u32, block: &[u8]) -> Result<Packet, Damage> {
         let fields = match kind {
             SIMPLE_PACKET => self.simple(block),

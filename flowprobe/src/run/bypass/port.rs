@@ -53,6 +53,8 @@ pub(super) struct Port {
     zero_copy: bool,
     _promisc: Option<Promiscuous>,
     before: InterfaceStats,
+    /// As many as it was last seen with.
+    queues: u32,
     gone: bool,
 }
 
@@ -162,6 +164,7 @@ pub(super) fn attach(
         Ok(Port {
             interface,
             attached,
+            queues: opened.share.queues(),
             share: opened.share,
             zero_copy: opened.zero_copy,
             _promisc: promisc,
@@ -173,14 +176,26 @@ pub(super) fn attach(
 }
 
 impl Port {
-    /// Says it once when the interface goes away.
+    /// Says it once when the interface goes away, or gets queues that nobody reads.
     pub(super) fn look(&mut self) {
         if self.gone {
             return;
         }
-        if let Err(error @ FactsError::Gone(_)) = self.interface.link() {
-            tracing::warn!("{error}: it is not watched any more");
-            self.gone = true;
+        match Queues::of(&self.interface) {
+            Err(error @ FactsError::Gone(_)) => {
+                tracing::warn!("{error}: it is not watched any more");
+                self.gone = true;
+            }
+            Ok(queues) if queues.now > self.queues => {
+                tracing::warn!(
+                    interface = self.interface.name,
+                    "{} queues, of which {} have a worker: start flowprobe anew to meter all of them",
+                    queues.now,
+                    self.share.queues()
+                );
+                self.queues = queues.now;
+            }
+            Ok(_) | Err(_) => {}
         }
     }
 

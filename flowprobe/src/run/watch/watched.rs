@@ -72,14 +72,14 @@ impl Watched {
             .transpose()?;
         let before = interface.statistics()?;
         let ingress = match tc.ingress {
-            Some(program) => Ingress::Tc(Tc::new(interface, program.as_fd(), Way::In)?),
+            Some(program) => Ingress::Tc(Tc::new(interface, program.as_fd(), Way::In, how.clsact)?),
             None => Ingress::Xdp(attach_xdp(interface, how.xdp_mode, kernel, rx_vlan)?),
         };
         let egress = tc
             .egress
-            .map(|program| Tc::new(interface, program.as_fd(), Way::Out))
+            .map(|program| Tc::new(interface, program.as_fd(), Way::Out, how.clsact))
             .transpose()?;
-        say_attached(interface, &ingress, egress.is_some(), how.xdp_mode);
+        say_attached(interface, &ingress, egress.as_ref(), how.xdp_mode);
         Ok(Self {
             interface: interface.clone(),
             ingress,
@@ -196,11 +196,14 @@ impl TrafficControl {
     }
 }
 
-fn say_attached(interface: &Interface, ingress: &Ingress, egress: bool, asked: XdpMode) {
+fn say_attached(interface: &Interface, ingress: &Ingress, egress: Option<&Tc>, asked: XdpMode) {
     let name = &interface.name;
-    let both = if egress { ", and to what goes out" } else { "" };
+    let by = |tc: &Tc| if tc.is_filter() { " (clsact)" } else { "" };
+    let both = egress.map_or_else(String::new, |egress| {
+        format!(", and to what goes out{}", by(egress))
+    });
     match ingress {
-        Ingress::Tc(_) => tracing::info!(interface = name, "attached, tc{both}"),
+        Ingress::Tc(tc) => tracing::info!(interface = name, "attached, tc{}{both}", by(tc)),
         Ingress::Xdp(attached) => {
             if asked == XdpMode::Generic && attached.mode == Mode::Generic {
                 tracing::warn!(

@@ -43,27 +43,45 @@ fn tag(hash: u64) -> u8 {
     ((hash >> 56) as u8).max(1)
 }
 
+/// Which places of a line, as bits.
+const ALL: u32 = (1 << WAYS) - 1;
+
 impl Line {
-    /// The places with this tag, as bits 7, 15, and so on.
+    /// The places with this tag, as bits.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    fn matches(&self, tag: u8) -> u128 {
-        const LOW: u128 = 0x7f7f_7f7f_7f7f_7f7f_7f7f_7f7f;
-        let mut octets = [0; 16];
-        octets[..WAYS].copy_from_slice(&self.tags);
-        let differing = u128::from_le_bytes(octets) ^ (u128::from(tag) * (LOW / 0x7f));
-        // The highest bit of each octet: whether it is zero. Sums stay within their octets.
-        !(((differing & LOW) + LOW) | differing | LOW) & (LOW + LOW / 0x7f)
+    fn matches(&self, tag: u8) -> u32 {
+        use core::arch::x86_64::{
+            _mm_cmpeq_epi8, _mm_load_si128, _mm_movemask_epi8, _mm_set1_epi8,
+        };
+        // SAFETY: a line is longer than the 16 octets that are read, and is aligned to them; all of
+        // these are SSE2, which every x86-64 has.
+        let bits = unsafe {
+            let tags = _mm_load_si128(std::ptr::from_ref(self).cast());
+            _mm_movemask_epi8(_mm_cmpeq_epi8(tags, _mm_set1_epi8(tag as i8)))
+        };
+        bits as u32 & ALL
+    }
+
+    /// The places with this tag, as bits.
+    #[cfg(not(target_arch = "x86_64"))]
+    #[inline(always)]
+    fn matches(&self, tag: u8) -> u32 {
+        let ways = self.tags.iter().enumerate();
+        ways.fold(0, |bits, (way, other)| {
+            bits | u32::from(*other == tag) << way
+        })
     }
 }
 
 /// The places that bits of [`Line::matches`] name.
 #[inline(always)]
-fn ways(mut matches: u128) -> impl Iterator<Item = usize> {
+fn ways(mut matches: u32) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         if matches == 0 {
             return None;
         }
-        let way = matches.trailing_zeros() as usize / 8;
+        let way = matches.trailing_zeros() as usize;
         matches &= matches - 1;
         Some(way)
     })
@@ -91,6 +109,14 @@ impl Index {
         self.first + (hash as usize & self.mask)
     }
 
+    /// The first line that a hash may be in.
+    #[inline(always)]
+    fn at_home(&self, hash: u64) -> &Line {
+        // SAFETY: there are as many lines behind the first one as `mask` says, and one: see `grow` and
+        // `default`, which alone set them.
+        unsafe { self.lines.get_unchecked(self.home(hash)) }
+    }
+
     /// The line after this one.
     #[inline(always)]
     fn after(&self, line: usize) -> usize {
@@ -100,15 +126,17 @@ impl Index {
     /// Fetches the line of a hash.
     #[inline(always)]
     pub(super) fn fetch(&self, hash: u64) {
-        fetch::ahead(&self.lines[self.home(hash)]);
+        fetch::ahead(self.at_home(hash));
     }
 
-    /// The slot that a hash most likely has, by its tag alone.
+    /// The slot that a hash most likely has, by its tag alone; any number where it has none.
     #[inline(always)]
-    pub(super) fn guess(&self, hash: u64) -> Option<u32> {
-        let line = &self.lines[self.home(hash)];
-        let way = ways(line.matches(tag(hash))).next()?;
-        Some(line.slots[way])
+    pub(super) fn guess(&self, hash: u64) -> u32 {
+        let line = self.at_home(hash);
+        let matches = line.matches(tag(hash));
+        // Without a branch, which nobody could foresee: no match is the last place.
+        let way = (matches | 1 << (WAYS - 1)).trailing_zeros() as usize;
+        line.slots[way]
     }
 
     /// The slot of a hash for which `is` says so.

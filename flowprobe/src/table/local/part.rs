@@ -3,7 +3,7 @@
 
 use flowprobe_ebpf::{Counters, KeyV4, KeyV6, KeyWide};
 
-use super::{Kept, Leave, LocalTable, NO_GUESS, last_reason};
+use super::{Kept, Leave, LocalTable, last_reason};
 use crate::{
     record::{EndReason, FlowKey},
     table::{
@@ -11,6 +11,9 @@ use crate::{
         expiry::{Due, Expiry},
     },
 };
+
+/// No slot: there are never so many.
+const NOWHERE: u32 = u32::MAX;
 
 /// A flow that has left a table, of which others may have parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +118,7 @@ impl LocalTable {
     /// Shows the table a part of a flow that has left another one. Packets that wait are accounted
     /// first: call [`LocalTable::settle`].
     pub fn meet(&mut self, part: &mut Part) -> Met {
-        debug_assert!(self.burst.waiting.is_empty(), "packets wait");
+        debug_assert!(self.burst.len() == 0, "packets wait");
         match part.flow.key {
             FlowKey::V4(key) => self.meet_in(key, part),
             FlowKey::V6(key) => self.meet_in(key, part),
@@ -125,7 +128,7 @@ impl LocalTable {
 
     fn meet_in<K: Kept>(&mut self, key: K, part: &mut Part) -> Met {
         let shelf = K::shelf_mut(&mut self.shelves);
-        let Some(slot) = shelf.find(&key, part.hash, NO_GUESS) else {
+        let Some(slot) = shelf.find(&key, part.hash, NOWHERE) else {
             return Met::Absent;
         };
         let mine = shelf.part(slot);
@@ -141,6 +144,9 @@ impl LocalTable {
             return Met::Taken;
         }
         shelf.set(slot, &whole);
+        // No stamp of a flow is later than the clock of its table, which another one may be ahead of.
+        self.now_ns = self.now_ns.max(whole.touched_ns);
+        self.latest_ns = self.latest_ns.max(self.now_ns);
         let due_ns = whole.next(&self.expiry).since_ns;
         if due_ns < shelf.cold[slot].look_ns {
             self.schedule::<K>(slot, due_ns);

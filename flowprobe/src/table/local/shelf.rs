@@ -2,15 +2,19 @@
 //! IPv4, two for IPv6; all else of a flow is apart.
 
 use flowprobe_ebpf::{
-    Counters, KeyV4, KeyV6, KeyWide, Marks, Packet,
-    flow::{Macs, first_bits},
-    key::Key,
+    Counters, KeyV4, KeyV6, KeyWide, Marks, Packet, flow::Macs, hash::SECRET_WORDS, key::Key,
 };
 
-use super::{Part, fetch, index::Index, slab::Slab};
+use super::{
+    Part,
+    burst::{Waiting, packed},
+    fetch, hash,
+    index::Index,
+    slab::Slab,
+};
 use crate::{
     record::{EndReason, FlowKey},
-    table::Flow,
+    table::{Flow, expiry::Expiry},
 };
 
 /// A key that flows are kept under.
@@ -19,17 +23,24 @@ pub(super) trait Kept: Key {
     const FAMILY: u8;
 
     fn flow_key(self) -> FlowKey;
+    /// The hash that flows are found by.
+    fn hash_here(&self, secret: &[u64; SECRET_WORDS]) -> u64;
     fn shelf(shelves: &Shelves) -> &Shelf<Self>;
     fn shelf_mut(shelves: &mut Shelves) -> &mut Shelf<Self>;
 }
 
 macro_rules! kept {
-    ($key:ident, $family:literal, $variant:ident, $shelf:ident) => {
+    ($key:ident, $family:literal, $variant:ident, $shelf:ident, $hash:path) => {
         impl Kept for $key {
             const FAMILY: u8 = $family;
 
             fn flow_key(self) -> FlowKey {
                 FlowKey::$variant(self)
+            }
+
+            #[inline(always)]
+            fn hash_here(&self, secret: &[u64; SECRET_WORDS]) -> u64 {
+                $hash(&self.words, secret)
             }
 
             #[inline(always)]
@@ -45,9 +56,10 @@ macro_rules! kept {
     };
 }
 
-kept!(KeyV4, 0, V4, v4);
-kept!(KeyV6, 1, V6, v6);
-kept!(KeyWide, 2, Wide, wide);
+kept!(KeyV4, 0, V4, v4, hash::hash);
+kept!(KeyV6, 1, V6, v6, hash::hash);
+// They are few, and have an odd number of words, for each of which there is one of the secret.
+kept!(KeyWide, 2, Wide, wide, flowprobe_ebpf::hash::hash);
 
 /// All flows.
 #[derive(Debug, Default)]
@@ -71,11 +83,8 @@ pub(super) struct Hot<K> {
     pub(super) key: K,
     /// No packets: a free slot.
     pub(super) counters: Counters,
-    tcp_flags: u8,
-    min_ttl: u8,
-    max_ttl: u8,
-    bits: u8,
-    options: u32,
+    /// See [`packed`].
+    marks: u64,
 }
 
 const _: () = assert!(size_of::<Hot<KeyV4>>() == 64 && size_of::<Hot<KeyV6>>() == 128);
@@ -100,20 +109,66 @@ pub(super) struct Cold {
 
 const _: () = assert!(size_of::<Cold>() == 64);
 
+/// The word of [`packed`].
+#[inline(always)]
+fn word(marks: &Marks) -> u64 {
+    u64::from(marks.tcp_flags)
+        | u64::from(marks.bits) << packed::BITS
+        | u64::from(marks.min_ttl) << packed::MIN_TTL
+        | u64::from(marks.max_ttl) << packed::MAX_TTL
+        | u64::from(marks.options) << packed::OPTIONS
+}
+
 impl<K> Hot<K> {
+    #[inline(always)]
     pub(super) fn is_free(&self) -> bool {
         self.counters.packets == 0
     }
 
     pub(super) fn marks(&self) -> Marks {
         Marks {
-            tcp_flags: self.tcp_flags,
-            min_ttl: self.min_ttl,
-            max_ttl: self.max_ttl,
-            bits: self.bits,
-            options: self.options,
+            tcp_flags: self.marks as u8,
+            min_ttl: (self.marks >> packed::MIN_TTL) as u8,
+            max_ttl: (self.marks >> packed::MAX_TTL) as u8,
+            bits: (self.marks >> packed::BITS) as u8,
+            options: (self.marks >> packed::OPTIONS) as u32,
             ..Marks::default()
         }
+    }
+
+    /// Adds a packet that is stamped with what the clock says, if it is one of this flow's and
+    /// nothing but counts. It says whether it was.
+    #[inline(always)]
+    fn touch(&mut self, key: &K, waiting: &Waiting, expiry: &Expiry) -> bool
+    where
+        K: Key,
+    {
+        // No stamp of the flow is later than the clock.
+        let span_ns = waiting.at_ns.wrapping_sub(self.counters.first_ns);
+        let counts = self.key.same(key)
+            && !self.is_free()
+            && !waiting.is_a_turn()
+            && !expiry.is_active_for(span_ns);
+        if !counts {
+            return false;
+        }
+        self.counters.packets += 1;
+        self.counters.octets += u64::from(waiting.octets);
+        self.counters.last_ns = waiting.at_ns;
+        self.marks |= waiting.marks;
+        if (self.marks >> packed::MIN_TTL) as u16 != waiting.ttls {
+            self.see_ttl(waiting.ttls as u8);
+        }
+        true
+    }
+
+    /// A packet came whose TTL is not that of all others.
+    #[cold]
+    fn see_ttl(&mut self, ttl: u8) {
+        let mut marks = self.marks();
+        marks.min_ttl = marks.min_ttl.min(ttl);
+        marks.max_ttl = marks.max_ttl.max(ttl);
+        self.put(&marks);
     }
 
     /// Adds a packet, whose stamp may be earlier than those before it.
@@ -131,11 +186,7 @@ impl<K> Hot<K> {
 
     #[inline(always)]
     fn put(&mut self, marks: &Marks) {
-        self.tcp_flags = marks.tcp_flags;
-        self.min_ttl = marks.min_ttl;
-        self.max_ttl = marks.max_ttl;
-        self.bits = marks.bits;
-        self.options = marks.options;
+        self.marks = word(marks);
     }
 }
 
@@ -153,14 +204,14 @@ impl Cold {
 }
 
 #[derive(Debug)]
-pub(super) struct Shelf<K> {
+pub(super) struct Shelf<K: Copy> {
     pub(super) index: Index,
     pub(super) hot: Slab<Hot<K>>,
     pub(super) cold: Slab<Cold>,
     free: Vec<u32>,
 }
 
-impl<K> Default for Shelf<K> {
+impl<K: Copy> Default for Shelf<K> {
     fn default() -> Self {
         Self {
             index: Index::default(),
@@ -189,23 +240,32 @@ impl<K: Kept> Shelf<K> {
 
     /// The flow of a slot, if there is one.
     pub(super) fn get(&self, slot: u32) -> Option<(&Hot<K>, &Cold)> {
-        let hot = self.hot.get(slot)?;
+        let hot = self.hot.get(slot as usize)?;
         (!hot.is_free()).then(|| (hot, &self.cold[slot]))
     }
 
-    /// The slot that a hash most likely has; fetches it.
+    /// The slot that a hash most likely has, which is fetched.
     #[inline(always)]
-    pub(super) fn guess(&self, hash: u64) -> Option<u32> {
-        let slot = self.index.guess(hash)?;
-        fetch::ahead(&self.hot[slot]);
-        Some(slot)
+    pub(super) fn guess(&self, hash: u64) -> u32 {
+        let slot = self.index.guess(hash);
+        if let Some(hot) = self.hot.get(slot as usize) {
+            fetch::ahead(hot);
+        }
+        slot
+    }
+
+    /// Adds a packet as [`Hot::touch`] does, if it was guessed which flow it is of.
+    #[inline(always)]
+    pub(super) fn touch(&mut self, key: &K, waiting: &Waiting, expiry: &Expiry) -> bool {
+        let hot = self.hot.get_mut(waiting.guess as usize);
+        hot.is_some_and(|hot| hot.touch(key, waiting, expiry))
     }
 
     /// The slot of a key. It may be `guess`, which may be a slot that is not there any more.
     #[inline(always)]
     pub(super) fn find(&self, key: &K, hash: u64, guess: u32) -> Option<u32> {
         let is = |slot: u32| {
-            let hot = self.hot.get(slot);
+            let hot = self.hot.get(slot as usize);
             hot.is_some_and(|hot| hot.key.same(key) && !hot.is_free())
         };
         match is(guess) {
@@ -222,16 +282,12 @@ impl<K: Kept> Shelf<K> {
         (packet, macs): (&Packet, Macs),
         (at_ns, now_ns): (u64, u64),
     ) -> u32 {
+        let marks = Marks::first(packet);
         let hot = Hot {
             key,
             counters: Counters::first(packet, at_ns),
-            tcp_flags: packet.tcp_flags,
-            min_ttl: packet.ttl,
-            max_ttl: packet.ttl,
-            bits: first_bits(packet),
-            options: packet.options,
+            marks: word(&marks),
         };
-        let marks = Marks::first(packet);
         let cold = Cold {
             hash,
             since_ns: now_ns,
@@ -343,7 +399,7 @@ impl<K: Kept> Shelf<K> {
     /// Fetches all of a slot. Looks may be of slots that there are no more.
     #[inline(always)]
     pub(super) fn fetch(&self, slot: u32) {
-        if let Some(hot) = self.hot.get(slot) {
+        if let Some(hot) = self.hot.get(slot as usize) {
             fetch::ahead(hot);
             fetch::ahead(&self.cold[slot]);
         }

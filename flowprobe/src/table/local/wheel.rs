@@ -9,8 +9,12 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 /// Nanoseconds of the finest slot, as a shift: about a millisecond.
 const TICK: u32 = 20;
 /// Slots of a level, as a shift.
-const DIGIT: u32 = 6;
+const DIGIT: u32 = 8;
 const SLOTS: usize = 1 << DIGIT;
+/// A slot that is emptied keeps room for so many, so that it need not be made again each time.
+const KEPT: usize = 64;
+/// Words of a bit for each slot of a level.
+const WORDS: usize = SLOTS / u64::BITS as usize;
 /// Levels that 64 bits of nanoseconds need.
 const LEVELS: usize = (u64::BITS - TICK).div_ceil(DIGIT) as usize;
 
@@ -35,13 +39,15 @@ impl Look {
 /// Looks, by their time.
 #[derive(Debug)]
 pub(super) struct Wheel {
-    /// All up to this tick is in `soon`.
+    /// All up to this tick is in `sorted` and `soon`.
     tick: u64,
     /// Slots of all levels: a look is on the level of the highest digit in which its tick differs
     /// from `tick`, in the slot of that digit.
     slots: Vec<Vec<Look>>,
     /// Which slots of a level have something in them.
-    occupied: [u64; LEVELS],
+    occupied: [[u64; WORDS]; LEVELS],
+    /// The looks of the tick, sorted, the first one last; and those that came too late to be sorted.
+    sorted: Vec<Look>,
     soon: BinaryHeap<Reverse<Look>>,
     /// Nothing is to be looked at before.
     next: u64,
@@ -56,7 +62,8 @@ impl Default for Wheel {
         Self {
             tick: 0,
             slots: vec![Vec::new(); LEVELS * SLOTS],
-            occupied: [0; LEVELS],
+            occupied: [[0; WORDS]; LEVELS],
+            sorted: Vec::new(),
             soon: BinaryHeap::new(),
             next: u64::MAX,
             order: 0,
@@ -104,19 +111,23 @@ impl Wheel {
         }
         let level = (u64::BITS - 1 - (tick ^ self.tick).leading_zeros()) / DIGIT;
         let digit = (tick >> (level * DIGIT)) as usize % SLOTS;
-        self.occupied[level as usize] |= 1 << digit;
+        self.occupied[level as usize][digit / 64] |= 1 << (digit % 64);
         self.slots[level as usize * SLOTS + digit].push(look);
     }
 
     /// Takes out the first look up to `now`. What may follow it soon is told to `near`.
     pub(super) fn pop(&mut self, now: u64, near: impl Fn(&Look)) -> Option<Look> {
         loop {
-            if let Some(&Reverse(look)) = self.soon.peek() {
+            if let Some(look) = self.first() {
                 self.next = look.at;
                 if look.at > now {
                     return None;
                 }
-                self.soon.pop();
+                if self.sorted.last() == Some(&look) {
+                    self.sorted.pop();
+                } else {
+                    self.soon.pop();
+                }
                 self.len -= 1;
                 return Some(look);
             }
@@ -130,19 +141,46 @@ impl Wheel {
                 return None;
             }
             self.tick = tick;
-            self.occupied[level] &= !(1 << digit);
-            for look in std::mem::take(&mut self.slots[level * SLOTS + digit]) {
-                near(&look);
-                self.place(look);
+            self.occupied[level][digit / 64] &= !(1 << (digit % 64));
+            let slot = level * SLOTS + digit;
+            let mut looks = std::mem::take(&mut self.slots[slot]);
+            for look in looks.drain(..) {
+                if look.at >> TICK <= tick {
+                    near(&look);
+                    self.sorted.push(look);
+                } else {
+                    self.place(look);
+                }
             }
+            self.sorted.sort_unstable_by(|one, other| other.cmp(one));
+            if looks.capacity() <= KEPT {
+                self.slots[slot] = looks;
+            }
+        }
+    }
+
+    /// The first look of the tick.
+    #[inline(always)]
+    fn first(&self) -> Option<Look> {
+        let (sorted, soon) = (self.sorted.last(), self.soon.peek());
+        match (sorted, soon) {
+            (Some(sorted), Some(Reverse(soon))) => Some(*sorted.min(soon)),
+            (Some(look), None) | (None, Some(Reverse(look))) => Some(*look),
+            (None, None) => None,
         }
     }
 
     /// The first slot that has something in it: level, digit and first tick.
     fn next_slot(&self) -> Option<(usize, usize, u64)> {
         // What is on a lower level shares a higher digit with `tick`, and so comes before.
-        let level = self.occupied.iter().position(|&slots| slots != 0)?;
-        let digit = self.occupied[level].trailing_zeros() as usize;
+        let first = |words: &[u64; WORDS]| {
+            let word = words.iter().position(|&word| word != 0)?;
+            Some(word * 64 + words[word].trailing_zeros() as usize)
+        };
+        let firsts = self.occupied.iter().map(first).enumerate();
+        let (level, digit) = firsts
+            .filter_map(|(level, digit)| Some((level, digit?)))
+            .next()?;
         let shift = level as u32 * DIGIT;
         let above = self.tick >> (shift + DIGIT);
         let tick = (above << DIGIT | digit as u64) << shift;
