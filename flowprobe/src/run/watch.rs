@@ -8,6 +8,7 @@ use std::{os::fd::OwnedFd, sync::Arc};
 
 pub(super) use self::past::Past;
 use self::there::There;
+pub(super) use self::watched::examine;
 use super::{RunError, Settings, classes::Classes, rx_vlan};
 use crate::{
     attach::{Hook, Interface, Netns, NetnsError, XdpMode},
@@ -24,6 +25,19 @@ pub(super) struct How {
     clsact: bool,
     dedup: bool,
     promisc: bool,
+}
+
+impl From<&Settings> for How {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            hook: settings.hook,
+            xdp_mode: settings.xdp_mode,
+            egress: settings.egress,
+            clsact: settings.clsact,
+            dedup: settings.dedup,
+            promisc: settings.promisc,
+        }
+    }
 }
 
 /// What attaching needs.
@@ -101,7 +115,7 @@ impl Watch {
     }
 }
 
-fn within<T>(netns: Option<&Netns>, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
+pub(super) fn within<T>(netns: Option<&Netns>, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
     match netns {
         Some(netns) => netns.within(work),
         None => Ok(work()),

@@ -126,7 +126,7 @@ impl Watched {
 }
 
 /// Refuses an interface that cannot be watched so, and warns of what will go wrong on others.
-pub(super) fn examine(interface: &Interface, how: How) -> Result<(), RunError> {
+pub(in super::super) fn examine(interface: &Interface, how: How) -> Result<(), RunError> {
     let facts = interface.facts()?;
     let layer = link_layer(interface, facts.link.hardware)?;
     let findings = match how.hook {
