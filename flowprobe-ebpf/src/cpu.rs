@@ -82,6 +82,8 @@ pub struct Cpu {
     pub ignored: [Tally; Skip::COUNT],
     /// What of `seen` went out, and did not come in.
     pub seen_out: Tally,
+    /// Handed over to userspace, where what becomes of them is counted.
+    pub handed: Tally,
     /// Packets that went through the ring by themselves.
     pub single: u64,
     /// Later fragments whose first one was not known: accounted in the flow with ports 0.
@@ -106,7 +108,7 @@ pub struct Cpu {
 pub const SCRATCH_WORDS: usize = 56;
 
 /// Words to fill the last of the cold lines.
-const CPU_PAD: usize = 8 - (2 * (Lost::COUNT + Skip::COUNT + 1) + 5 + COLD_START) % 8;
+const CPU_PAD: usize = 8 - (2 * (Lost::COUNT + Skip::COUNT + 2) + 5 + COLD_START) % 8;
 
 /// Words on the line that the cold ones begin on.
 const COLD_START: usize = 4;

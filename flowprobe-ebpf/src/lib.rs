@@ -14,6 +14,7 @@ pub mod cpu;
 pub mod flow;
 pub mod fragments;
 pub mod frame;
+pub mod handover;
 pub mod hash;
 pub mod key;
 pub mod macs;

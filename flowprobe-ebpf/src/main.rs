@@ -21,7 +21,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use program::{AtTc, AtXdp, InFrame, MayBeBeside, Skb, Xdp, observe};
+use program::{AtTc, AtXdp, InFrame, MayBeBeside, Skb, Xdp, hand_over, observe};
 
 /// For frames that lie in one buffer.
 #[xdp]
@@ -54,6 +54,35 @@ fn flowprobe_rx_vlan(ctx: XdpContext) -> u32 {
 fn flowprobe_rx_vlan_frags(ctx: XdpContext) -> u32 {
     observe::<AtXdp<true, MayBeBeside>>(Xdp(ctx.ctx));
     xdp_action::XDP_PASS
+}
+
+/// For frames that are handed over to userspace, in the four ways of above. aya does not load these:
+/// see `flowprobe::load::handover`.
+#[xdp]
+#[inline(always)]
+fn flowprobe_hand(ctx: XdpContext) -> u32 {
+    hand_over::<AtXdp<false, InFrame>>(Xdp(ctx.ctx))
+}
+
+/// In several buffers.
+#[xdp(frags)]
+#[inline(always)]
+fn flowprobe_hand_frags(ctx: XdpContext) -> u32 {
+    hand_over::<AtXdp<true, InFrame>>(Xdp(ctx.ctx))
+}
+
+/// With a tag beside the frame.
+#[xdp]
+#[inline(always)]
+fn flowprobe_hand_rx_vlan(ctx: XdpContext) -> u32 {
+    hand_over::<AtXdp<false, MayBeBeside>>(Xdp(ctx.ctx))
+}
+
+/// Both.
+#[xdp(frags)]
+#[inline(always)]
+fn flowprobe_hand_rx_vlan_frags(ctx: XdpContext) -> u32 {
+    hand_over::<AtXdp<true, MayBeBeside>>(Xdp(ctx.ctx))
 }
 
 /// linux/pkt_cls.h: TC_ACT_UNSPEC, which is TCX_NEXT too. Whoever comes next decides.

@@ -4,6 +4,7 @@ mod account;
 mod atomic;
 mod clock;
 mod frame;
+mod hand;
 mod hook;
 mod maps;
 mod sample;
@@ -19,7 +20,7 @@ use core::{
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use flowprobe_ebpf::{
     Addresses, Fragment, KeyV4, KeyV6, KeyWide, Lost, Packet, Skip,
-    cpu::Cpu,
+    cpu::{Cpu, Tally},
     fragments,
     sampling::Sampled,
     table::{WayV4, WayV6, WayWide},
@@ -30,6 +31,7 @@ use self::{
     hook::{Entry, Measured as _},
 };
 pub(crate) use self::{
+    hand::hand_over,
     hook::{AtXdp, Hook, Xdp},
     skb::{AtTc, Skb},
     tag::{InFrame, MayBeBeside},
@@ -431,7 +433,11 @@ unsafe fn conclude(
                 (*cpu).accounted.count_all(packets, octets);
                 (*cpu).accounted_ip_octets += u64::from(ip_octets);
             }
-            Err(reason) => (*cpu).lost[reason as usize].count_all(packets, octets),
+            Err(reason) => {
+                // There is a counter for each reason, which the compiler does not see.
+                let lost = (&raw mut (*cpu).lost).cast::<Tally>();
+                (*lost.add(reason as usize)).count_all(packets, octets);
+            }
         }
     }
 }

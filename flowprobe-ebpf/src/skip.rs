@@ -77,5 +77,20 @@ reasons! {
         RingFull = "ring_full",
         /// It arrived on a CPU that has no partition of the flow table.
         NoPartition = "no_partition",
+        /// To be handed over, but nobody takes packets of its queue: there is no worker, or none that
+        /// is alive.
+        WorkerStalled = "worker_stalled",
+        /// To be handed over, but there is no place in front of the frame for what is to be said of
+        /// it.
+        NoMetadata = "no_metadata",
+        /// Handed over, but the ring that it should have come through was full: the worker is too
+        /// slow.
+        RxRingFull = "rx_ring_full",
+        /// Handed over, but no buffer was left to put it in: all wait for the worker.
+        FillRingEmpty = "fill_ring_empty",
+        /// Handed over, but dropped in front of the ring for another reason: too long for a buffer.
+        TooLong = "too_long",
+        /// Handed over and never seen again, for a reason that the kernel does not tell.
+        Redirect = "redirect",
     }
 }

@@ -5,6 +5,7 @@
 //! kernel objects: dropping it, or the death of the process, undoes it. Loading the program is
 //! not done here.
 
+pub mod bypass;
 pub mod ethtool;
 pub mod interface;
 pub mod link;
@@ -22,6 +23,7 @@ use std::{
 };
 
 pub use self::{
+    bypass::BypassError,
     interface::{FactsError, Interface, InterfaceFacts, InterfaceStats, LookupError},
     link::{AttachError, Link, Mode, refuse_foreign},
     preflight::{Finding, Warning, missed_tags, preflight, preflight_tc, tells_tags},

@@ -30,12 +30,14 @@ const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const BPF_F_XDP_DEV_BOUND_ONLY: u32 = 1 << 6;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+const BPF_MAP_TYPE_XSKMAP: u32 = 17;
 
 // linux/bpf.h: struct bpf_prog_info, `name` follows `map_ids`, both are there since 4.15;
 // `run_time_ns` and `run_cnt` since 5.1. An older kernel leaves them 0.
 const PROGRAM_INFO_LEN: usize = 208;
 const PROGRAM_RUN_TIME_OFFSET: usize = 192;
 const PROGRAM_RUN_COUNT_OFFSET: usize = 200;
+const PROGRAM_JITED_LEN_OFFSET: usize = 16;
 const PROGRAM_XLATED_LEN_OFFSET: usize = 20;
 const PROGRAM_NAME_OFFSET: usize = 64;
 
@@ -154,22 +156,27 @@ pub(crate) fn probe() -> io::Result<()> {
 
 /// An array map of one element of 4 octets.
 pub(crate) fn array() -> io::Result<OwnedFd> {
-    create(BPF_MAP_TYPE_ARRAY, 0)
+    create(BPF_MAP_TYPE_ARRAY, 1, 0)
+}
+
+/// A map of sockets of AF_XDP.
+pub(crate) fn sockets(slots: u32) -> io::Result<OwnedFd> {
+    create(BPF_MAP_TYPE_XSKMAP, slots, 0)
 }
 
 /// An array of one map like `inner`.
 pub(crate) fn array_of_maps(inner: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    create(BPF_MAP_TYPE_ARRAY_OF_MAPS, number(inner))
+    create(BPF_MAP_TYPE_ARRAY_OF_MAPS, 1, number(inner))
 }
 
-fn create(map_type: u32, inner_map_fd: u32) -> io::Result<OwnedFd> {
+fn create(map_type: u32, max_entries: u32, inner_map_fd: u32) -> io::Result<OwnedFd> {
     call_for_fd(
         BPF_MAP_CREATE,
         &mut MapCreate {
             map_type,
             key_size: 4,
             value_size: 4,
-            max_entries: 1,
+            max_entries,
             map_flags: 0,
             inner_map_fd,
         },
@@ -178,11 +185,20 @@ fn create(map_type: u32, inner_map_fd: u32) -> io::Result<OwnedFd> {
 
 /// Puts `inner` into element 0 of `outer`.
 pub(crate) fn set_map(outer: BorrowedFd<'_>, inner: BorrowedFd<'_>) -> io::Result<()> {
-    let (key, value) = (0_u32, number(inner));
+    set_element(outer, 0, inner)
+}
+
+/// Puts a map or a socket into an element of a map of such.
+pub(crate) fn set_element(
+    map: BorrowedFd<'_>,
+    key: u32,
+    element: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let value = number(element);
     call(
         BPF_MAP_UPDATE_ELEM,
         &mut MapUpdate {
-            map_fd: number(outer),
+            map_fd: number(map),
             zero: 0,
             key: (&raw const key) as u64,
             value: (&raw const value) as u64,
@@ -192,9 +208,9 @@ pub(crate) fn set_map(outer: BorrowedFd<'_>, inner: BorrowedFd<'_>) -> io::Resul
     .map(drop)
 }
 
-/// An XDP program for one device.
+/// An XDP program with its maps in it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct BoundProgram<'a> {
+pub(crate) struct LinkedProgram<'a> {
     /// Name, of which the kernel gets 15 octets.
     pub(crate) name: &'a str,
     /// Instructions as in memory, 8 octets each.
@@ -203,50 +219,69 @@ pub(crate) struct BoundProgram<'a> {
     pub(crate) license: &'a CStr,
     /// Whether it takes packets of several buffers.
     pub(crate) frags: bool,
+    /// The device that it is for, where it is for one alone.
+    pub(crate) ifindex: Option<u32>,
 }
 
-/// Loads an XDP program for the device `ifindex` alone. Where the kernel refuses it, that is said
-/// with the end of the verifier's log.
-pub(crate) fn load_bound(
-    program: &BoundProgram<'_>,
-    ifindex: u32,
-) -> Result<OwnedFd, (io::Error, String)> {
-    let mut attribute = ProgramLoad {
-        program_type: BPF_PROG_TYPE_XDP,
-        instruction_count: program.instructions.len() as u32,
-        instructions: program.instructions.as_ptr() as u64,
-        license: program.license.as_ptr() as u64,
-        flags: BPF_F_XDP_DEV_BOUND_ONLY
-            | if program.frags {
-                BPF_F_XDP_HAS_FRAGS
-            } else {
-                0
-            },
-        ifindex,
-        expected_attach_type: BPF_XDP,
-        ..ProgramLoad::default()
-    };
-    for (to, from) in attribute.name[..NAME_LEN - 1]
-        .iter_mut()
-        .zip(program.name.bytes())
-    {
-        *to = from;
-    }
-    let refused = match call_for_fd(BPF_PROG_LOAD, &mut attribute) {
-        Ok(fd) => return Ok(fd),
-        Err(error) => error,
-    };
-    // Once more, now with a log: to write one takes long.
-    let mut log = vec![0_u8; LOG_LEN];
-    attribute.log_level = 1;
-    attribute.log_size = LOG_LEN as u32;
-    attribute.log = log.as_mut_ptr() as u64;
-    match call_for_fd(BPF_PROG_LOAD, &mut attribute) {
-        Ok(fd) => Ok(fd),
-        Err(_) => {
-            let end = log.iter().position(|&c| c == 0).unwrap_or(log.len());
-            Err((refused, String::from_utf8_lossy(&log[..end]).into_owned()))
+impl LinkedProgram<'_> {
+    fn attribute(&self) -> ProgramLoad {
+        let bound = self.ifindex.map_or(0, |_| BPF_F_XDP_DEV_BOUND_ONLY);
+        let frags = if self.frags { BPF_F_XDP_HAS_FRAGS } else { 0 };
+        let mut attribute = ProgramLoad {
+            program_type: BPF_PROG_TYPE_XDP,
+            instruction_count: self.instructions.len() as u32,
+            instructions: self.instructions.as_ptr() as u64,
+            license: self.license.as_ptr() as u64,
+            flags: bound | frags,
+            ifindex: self.ifindex.unwrap_or(0),
+            expected_attach_type: BPF_XDP,
+            ..ProgramLoad::default()
+        };
+        for (to, from) in attribute.name[..NAME_LEN - 1]
+            .iter_mut()
+            .zip(self.name.bytes())
+        {
+            *to = from;
         }
+        attribute
+    }
+}
+
+/// Loads an XDP program. Where the kernel refuses it, that is said with the end of the verifier's
+/// log.
+pub(crate) fn load_linked(program: &LinkedProgram<'_>) -> Result<OwnedFd, (io::Error, String)> {
+    match call_for_fd(BPF_PROG_LOAD, &mut program.attribute()) {
+        Ok(fd) => Ok(fd),
+        // Once more, now with a log: to write one takes long.
+        Err(refused) => match load_with_log(program, LOG_ALL) {
+            Ok((fd, _)) => Ok(fd),
+            Err((_, log)) => Err((refused, log)),
+        },
+    }
+}
+
+/// Levels of the verifier's log: each instruction, or the figures at the end.
+const LOG_ALL: u32 = 1;
+pub(crate) const LOG_FIGURES: u32 = 4;
+
+/// Loads an XDP program; returns it with the end of the verifier's log.
+pub(crate) fn load_with_log(
+    program: &LinkedProgram<'_>,
+    level: u32,
+) -> Result<(OwnedFd, String), (io::Error, String)> {
+    let mut log = vec![0_u8; LOG_LEN];
+    let mut attribute = ProgramLoad {
+        log_level: level,
+        log_size: LOG_LEN as u32,
+        log: log.as_mut_ptr() as u64,
+        ..program.attribute()
+    };
+    let loaded = call_for_fd(BPF_PROG_LOAD, &mut attribute);
+    let end = log.iter().position(|&c| c == 0).unwrap_or(log.len());
+    let log = String::from_utf8_lossy(&log[..end]).into_owned();
+    match loaded {
+        Ok(fd) => Ok((fd, log)),
+        Err(error) => Err((error, log)),
     }
 }
 
@@ -341,9 +376,18 @@ pub(crate) fn program_name(id: u32) -> io::Result<String> {
 
 /// Octets of a loaded program's instructions, as the verifier has rewritten them.
 pub(crate) fn rewritten_len(program: BorrowedFd<'_>) -> io::Result<usize> {
+    length_at(program, PROGRAM_XLATED_LEN_OFFSET)
+}
+
+/// Octets of its machine code.
+pub(crate) fn machine_code_len(program: BorrowedFd<'_>) -> io::Result<usize> {
+    length_at(program, PROGRAM_JITED_LEN_OFFSET)
+}
+
+fn length_at(program: BorrowedFd<'_>, at: usize) -> io::Result<usize> {
     let octets = program_info(program)?;
     let mut length = [0; 4];
-    length.copy_from_slice(&octets[PROGRAM_XLATED_LEN_OFFSET..][..4]);
+    length.copy_from_slice(&octets[at..][..4]);
     Ok(u32::from_ne_bytes(length) as usize)
 }
 

@@ -13,11 +13,13 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     attach::{Hook, XdpMode},
+    bypass::Poll,
     export::{Collector, Format, Group, Identity, NamedTemplate, Output},
     ipfix::Fields,
     load::MAX_FLOWS,
     sampling::{Profile, Rated, SampleKey, Sampling},
     table,
+    xsk::ZeroCopy,
 };
 
 pub use config::{Config, ConfigCommand};
@@ -135,12 +137,14 @@ pub struct Run {
     pub sweep_interval: Duration,
 
     /// Flows in each table of each CPU, rounded up to a power of two, at least 8; takes
-    /// 294 octets a flow on each possible CPU, IPv4, IPv6 and encapsulated together
+    /// 294 octets a flow on each possible CPU, IPv4, IPv6 and encapsulated together.
+    /// With --mode afxdp, in the table of each queue, up to 16777216; a flow takes about
+    /// 150 octets, 215 of IPv6, once it is there
     #[arg(long, value_name = "N", default_value_t = 65536,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_FLOWS)))]
     pub max_flows: u32,
 
-    /// Flows kept in userspace where the tables are full [default: 8 times
+    /// Flows kept in userspace where the kernel's tables are full [default: 8 times
     /// --max-flows]
     #[arg(long, value_name = "N")]
     pub max_overflow_flows: Option<u32>,
@@ -149,6 +153,43 @@ pub struct Run {
     /// counted
     #[arg(long, value_name = "RECORDS", default_value = "1048576")]
     pub export_queue: NonZeroU32,
+
+    /// Where packets are metered: xdp, in the kernel, which they pass; or afxdp, in
+    /// userspace, which takes them past the stack: for taps with many flows, a worker
+    /// and a table of --max-flows for each receive queue
+    #[arg(long, value_name = "MODE", default_value = "xdp")]
+    pub mode: RunMode,
+
+    /// With --mode afxdp, take packets of an interface even if this machine needs
+    /// them: it has an address or a route, or is part of a bridge. They are gone then
+    #[arg(long, value_name = "false",
+          default_value_t = false, default_missing_value = "true", num_args = 0..=1,
+          require_equals = true, hide_default_value = true, hide_possible_values = true,
+          action = ArgAction::Set)]
+    pub take_packets: bool,
+
+    /// With --mode afxdp, how workers wait for packets: adaptive, by short sleeps;
+    /// wakeup, woken by the kernel; busy, without a sleep [default: adaptive]
+    #[arg(long, value_name = "HOW")]
+    pub poll: Option<Poll>,
+
+    /// With --mode afxdp, packets that may wait in each queue, a power of two [default:
+    /// 16384]
+    #[arg(long, value_name = "PACKETS")]
+    pub ring: Option<u32>,
+
+    /// With --mode afxdp, buffers for the packets of each queue [default: --ring]
+    #[arg(long, value_name = "BUFFERS")]
+    pub umem: Option<u32>,
+
+    /// With --mode afxdp, octets of such a buffer, 2048 or 4096 [default: 2048]
+    #[arg(long, value_name = "OCTETS")]
+    pub frame_size: Option<u32>,
+
+    /// With --mode afxdp, whether the device itself writes into the buffers: auto,
+    /// where the driver can; always; or never [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    pub zero_copy: Option<ZeroCopy>,
 
     /// Where packets are counted as they come in: xdp, before anything else, or tc
     /// (traffic control, Linux 6.6), where another XDP program sits or frames are not
@@ -176,12 +217,13 @@ pub struct Run {
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub xdp_mode: XdpMode,
 
-    /// Receive frames for other hosts too, as on a tap or SPAN port
+    /// Receive frames for other hosts too, as on a tap or SPAN port [default: false;
+    /// true with --mode afxdp]
     #[arg(long, value_name = "false",
-          default_value_t = false, default_missing_value = "true", num_args = 0..=1,
-          require_equals = true, hide_default_value = true, hide_possible_values = true,
+          default_missing_value = "true", num_args = 0..=1,
+          require_equals = true, hide_possible_values = true,
           action = ArgAction::Set)]
-    pub promisc: bool,
+    pub promisc: Option<bool>,
 
     /// Stop after this long, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -198,6 +240,15 @@ pub struct Run {
     /// Options in a file.
     #[command(flatten)]
     pub file: ConfigFile,
+}
+
+/// Where packets are metered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RunMode {
+    /// In the kernel.
+    Xdp,
+    /// In userspace.
+    Afxdp,
 }
 
 /// Options of `flowprobe pcap`.

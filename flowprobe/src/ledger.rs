@@ -44,6 +44,15 @@ impl Count {
     }
 }
 
+/// Who counts packets, and has the flows that they are in.
+pub trait Books: Send + Sync {
+    /// What became of all packets. While they come, some may be on their way from one to another.
+    fn totals(&self) -> Totals;
+
+    /// What is in flows that have not left.
+    fn held(&self) -> Volume;
+}
+
 /// Every packet that the hook saw, in exactly one term.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ledger {

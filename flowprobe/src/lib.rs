@@ -4,12 +4,14 @@
 //! onto the interfaces, [`table`] takes flows out of the memory shared with it, [`record`] is
 //! what a finished flow looks like, [`export`] sends it on, encoded by [`ipfix`] or
 //! [`netflow`], or printed.
-//! [`run`] joins the stages, and [`pcap`] does for captures; [`ledger`] says what became of every
+//! [`run`] joins the stages, with [`bypass`] where packets are metered in userspace, and [`pcap`]
+//! does for captures; [`ledger`] says what became of every
 //! packet. [`experiment`] compares what sampling would make of captures with the truth.
 
 pub mod adaptive;
 pub mod attach;
 mod bpf;
+pub mod bypass;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -31,3 +33,4 @@ pub mod sampling;
 pub mod shadow;
 pub mod table;
 pub mod telemetry;
+pub mod xsk;

@@ -1,6 +1,8 @@
 //! Puts the kernel half into the kernel: sizes its maps, sets its constants, seeds its samplers,
 //! and maps the memory it shares.
 
+pub mod handover;
+pub mod linked;
 pub mod rx_vlan;
 
 use std::{
@@ -22,7 +24,11 @@ use flowprobe_ebpf::{
     sampling::SHADOW_CLASS,
 };
 
-use self::rx_vlan::{RxVlan, RxVlanError};
+use self::{
+    handover::{Handover, HandoverError},
+    linked::Linked,
+    rx_vlan::{RxVlan, RxVlanError},
+};
 use crate::{
     attach::{LinkLayer, Way},
     sampling::Sampling,
@@ -334,7 +340,19 @@ impl Kernel {
     /// # Errors
     /// The kernel has no such tags to tell, or the object no such program.
     pub fn rx_vlan(&self) -> Result<RxVlan, RxVlanError> {
-        RxVlan::new(&self.object, &self.ebpf)
+        let linked = Linked::new(&self.object, &self.ebpf, None)?;
+        RxVlan::new(&linked, rx_vlan::METERING)
+    }
+
+    /// The programs that hand packets over to userspace, with what they share with it. They share all
+    /// maps with the ordinary ones, of which they use no table.
+    ///
+    /// # Errors
+    /// The kernel has no AF_XDP, or refused a program.
+    pub fn handover(&self) -> Result<Handover, HandoverError> {
+        let ports = map_fd(&self.ebpf, "PORTS")?;
+        let heartbeats = map_fd(&self.ebpf, "HEARTBEATS")?;
+        Handover::new(&self.object, &self.ebpf, ports, heartbeats)
     }
 
     /// The object, for aya-log.

@@ -1,6 +1,7 @@
 //! `flowprobe run`: the stages put together, from attaching to the last record.
 
 mod budget;
+mod bypass;
 mod classes;
 pub(crate) mod ending;
 mod error;
@@ -30,6 +31,7 @@ use self::{
     watch::{Watched, programs, watch},
 };
 pub use self::{
+    bypass::{BypassSettings, MAX_FLOWS as MAX_USERSPACE_FLOWS, Mode},
     ending::SummaryError,
     error::RunError,
     steer::ControlSocket,
@@ -40,6 +42,7 @@ use crate::{
     clock::{Clock, monotonic_ns, unix_ms},
     export::{self, Exporter, Telemetry},
     host,
+    ledger::Books,
     load::{Kernel, LoadError, OBJECT, Options, RING_PARTS, random_words},
     record::FlowRecord,
     sampling::{Rated, Rates, SampleKey, Sampling},
@@ -48,6 +51,7 @@ use crate::{
         Drainer, Emitter, Overflow, Pairing, Patience, Shared, Sweeper, Timeouts,
         emit::{Exported, Sink},
         grace::{GracePeriod as _, Rcu},
+        held::Kept,
     },
     telemetry::Meter,
 };
@@ -57,6 +61,8 @@ use crate::{
 pub struct Settings {
     /// Names of the interfaces to watch.
     pub interfaces: Vec<String>,
+    /// Whether packets are metered where they are seen, or handed over to userspace.
+    pub mode: Mode,
     /// Where packets are counted as they come in.
     pub hook: Hook,
     /// Where the XDP program attaches.
@@ -110,7 +116,10 @@ impl Sink for Exporter {
 ///
 /// # Errors
 /// See [`RunError`]. Nothing stays attached in any case.
-pub async fn run(settings: Settings) -> Result<Summary, RunError> {
+pub async fn run(mut settings: Settings) -> Result<Summary, RunError> {
+    if let Mode::AfXdp(bypass) = std::mem::take(&mut settings.mode) {
+        return bypass::run(settings, &bypass).await;
+    }
     let mut metering = Metering::start(settings)?;
     let broken = metering.wait().await;
     metering.finish(broken).await
@@ -186,8 +195,16 @@ impl Metering {
         });
         let exported = Arc::new(Exported::in_biflows(pairing));
         let rates = Arc::new(Rates::new(&samplings, settings.shadow));
-        let meter = Meter::new(Arc::clone(&shared), Arc::clone(&rates), Arc::clone(&clock));
-        let meter = Arc::new(meter);
+        let books: Arc<dyn Books> = Arc::new(Kept {
+            shared: Arc::clone(&shared),
+            overflow: Arc::clone(&overflow),
+        });
+        let meter = Arc::new(Meter::new(
+            Arc::clone(&books),
+            Arc::clone(&shared),
+            Arc::clone(&rates),
+            Arc::clone(&clock),
+        ));
         settings.export.interfaces = interfaces.iter().map(named).collect();
         let telemetry = Arc::clone(&meter) as Arc<dyn Telemetry>;
         let exporter = Arc::new(Exporter::start(&settings.export, telemetry)?);
@@ -237,7 +254,7 @@ impl Metering {
             domains: settings.export.domains,
             rates,
             shared: Arc::clone(&shared),
-            overflow: Arc::clone(&overflow),
+            books,
             exported: Arc::clone(&exported),
             exporter: Arc::downgrade(&exporter),
             parse_first,

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::{
     clock::{Clock, monotonic_ns, unix_ms},
     export::{Metering, Telemetry},
+    ledger::Books,
     sampling::{Rates, Selection},
     table::Shared,
 };
 
 /// Reads the ledger's counters for the options records.
 pub struct Meter {
+    books: Arc<dyn Books>,
     shared: Arc<Shared>,
     rates: Arc<Rates>,
     clock: Arc<Clock>,
@@ -25,10 +27,16 @@ struct Ignored {
 }
 
 impl Meter {
-    /// A meter of what the program counts.
+    /// A meter of what is in `books`, of packets that the program selects.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, rates: Arc<Rates>, clock: Arc<Clock>) -> Self {
+    pub fn new(
+        books: Arc<dyn Books>,
+        shared: Arc<Shared>,
+        rates: Arc<Rates>,
+        clock: Arc<Clock>,
+    ) -> Self {
         Self {
+            books,
             shared,
             rates,
             clock,
@@ -39,7 +47,7 @@ impl Meter {
     /// Looks at the counters. The program keeps no time of what it ignores, so the times of the
     /// first and last ignored packet are as exact as this is called often.
     pub fn look(&self) -> Metering {
-        let totals = self.shared.totals();
+        let totals = self.books.totals();
         let (mut packets, mut octets) = (0, 0);
         for tally in totals.ignored.iter().chain(&totals.lost) {
             packets += tally.packets;

@@ -11,7 +11,7 @@ use aya::{
     programs::{Program, ProgramError},
 };
 use flowprobe::{
-    load::{Class, Kernel, LoadError, OBJECT, Options},
+    load::{Class, Kernel, LoadError, OBJECT, Options, handover::HandoverError},
     sampling::Sampling,
 };
 use flowprobe_ebpf::{
@@ -90,10 +90,15 @@ fn main() -> Result<()> {
                 // Those that ask a device for its VLAN tags can be loaded for a device only, with a
                 // call that the loader puts in: the tests on a veth do.
                 let programs = kernel.ebpf_mut().programs_mut();
-                for (name, program) in programs.filter(|(name, _)| !name.contains("rx_vlan")) {
+                let own =
+                    |name: &str| name.contains("rx_vlan") || name.starts_with("flowprobe_hand");
+                for (name, program) in programs.filter(|(name, _)| !own(name)) {
                     let name = format!("{name}{setting}");
                     let figures = ask(program).with_context(|| format!("program {name}"))?;
                     verdict.programs.insert(name, figures);
+                }
+                for (name, figures) in handing(&kernel)? {
+                    verdict.programs.insert(format!("{name}{setting}"), figures);
                 }
             }
             Err(LoadError::Program { name, source }) => {
@@ -124,6 +129,27 @@ fn ask(program: &mut Program) -> Result<Figures> {
         translated: info.size_translated().context("no translated size")?.into(),
         jited: info.size_jitted().into(),
     })
+}
+
+/// Those that hand packets over, which flowprobe loads itself; none in an older object.
+fn handing(kernel: &Kernel) -> Result<Vec<(&'static str, Figures)>> {
+    let handover = match kernel.handover() {
+        Err(HandoverError::Load(LoadError::NoMap(_))) => return Ok(Vec::new()),
+        handover => handover?,
+    };
+    let figures = handover.verified()?.into_iter().map(|verified| {
+        let log = &verified.log;
+        let (instructions, stack) =
+            read_log(log).with_context(|| format!("no figures in {log}"))?;
+        let figures = Figures {
+            instructions,
+            stack,
+            translated: verified.translated as u64,
+            jited: verified.machine_code as u64,
+        };
+        Ok((verified.name, figures))
+    });
+    figures.collect()
 }
 
 /// The verifier's log of a program that it takes.

@@ -120,16 +120,21 @@ pub struct Class {
 }
 
 /// The flow table.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Table {
     /// Size.
     pub max_flows: u64,
     /// Flows moved to userspace because their bucket was full.
+    #[serde(default)]
     pub evicted: u64,
     /// Packets that went to userspace by themselves.
+    #[serde(default)]
     pub single: u64,
     /// Later fragments whose first one was not known.
     pub fragment_orphans: u64,
+    /// Packets of each queue that was metered in userspace.
+    #[serde(default)]
+    pub queues: Vec<u64>,
 }
 
 /// Every packet in exactly one term.

@@ -26,6 +26,24 @@ pub(super) unsafe fn set(cpu: *mut Cpu) {
     }
 }
 
+/// The same where packets are handed over, and none is accounted here.
+///
+/// # Safety
+/// As [`set`].
+#[inline(always)]
+pub(super) unsafe fn set_handing(cpu: *mut Cpu) {
+    // SAFETY: the caller's, and helpers without arguments.
+    unsafe {
+        let jiffies = bpf_jiffies64();
+        if ((*cpu).jiffies ^ jiffies) != 0 || (*cpu).handed.packets & (CLOCK_PACKETS - 1) == 0 {
+            (*cpu).jiffies = jiffies;
+            (*cpu).now_ns = bpf_ktime_get_ns();
+        } else {
+            check(&mut *cpu);
+        }
+    }
+}
+
 /// Measures how old the cached time is, in a test build.
 #[cfg(feature = "check-clock")]
 #[inline(always)]

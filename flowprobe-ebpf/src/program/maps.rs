@@ -3,11 +3,17 @@
 //! All maps are arrays that userspace maps into its memory. Their sizes here are placeholders:
 //! the loader sets them.
 
-use aya_ebpf::{bindings::BPF_F_MMAPABLE, btf_maps::Array, macros::btf_map};
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, xdp_action},
+    btf_maps::Array,
+    helpers::generated::bpf_redirect_map,
+    macros::btf_map,
+};
 use flowprobe_ebpf::{
     class::Rule,
     cpu::{Cpu, Stray},
     fragments::FragmentSet,
+    handover::{self, Heartbeat, Port, SLOTS, port_place},
     hash::{SECRET_WORDS, bucket, wide_bucket},
     macs::{MAC_PAIRS, MacPair},
     parse::Tunnels,
@@ -74,6 +80,19 @@ static RULES: Array<Rule, { MAX_CLASSES as usize }, SHARED> = Array::new();
 /// One run of (`RING_MASK` + 1) parts per partition.
 #[btf_map]
 static RINGS: Array<Part, 1, SHARED> = Array::new();
+
+/// Stands for the map of sockets by slot, which the loader puts in its place for the programs that
+/// hand packets over. Kernels without AF_XDP have no such map, and load the others all the same.
+#[btf_map]
+static SOCKETS: Array<u32, 1> = Array::new();
+
+/// By slot.
+#[btf_map]
+static HEARTBEATS: Array<Heartbeat, { SLOTS as usize }, SHARED> = Array::new();
+
+/// See [`handover::port_place`].
+#[btf_map]
+static PORTS: Array<Port, { handover::PORTS as usize }, SHARED> = Array::new();
 
 macro_rules! settings {
     ($($(#[$doc:meta])* $name:ident: $kind:ty, $get:ident;)+) => {
@@ -168,6 +187,41 @@ pub(super) fn is_watched(ifindex: u32) -> bool {
     WATCHED
         .get_ptr_mut(ifindex)
         .is_some_and(|watched| unsafe { watched.read() != 0 })
+}
+
+/// The queues of an interface whose packets are handed over.
+#[inline(always)]
+pub(super) fn port(ifindex: u32) -> Option<*mut Port> {
+    let mut n = 0;
+    while n < handover::PORT_PLACES {
+        let port = PORTS.get_ptr_mut(port_place(ifindex, n))?;
+        // SAFETY: a word of a map element.
+        if unsafe { (&raw const (*port).ifindex).read_volatile() } == ifindex {
+            return Some(port);
+        }
+        n += 1;
+    }
+    None
+}
+
+/// When the worker of a slot was last seen at work.
+#[inline(always)]
+pub(super) fn heartbeat(slot: u32) -> Option<*mut Heartbeat> {
+    HEARTBEATS.get_ptr_mut(slot)
+}
+
+/// Prepares to redirect the packet to the socket in a slot; false if there is none.
+#[inline(always)]
+pub(super) fn redirect(slot: u32) -> bool {
+    // SAFETY: the address of a map, in whose place the loader puts one of sockets.
+    let action = unsafe {
+        bpf_redirect_map(
+            (&raw const SOCKETS).cast_mut().cast(),
+            slot.into(),
+            xdp_action::XDP_PASS.into(),
+        )
+    };
+    action == i64::from(xdp_action::XDP_REDIRECT)
 }
 
 /// The counters of all CPUs without a partition.

@@ -41,9 +41,14 @@ impl fmt::Display for Twice {
 
 /// Whether the packets of `upper` come in on `lower` first.
 fn is_on(upper: &LinkInfo, lower: &LinkInfo) -> bool {
+    lower.master == Some(upper.index) || is_made_on(upper, lower)
+}
+
+/// The same, without those that have `lower` as their port or member.
+pub(super) fn is_made_on(upper: &LinkInfo, lower: &LinkInfo) -> bool {
     let made_on = upper.lower == Some(lower.index) && !upper.lower_is_elsewhere;
     let kind = upper.kind.as_deref().unwrap_or_default();
-    lower.master == Some(upper.index) || made_on && ON_TOP.contains(&kind)
+    made_on && ON_TOP.contains(&kind)
 }
 
 /// Pairs of watched interfaces that the same packets pass; `egress` says whether what goes out is

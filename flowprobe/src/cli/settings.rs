@@ -2,8 +2,9 @@
 
 use std::io::IsTerminal as _;
 
-use super::{Export, Pcap, Run, VlanElements};
+use super::{Export, Pcap, Run, RunMode, VlanElements};
 use crate::{
+    adaptive::Budget,
     attach::{Hook, XdpMode},
     export::{
         self, Collector, CollectorError, Content, Domain, Format, NamedTemplate, NoTemplate,
@@ -12,8 +13,9 @@ use crate::{
     ipfix::Fields,
     ipfix_file::Rotation,
     pcap,
-    run::{self, ControlSocket, RunError},
+    run::{self, BypassSettings, ControlSocket, Mode, RunError},
     sampling::{self, ClassesError, Profile, Rate, Rated, Sampling},
+    xsk,
 };
 
 /// Options that do not go together.
@@ -92,6 +94,13 @@ impl SettingsError {
             Self::Run(RunError::ShadowOfSample) => "shadow",
             Self::Run(RunError::ModeOfTc) => "xdp-mode",
             Self::Run(RunError::DedupOfIngress) => "dedup",
+            Self::Run(RunError::NotInUserspace { option, .. }) => {
+                let name = option.split(' ').next().unwrap_or(option);
+                name.trim_start_matches('-')
+            }
+            Self::Run(RunError::OnlyInUserspace(option)) => option,
+            Self::Run(RunError::TooManyFlows(_)) => "max-flows",
+            Self::Run(RunError::Queue(_)) => "ring",
             Self::Collector { .. } => "format",
             Self::OfBiflows(_) => "fields",
             Self::HalfIdentity { given, .. } => given.trim_start_matches('-'),
@@ -124,13 +133,15 @@ pub fn run_settings(options: Run) -> Result<run::Settings, SettingsError> {
         return Err(SettingsError::NoKey);
     }
     refuse(&options, &classes)?;
+    let mode = mode(&options, &classes)?;
     Ok(run::Settings {
         interfaces: options.interfaces,
         hook: options.hook,
         xdp_mode: options.xdp_mode,
         egress: options.egress,
         dedup: options.dedup,
-        promisc: options.promisc,
+        promisc: options.promisc.unwrap_or(matches!(mode, Mode::AfXdp(_))),
+        mode,
         classes,
         sample_key: options.sample_key,
         shadow: options.shadow,
@@ -187,6 +198,65 @@ fn refuse(options: &Run, classes: &[Rated]) -> Result<(), RunError> {
         return Err(RunError::ShadowOfSample);
     }
     Ok(())
+}
+
+/// Where packets are metered. Refuses what the other mode has.
+fn mode(options: &Run, classes: &[Rated]) -> Result<Mode, RunError> {
+    let given = [
+        ("take-packets", options.take_packets),
+        ("poll", options.poll.is_some()),
+        ("ring", options.ring.is_some()),
+        ("umem", options.umem.is_some()),
+        ("frame-size", options.frame_size.is_some()),
+        ("zero-copy", options.zero_copy.is_some()),
+    ];
+    if options.mode == RunMode::Xdp {
+        return match given.iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(RunError::OnlyInUserspace(option)),
+            None => Ok(Mode::Xdp),
+        };
+    }
+    let by_cpu = |class: &Rated| matches!(class.rate, Rate::Auto(Budget::Cpu { .. }));
+    let refused = [
+        (
+            "--hook tc",
+            options.hook == Hook::Tc,
+            ", which takes packets by XDP",
+        ),
+        ("--egress", options.egress, ", which takes what comes in"),
+        ("--shadow", options.shadow.is_some(), ""),
+        (
+            "--max-overflow-flows",
+            options.max_overflow_flows.is_some(),
+            ", which has no other tables",
+        ),
+        (
+            "--sample auto:cpu",
+            classes.iter().any(by_cpu),
+            ", where most of the cost is not in the kernel (auto:packets is)",
+        ),
+    ];
+    if let Some((option, _, why)) = refused.iter().find(|(_, given, _)| *given) {
+        return Err(RunError::NotInUserspace { option, why });
+    }
+    if options.max_flows > run::MAX_USERSPACE_FLOWS {
+        return Err(RunError::TooManyFlows(options.max_flows));
+    }
+    let queue = xsk::Settings::default();
+    let poll = options.poll.unwrap_or_default();
+    let queue = xsk::Settings {
+        ring: options.ring.unwrap_or(queue.ring),
+        frames: options.umem,
+        frame_size: options.frame_size.unwrap_or(queue.frame_size),
+        zero_copy: options.zero_copy.unwrap_or_default(),
+        ..queue
+    };
+    queue.check().map_err(xsk::OpenError::from)?;
+    Ok(Mode::AfXdp(BypassSettings {
+        poll,
+        queue,
+        take_packets: options.take_packets,
+    }))
 }
 
 /// What these options of `flowprobe pcap` mean.

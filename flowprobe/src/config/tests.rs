@@ -94,7 +94,7 @@ fn said(text: &str) -> Vec<String> {
 }
 
 /// Every option with a value that is not its default: as a key, and as flags.
-const EVERY: [(&str, &str, &[&str]); 50] = [
+const EVERY: [(&str, &str, &[&str]); 57] = [
     ("interface", "['a', 'b']", &["-i", "a", "-i", "b"]),
     (
         "collector",
@@ -172,6 +172,13 @@ const EVERY: [(&str, &str, &[&str]); 50] = [
     ("merge", "true", &["--merge"]),
     ("max-overflow-flows", "0", &["--max-overflow-flows", "0"]),
     ("export-queue", "1", &["--export-queue", "1"]),
+    ("mode", "'afxdp'", &["--mode", "afxdp"]),
+    ("take-packets", "true", &["--take-packets"]),
+    ("poll", "'busy'", &["--poll", "busy"]),
+    ("ring", "4096", &["--ring", "4096"]),
+    ("umem", "8192", &["--umem", "8192"]),
+    ("frame-size", "4096", &["--frame-size", "4096"]),
+    ("zero-copy", "'never'", &["--zero-copy", "never"]),
     ("hook", "'tc'", &["--hook", "tc"]),
     ("egress", "true", &["--egress"]),
     ("dedup", "true", &["--dedup"]),

@@ -1,47 +1,35 @@
 //! The program that asks the device for the VLAN tag beside a frame: made ready once, loaded for
 //! each interface.
 //!
-//! aya loads neither programs that are bound to a device nor calls of the kernel's own functions,
-//! so this does what aya does for the others: puts in the maps, which are those that aya has made,
-//! links the functions, and loads. No BTF comes with it: functions without are static, which
-//! these are.
+//! aya loads neither programs that are bound to a device nor calls of the kernel's own functions.
 
 use std::{
     ffi::CString,
     iter,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
 };
 
-use aya::{Ebpf, maps::Map};
 use aya_obj::{
-    Object, ParseError,
     btf::{Btf, BtfError, BtfKind},
     generated::{BPF_ALU64, BPF_CALL, BPF_JEQ, BPF_JMP, BPF_MOV, BPF_PSEUDO_KFUNC_CALL, bpf_insn},
-    relocation::EbpfRelocationError,
 };
 use flowprobe_ebpf::rx_vlan::{KFUNC, PLACEHOLDER};
 
-use crate::bpf::{self, BoundProgram};
+use super::linked::{LinkError, Linked, octets};
+use crate::bpf::{self, LinkedProgram};
 
-/// The two entries, by whether they take frames of several buffers.
-const PROGRAM: &str = "flowprobe_rx_vlan";
-const PROGRAM_FRAGS: &str = "flowprobe_rx_vlan_frags";
+/// The two entries that meter, without frames of several buffers and with them.
+pub(super) const METERING: [&str; 2] = ["flowprobe_rx_vlan", "flowprobe_rx_vlan_frags"];
 
 /// Why VLAN tags cannot be asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum RxVlanError {
-    /// Not an object.
-    #[error("the BPF object cannot be read again: {0}")]
-    Object(#[from] ParseError),
     /// The object is of other making.
-    #[error("the BPF object has no program {0} that asks for them")]
-    NoProgram(&'static str),
-    /// A map is missing.
-    #[error("the BPF object's map {0} was not loaded")]
-    NoMap(String),
-    /// The object's references do not fit.
-    #[error("the BPF object cannot be linked: {0}")]
-    Link(#[from] EbpfRelocationError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The object is older than this program.
+    #[error("the BPF object's program {0} asks for no tags")]
+    AsksForNone(&'static str),
     /// The kernel says nothing of its functions, or has not the one that is needed.
     #[error("this kernel has no function {KFUNC}, which is there since 6.8 ({0})")]
     NoFunction(#[from] BtfError),
@@ -78,33 +66,27 @@ pub enum RxVlanError {
 /// Both entries, ready to be loaded for an interface.
 #[derive(Debug)]
 pub struct RxVlan {
-    linear: Vec<[u8; 8]>,
-    frags: Vec<[u8; 8]>,
+    names: [&'static str; 2],
+    /// Without frames of several buffers, and with them.
+    entries: [Vec<[u8; 8]>; 2],
     license: CString,
 }
 
 impl RxVlan {
-    /// Makes the entries of `object` ready, with the maps of `ebpf`, which was loaded from it.
-    pub(super) fn new(object: &[u8], ebpf: &Ebpf) -> Result<Self, RxVlanError> {
+    /// Makes two entries of a linked object ready.
+    pub(super) fn new(linked: &Linked, names: [&'static str; 2]) -> Result<Self, RxVlanError> {
         if is_hardened() {
             return Err(RxVlanError::Hardened);
         }
-        let mut object = Object::parse(object)?;
         let function = Btf::from_sys_fs()?.id_by_type_name_kind(KFUNC, BtfKind::Func)?;
-        let sections = object.functions.keys().map(|(section, _)| *section);
-        let sections = sections.collect();
-        let maps = std::mem::take(&mut object.maps);
-        let mut loaded = Vec::new();
-        for (name, map) in &maps {
-            let fd = map_fd(ebpf, name).ok_or_else(|| RxVlanError::NoMap(name.clone()))?;
-            loaded.push((name.as_str(), fd.as_raw_fd(), map));
-        }
-        object.relocate_maps(loaded.into_iter(), &sections)?;
-        object.relocate_calls(&sections)?;
+        let [linear, frags] = names;
         Ok(Self {
-            linear: instructions(&object, PROGRAM, function)?,
-            frags: instructions(&object, PROGRAM_FRAGS, function)?,
-            license: object.license,
+            names,
+            entries: [
+                instructions(linked, linear, function)?,
+                instructions(linked, frags, function)?,
+            ],
+            license: linked.license().to_owned(),
         })
     }
 
@@ -114,18 +96,16 @@ impl RxVlan {
     /// # Errors
     /// The kernel's refusal.
     pub fn load(&self, ifindex: u32, frags: bool) -> Result<OwnedFd, RxVlanError> {
-        let (name, instructions) = if frags {
-            (PROGRAM_FRAGS, &self.frags)
-        } else {
-            (PROGRAM, &self.linear)
-        };
-        let program = BoundProgram {
+        let name = self.names[usize::from(frags)];
+        let instructions = &self.entries[usize::from(frags)];
+        let program = LinkedProgram {
             name,
             instructions,
             license: &self.license,
             frags,
+            ifindex: Some(ifindex),
         };
-        let loaded = bpf::load_bound(&program, ifindex).map_err(|(source, log)| {
+        let loaded = bpf::load_linked(&program).map_err(|(source, log)| {
             tracing::debug!("the verifier on {name}: {log}");
             RxVlanError::Refused { name, source }
         })?;
@@ -174,22 +154,17 @@ fn is_hardened() -> bool {
 /// The instructions of a linked program behind their [`ROOM`], with a call of the kernel's function
 /// in each place that is held for it.
 fn instructions(
-    object: &Object,
+    linked: &Linked,
     name: &'static str,
     function: u32,
 ) -> Result<Vec<[u8; 8]>, RxVlanError> {
-    let program = object.programs.get(name);
-    let linked = program.and_then(|program| object.functions.get(&program.function_key()));
-    let mut instructions = linked
-        .ok_or(RxVlanError::NoProgram(name))?
-        .instructions
-        .clone();
+    let mut instructions = linked.program(name)?;
     let mut calls = 0;
     for instruction in &mut instructions {
         calls += u32::from(resolve(instruction, function));
     }
     if calls == 0 {
-        return Err(RxVlanError::NoProgram(name));
+        return Err(RxVlanError::AsksForNone(name));
     }
     Ok(with_room(instructions.iter().map(octets)))
 }
@@ -205,26 +180,6 @@ fn resolve(instruction: &mut bpf_insn, function: u32) -> bool {
         instruction.off = 0;
     }
     held
-}
-
-/// linux/bpf.h: struct bpf_insn.
-fn octets(instruction: &bpf_insn) -> [u8; 8] {
-    let [a, b] = instruction.off.to_ne_bytes();
-    let [c, d, e, f] = instruction.imm.to_ne_bytes();
-    let registers = if cfg!(target_endian = "little") {
-        instruction.dst_reg() | instruction.src_reg() << 4
-    } else {
-        instruction.dst_reg() << 4 | instruction.src_reg()
-    };
-    [instruction.code, registers, a, b, c, d, e, f]
-}
-
-/// The maps of the program, and what a debug build of it logs through.
-fn map_fd<'a>(ebpf: &'a Ebpf, name: &str) -> Option<BorrowedFd<'a>> {
-    match ebpf.map(name)? {
-        Map::Array(map) | Map::RingBuf(map) => Some(map.fd().as_fd()),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use std::{
 
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use super::{RunError, steer::Facts, threads::Threads};
+use super::{
+    RunError,
+    steer::{Change, Facts},
+};
 use crate::{
     adaptive::{
         Budget, Controller, CostModel, Load,
@@ -74,13 +77,13 @@ impl Adaptive {
     }
 
     /// Looks at the load, and changes the rate where it has to.
-    pub(super) fn look(&mut self, facts: &Facts, threads: &Threads) {
+    pub(super) fn look(&mut self, facts: &Facts, threads: &impl Change) {
         if !self.has_settled(facts) {
             return;
         }
         let cost = self.take_cost();
         self.measure();
-        let now = (Instant::now(), facts.shared.totals());
+        let now = (Instant::now(), facts.books.totals());
         let Some(before) = self.before.replace(now) else {
             return;
         };

@@ -7,11 +7,16 @@ use aya::programs::ProgramError;
 use super::SummaryError;
 use crate::{
     adaptive::runtime::RunTimeError,
-    attach::{AttachError, FactsError, LookupError, PromiscError, TcError},
+    attach::{AttachError, FactsError, LookupError, PromiscError, TcError, bypass::BypassError},
+    bypass::CrewError,
     control::ControlError,
     export::ExportError,
     host::HostError,
-    load::LoadError,
+    load::{
+        LoadError,
+        handover::{HandoverError, ShareError},
+    },
+    xsk::OpenError,
 };
 
 /// Why metering did not start, or broke off.
@@ -72,6 +77,35 @@ pub enum RunError {
     /// Nothing goes out that could be a second time.
     #[error("--dedup is about packets that come in and go out: give --egress too, or leave it out")]
     DedupOfIngress,
+    /// An interface whose packets are needed.
+    #[error(transparent)]
+    Bypass(#[from] BypassError),
+    /// The programs that hand packets over.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
+    /// Places for queues.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// A queue.
+    #[error(transparent)]
+    Queue(#[from] OpenError),
+    /// Threads.
+    #[error(transparent)]
+    Crew(#[from] CrewError),
+    /// What the mode has not.
+    #[error("{option} is not for --mode afxdp{why}: leave it out, or use --mode xdp")]
+    NotInUserspace {
+        /// The option.
+        option: &'static str,
+        /// Why, if that is not clear.
+        why: &'static str,
+    },
+    /// The reverse.
+    #[error("--{0} is for --mode afxdp: give that too, or leave it out")]
+    OnlyInUserspace(&'static str),
+    /// More than a table can have.
+    #[error("--max-flows {0} is too much for the table of a queue: give 16777216 at most")]
+    TooManyFlows(u32),
     /// The packet socket.
     #[error(transparent)]
     Promisc(#[from] PromiscError),

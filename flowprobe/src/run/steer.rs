@@ -6,14 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{RunError, budget::Adaptive, classes::Classes, threads::Threads};
+use tokio::sync::oneshot;
+
+use super::{RunError, budget::Adaptive, classes::Classes};
 use crate::{
     clock::{Clock, unix_ms},
     control::{self, Control, Handle, Reply, Request, Status},
     export::{Domain, Exporter},
-    ledger::Ledger,
+    ledger::{Books, Ledger},
     sampling::{Rates, Sampling, Selection},
-    table::{Changed, Overflow, Shared, emit::Exported, held::held},
+    table::{ChangeError, Changed, Shared, emit::Exported},
 };
 
 /// Where the control socket is to be.
@@ -44,6 +46,17 @@ impl ControlSocket {
     }
 }
 
+/// Who samples classes in another way.
+pub(super) trait Change {
+    /// Samples a class in another way. The answer comes when all flows of the rate before have left
+    /// the tables; it fails if metering ends first.
+    fn change(
+        &self,
+        class: u8,
+        sampling: Sampling,
+    ) -> oneshot::Receiver<Result<Changed, ChangeError>>;
+}
+
 /// What a run tells of itself, and what it needs to change a rate.
 pub(super) struct Facts {
     pub(super) started: Instant,
@@ -55,7 +68,7 @@ pub(super) struct Facts {
     pub(super) domains: Vec<Domain>,
     pub(super) rates: Arc<Rates>,
     pub(super) shared: Arc<Shared>,
-    pub(super) overflow: Arc<Overflow>,
+    pub(super) books: Arc<dyn Books>,
     pub(super) exported: Arc<Exported>,
     /// Not kept alive: the run ends it.
     pub(super) exporter: Weak<Exporter>,
@@ -137,9 +150,9 @@ impl Facts {
             .upgrade()
             .map(|exporter| exporter.reports())
             .unwrap_or_default();
-        let mut held = held(&self.shared, &self.overflow);
+        let mut held = self.books.held();
         held += self.exported.waiting();
-        let ledger = Ledger::new(&self.shared.totals(), self.exported.volume(), held, reports);
+        let ledger = Ledger::new(&self.books.totals(), self.exported.volume(), held, reports);
         Status {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs_f64(),
@@ -212,7 +225,7 @@ impl Steering {
     }
 
     /// Does what was asked. Never waits: what takes time answers by itself.
-    pub(super) fn answer(&self, request: Request, handle: Handle, threads: &Threads) {
+    pub(super) fn answer(&self, request: Request, handle: Handle, threads: &impl Change) {
         let facts = &self.facts;
         let (sampling, class) = match request {
             Request::Rates => return handle.reply(Reply::Classes(facts.all_classes())),
@@ -251,7 +264,7 @@ impl Steering {
     }
 
     /// Looks at the load, and changes the rate where it has to. To be called about once a second.
-    pub(super) fn look(&mut self, threads: &Threads) {
+    pub(super) fn look(&mut self, threads: &impl Change) {
         if let Some(adaptive) = &mut self.adaptive {
             adaptive.look(&self.facts, threads);
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::bypass;
 use crate::{
     attach::InterfaceStats,
     control::Class,
@@ -67,9 +68,17 @@ impl SamplingSummary {
     }
 }
 
-/// The table.
+/// The tables.
 #[derive(Clone, Debug, Serialize)]
-struct TableSummary {
+#[serde(untagged)]
+pub(super) enum Tables {
+    Kernel(TableSummary),
+    Userspace(bypass::TableSummary),
+}
+
+/// The kernel's tables.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct TableSummary {
     max_flows: u32,
     partitions: u32,
     memory_octets: u64,
@@ -91,7 +100,7 @@ pub struct Summary {
     pub ledger: Ledger,
     end_reasons: BTreeMap<u8, u64>,
     lateness_ms: Lateness,
-    table: TableSummary,
+    table: Tables,
 }
 
 impl Summary {
@@ -115,7 +124,7 @@ impl Summary {
             ledger: Ledger::new(&totals, exported.volume(), held, reports),
             end_reasons: exported.by_reason(),
             lateness_ms: exported.lateness(),
-            table: TableSummary {
+            table: Tables::Kernel(TableSummary {
                 max_flows: geometry.max_flows(),
                 partitions: geometry.partitions,
                 memory_octets: geometry.memory_octets(),
@@ -124,7 +133,26 @@ impl Summary {
                 single: totals.single,
                 fragment_orphans: totals.fragment_orphans,
                 overflow_peak: overflow.peak(),
-            },
+            }),
+        }
+    }
+
+    /// The same of tables in userspace.
+    pub(super) fn of_userspace(
+        sampling: SamplingSummary,
+        ledger: Ledger,
+        table: bypass::TableSummary,
+        exported: &Exported,
+        interfaces: Vec<InterfaceSummary>,
+    ) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            interfaces,
+            sampling,
+            ledger,
+            end_reasons: exported.by_reason(),
+            lateness_ms: exported.lateness(),
+            table: Tables::Userspace(table),
         }
     }
 
@@ -162,6 +190,9 @@ impl Summary {
                 counters.rx_errors,
                 counters.rx_dropped,
             );
+        }
+        if let Tables::Userspace(table) = &self.table {
+            eprintln!("{table}");
         }
         let late = &self.lateness_ms;
         eprintln!(

@@ -17,6 +17,7 @@ use tokio::sync::{
     oneshot,
 };
 
+use super::steer;
 use crate::{
     sampling::Sampling,
     table::{ChangeError, Changed, Drainer, Sweeper},
@@ -98,9 +99,15 @@ impl Threads {
         }
     }
 
-    /// Samples a class in another way. The answer comes when all flows of the rate before have left
-    /// the tables; it fails if the sweeper ends first.
-    pub(super) fn change(
+    /// Stops both; one that has panicked is missing. The sweeper first: it may wait for the drainer.
+    pub(super) fn stop(self) -> (Option<Drainer>, Option<Sweeper>) {
+        let sweeper = self.sweeper.stop();
+        (self.drainer.stop(), sweeper)
+    }
+}
+
+impl steer::Change for Threads {
+    fn change(
         &self,
         class: u8,
         sampling: Sampling,
@@ -115,12 +122,6 @@ impl Threads {
         drop(self.changes.send(change));
         self.sweeper.handle.thread().unpark();
         answered
-    }
-
-    /// Stops both; one that has panicked is missing. The sweeper first: it may wait for the drainer.
-    pub(super) fn stop(self) -> (Option<Drainer>, Option<Sweeper>) {
-        let sweeper = self.sweeper.stop();
-        (self.drainer.stop(), sweeper)
     }
 }
 

@@ -7,11 +7,14 @@ use flowprobe_ebpf::{
     table::{State, WAYS, Way},
 };
 
+use std::sync::Arc;
+
 use crate::{
+    ledger::Books,
     record::Volume,
     table::{
         Overflow, Shared,
-        shared::{Slot, Table},
+        shared::{Slot, Table, Totals},
     },
 };
 
@@ -34,6 +37,24 @@ pub fn held(shared: &Shared, overflow: &Overflow) -> Volume {
         }
     }
     volume
+}
+
+/// The program, and the flows in its tables and in userspace.
+pub struct Kept {
+    /// Its memory.
+    pub shared: Arc<Shared>,
+    /// Flows that its tables had no room for.
+    pub overflow: Arc<Overflow>,
+}
+
+impl Books for Kept {
+    fn totals(&self) -> Totals {
+        self.shared.totals()
+    }
+
+    fn held(&self) -> Volume {
+        held(&self.shared, &self.overflow)
+    }
 }
 
 /// The same of the kernel's tables alone.

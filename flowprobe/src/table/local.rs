@@ -11,6 +11,7 @@ mod burst;
 mod fetch;
 mod hash;
 mod index;
+mod part;
 mod shelf;
 mod slab;
 #[cfg(test)]
@@ -22,7 +23,10 @@ use flowprobe_ebpf::{
     hash::SECRET_WORDS, sampling::Sampled, wire::tcp,
 };
 
-pub use self::burst::BURST;
+pub use self::{
+    burst::BURST,
+    part::{Met, Part},
+};
 use self::{
     burst::{Burst, Place, Taken, Waiting},
     shelf::{Cold, Hot, Kept, Shelves},
@@ -49,6 +53,11 @@ const STALE: usize = 4096;
 pub trait Leave {
     /// Takes one.
     fn leave(&mut self, flow: &Flow, reason: EndReason);
+    /// Takes one of which other tables may have parts.
+    #[inline(always)]
+    fn leave_part(&mut self, part: &Part) {
+        self.leave(&part.flow, part.reason);
+    }
     /// It is `now_ns` on the clock of the table.
     fn at(&mut self, now_ns: u64) {
         let _ = now_ns;
@@ -72,6 +81,7 @@ pub struct LocalTable {
     now_ns: u64,
     latest_ns: u64,
     peak: usize,
+    inserted: u64,
     displaced: u64,
     steps_back: u64,
 }
@@ -115,6 +125,7 @@ impl LocalTable {
             now_ns: 0,
             latest_ns: 0,
             peak: 0,
+            inserted: 0,
             displaced: 0,
             steps_back: 0,
         }
@@ -146,6 +157,12 @@ impl LocalTable {
         let wheels = [Some(&self.wheel), self.silence.as_ref()];
         let wheels = wheels.into_iter().flatten().map(Wheel::peak_octets);
         v4.peak_octets() + v6.peak_octets() + wide.peak_octets() + wheels.sum::<usize>()
+    }
+
+    /// Flows that began in it.
+    #[must_use]
+    pub fn inserted(&self) -> u64 {
+        self.inserted
     }
 
     /// Flows that had to leave since the table was full.
@@ -192,7 +209,8 @@ impl LocalTable {
         self.step(at_ns, out);
     }
 
-    /// Adds the packet of a frame that came in on `ifindex`, stamped `at_ns`, to its flow.
+    /// Adds the packet of a frame that came in on `ifindex`, stamped `at_ns`, to its flow. It is of
+    /// the first epoch of the only class; see [`LocalTable::push_sampled`].
     pub fn account(
         &mut self,
         parsed: &Parsed,
@@ -215,11 +233,24 @@ impl LocalTable {
         at_ns: u64,
         out: &mut impl Leave,
     ) {
+        self.push_sampled(parsed, (ifindex, Sampled::default()), macs, at_ns, out);
+    }
+
+    /// The same for a packet that was selected as `sampled`.
+    #[inline(always)]
+    pub fn push_sampled(
+        &mut self,
+        parsed: &Parsed,
+        (ifindex, sampled): (u32, Sampled),
+        macs: Macs,
+        at_ns: u64,
+        out: &mut impl Leave,
+    ) {
         let packet = &parsed.packet;
         if !parsed.around.is_wide() {
-            return self.push_plain(packet, ifindex, macs, at_ns, out);
+            return self.push_plain_sampled(packet, (ifindex, sampled), macs, at_ns, out);
         }
-        let key = KeyWide::new(packet, &parsed.around, ifindex, Sampled::default());
+        let key = KeyWide::new(packet, &parsed.around, ifindex, sampled);
         let hash = key.hash_here(&self.secret);
         self.shelves.wide.index.fetch(hash);
         let place = self.burst.keep_wide(key);
@@ -236,7 +267,19 @@ impl LocalTable {
         at_ns: u64,
         out: &mut impl Leave,
     ) {
-        let sampled = Sampled::default();
+        self.push_plain_sampled(packet, (ifindex, Sampled::default()), macs, at_ns, out);
+    }
+
+    /// The same for a packet that was selected as `sampled`.
+    #[inline(always)]
+    pub fn push_plain_sampled(
+        &mut self,
+        packet: &Packet,
+        (ifindex, sampled): (u32, Sampled),
+        macs: Macs,
+        at_ns: u64,
+        out: &mut impl Leave,
+    ) {
         match packet.addresses {
             Addresses::V4(addresses) => {
                 let key = KeyV4::new(addresses, packet, ifindex, sampled);
@@ -357,8 +400,8 @@ impl LocalTable {
     fn empty(&mut self, out: &mut impl Leave) {
         for family in FAMILIES {
             of_family!(family, K => {
-                K::shelf_mut(&mut self.shelves).drain(|flow| {
-                    out.leave(flow, last_reason(&flow.marks));
+                K::shelf_mut(&mut self.shelves).drain(|part| {
+                    out.leave_part(&Part { reason: last_reason(&part.flow.marks), ..part });
                 });
             });
         }
@@ -408,7 +451,11 @@ impl LocalTable {
         if due.since_ns > look.at {
             self.schedule::<K>(look.slot, due.since_ns);
         } else {
-            self.let_go::<K>(look.slot, due.reason, out);
+            self.let_go::<K>(look.slot, out, |part| Part {
+                reason: due.reason,
+                due_ns: Some(due.since_ns),
+                ..part
+            });
         }
     }
 
@@ -444,7 +491,11 @@ impl LocalTable {
             let hot = &mut shelf.hot[slot];
             let ended = hot.marks().ended();
             match over_before(&self.expiry, hot, packet, at_ns) {
-                Some(reason) => self.let_go::<K>(slot, reason, out),
+                Some(reason) => self.let_go::<K>(slot, out, |part| Part {
+                    reason,
+                    cut_ns: Some(at_ns),
+                    ..part
+                }),
                 None => {
                     hot.add(packet, at_ns);
                     let ends = hot.marks().ended() != ended;
@@ -483,6 +534,7 @@ impl LocalTable {
         let slot = shelf.insert(key, taken.hash, (&taken.packet, taken.macs), times);
         let due = self.expiry.of(&shelf.hot[slot], &shelf.cold[slot]);
         self.len += 1;
+        self.inserted += 1;
         self.peak = self.peak.max(self.len);
         self.schedule::<K>(slot, due.since_ns);
         self.place::<K>(slot);
@@ -521,8 +573,10 @@ impl LocalTable {
             let gone = of_family!(look.family(), K => self.is_most_silent::<K>(look));
             if gone {
                 self.displaced += 1;
-                let reason = EndReason::LackOfResources;
-                of_family!(look.family(), K => self.let_go::<K>(look.slot, reason, out));
+                of_family!(look.family(), K => self.let_go::<K>(look.slot, out, |part| Part {
+                    reason: EndReason::LackOfResources,
+                    ..part
+                }));
                 return;
             }
         }
@@ -543,11 +597,12 @@ impl LocalTable {
         is
     }
 
-    /// Takes a flow out.
-    fn let_go<K: Kept>(&mut self, slot: u32, reason: EndReason, out: &mut impl Leave) {
-        let flow = K::shelf_mut(&mut self.shelves).remove(slot);
+    /// Takes a flow out, for the reason that `why` puts into it.
+    #[inline(always)]
+    fn let_go<K: Kept>(&mut self, slot: u32, out: &mut impl Leave, why: impl FnOnce(Part) -> Part) {
+        let part = K::shelf_mut(&mut self.shelves).remove(slot);
         self.len -= 1;
-        out.leave(&flow, reason);
+        out.leave_part(&why(part));
     }
 }
 

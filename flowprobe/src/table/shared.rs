@@ -112,7 +112,7 @@ impl Geometry {
 }
 
 /// The elements of one array map in this process's memory.
-struct Mapped<T> {
+pub(crate) struct Mapped<T> {
     first: NonNull<T>,
     len: usize,
     octets: usize,
@@ -124,7 +124,7 @@ unsafe impl<T> Send for Mapped<T> {}
 unsafe impl<T> Sync for Mapped<T> {}
 
 impl<T> Mapped<T> {
-    fn new((name, fd): NamedMap<'_>, len: usize) -> Result<Self, LoadError> {
+    pub(crate) fn new((name, fd): NamedMap<'_>, len: usize) -> Result<Self, LoadError> {
         const { assert!(size_of::<T>().is_multiple_of(8)) }; // the kernel's element stride
         let octets = len * size_of::<T>();
         // SAFETY: a new mapping at an address of the kernel's choice.
@@ -152,7 +152,7 @@ impl<T> Mapped<T> {
     ///
     /// # Panics
     /// `index` is beyond the map.
-    fn element(&self, index: usize) -> *mut T {
+    pub(crate) fn element(&self, index: usize) -> *mut T {
         assert!(index < self.len, "element {index} of {}", self.len);
         // SAFETY: just checked.
         unsafe { self.first.as_ptr().add(index) }
@@ -310,6 +310,8 @@ pub struct Totals {
     pub lost: [Tally; Lost::COUNT],
     /// By reason.
     pub ignored: [Tally; Skip::COUNT],
+    /// Handed over to userspace.
+    pub handed: Tally,
     /// Flows put into the tables.
     pub inserted: u64,
     /// Flows that went to a ring for want of room.
@@ -555,6 +557,7 @@ impl Shared {
             add(&mut totals.seen_out, cpu.seen_out);
             add(&mut totals.unsampled, cpu.unsampled);
             add(&mut totals.accounted, cpu.accounted);
+            add(&mut totals.handed, cpu.handed);
             totals.accounted_ip_octets += cpu.accounted_ip_octets;
             for (sum, tally) in totals.lost.iter_mut().zip(cpu.lost) {
                 add(sum, tally);

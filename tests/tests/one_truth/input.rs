@@ -40,11 +40,16 @@ pub(crate) enum Input {
 }
 
 /// All that there are. Another one is another row.
-pub(crate) const INPUTS: [Input; 4] = [
+pub(crate) const INPUTS: [Input; 5] = [
     Input::Pcap,
     Input::Live {
         name: "xdp",
         arguments: &["-i", Pair::SENSOR, "--xdp-mode", "native"],
+        goes_out: false,
+    },
+    Input::Live {
+        name: "afxdp",
+        arguments: &["-i", Pair::SENSOR, "--mode", "afxdp"],
         goes_out: false,
     },
     Input::Live {

@@ -6,13 +6,14 @@ use flowprobe_ebpf::{
 };
 
 use super::{
+    Part,
     burst::{Waiting, packed},
     fetch, hash,
     index::Index,
     slab::Slab,
 };
 use crate::{
-    record::FlowKey,
+    record::{EndReason, FlowKey},
     table::{Flow, expiry::Expiry},
 };
 
@@ -318,13 +319,46 @@ impl<K: Kept> Shelf<K> {
         slot
     }
 
-    /// Takes a flow out.
-    pub(super) fn remove(&mut self, slot: u32) -> Flow {
-        let flow = self.flow(slot);
+    /// Takes a flow out. Why is not said yet.
+    pub(super) fn remove(&mut self, slot: u32) -> Part {
+        let part = self.part(slot);
         self.hot[slot].counters = Counters::default();
         self.index.remove(self.cold[slot].hash, slot);
         self.free.push(slot);
-        flow
+        part
+    }
+
+    /// The flow of a slot that has one.
+    #[inline(always)]
+    pub(super) fn part(&self, slot: u32) -> Part {
+        let (hot, cold) = (&self.hot[slot], &self.cold[slot]);
+        Part {
+            flow: self.flow(slot),
+            hash: cold.hash,
+            since_ns: cold.since_ns,
+            touched_ns: cold.touched_ns(hot),
+            reason: EndReason::ForcedEnd,
+            due_ns: None,
+            cut_ns: None,
+        }
+    }
+
+    /// Puts what other tables knew of a flow to what is in its slot.
+    pub(super) fn set(&mut self, slot: u32, whole: &Part) {
+        let (hot, cold) = (&mut self.hot[slot], &mut self.cold[slot]);
+        let Flow {
+            counters,
+            marks,
+            macs,
+            ..
+        } = whole.flow;
+        hot.counters = counters;
+        hot.put(&marks);
+        cold.since_ns = whole.since_ns;
+        cold.late_ns = whole.touched_ns;
+        cold.flow_label = marks.flow_label;
+        cold.inner_priority = marks.inner_priority;
+        cold.macs = macs;
     }
 
     fn flow(&self, slot: u32) -> Flow {
@@ -342,7 +376,7 @@ impl<K: Kept> Shelf<K> {
     }
 
     /// Takes all flows out, and their slots with them.
-    pub(super) fn drain(&mut self, mut take: impl FnMut(&Flow)) {
+    pub(super) fn drain(&mut self, mut take: impl FnMut(Part)) {
         // Emptying the index at once costs as much as its size, which may be of another time.
         let at_once = self.index.is_loaded();
         for slot in 0..self.hot.len() as u32 {
@@ -352,7 +386,7 @@ impl<K: Kept> Shelf<K> {
             if !at_once {
                 self.index.remove(self.cold[slot].hash, slot);
             }
-            take(&self.flow(slot));
+            take(self.part(slot));
         }
         if at_once {
             self.index.clear();

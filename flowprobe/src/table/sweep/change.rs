@@ -31,6 +31,12 @@ pub enum ChangeError {
          within {DRAIN_LIMIT:?}"
     )]
     Rings,
+    /// A worker hangs.
+    #[error(
+        "the rate is changed, but flows of the old one are still to come: the workers did not let \
+         them go within {0:?}"
+    )]
+    Workers(Duration),
     /// The old epoch's flows leave the tables later, each still with its own rate.
     #[error(
         "the rate is changed, but flows of the old one are still to come: no grace period: {0}"
