@@ -15,6 +15,7 @@ use flowprobe_tests::{
     offline::pcap,
     probe::Probe,
     sender::Sender,
+    summary::Ledger,
     topology::{Pair, Wire},
 };
 
@@ -39,11 +40,16 @@ pub(crate) enum Input {
 }
 
 /// All that there are. Another one is another row.
-pub(crate) const INPUTS: [Input; 4] = [
+pub(crate) const INPUTS: [Input; 5] = [
     Input::Pcap,
     Input::Live {
         name: "xdp",
         arguments: &["-i", Pair::SENSOR, "--xdp-mode", "native"],
+        goes_out: false,
+    },
+    Input::Live {
+        name: "afxdp",
+        arguments: &["-i", Pair::SENSOR, "--mode", "afxdp"],
         goes_out: false,
     },
     Input::Live {
@@ -140,12 +146,7 @@ fn capture(recording: &Recording) -> Result<Told> {
     let ledger = run.ledger();
     assert_eq!(ledger.seen.packets, records.len() as u64);
     Ok(Told {
-        ignored: counts(
-            ledger
-                .ignored
-                .iter()
-                .map(|(why, tally)| (why.clone(), tally.packets)),
-        ),
+        ignored: ignored(&ledger),
         flows: run.flows,
         volleys,
     })
@@ -181,17 +182,19 @@ fn live(recording: &Recording, arguments: &[&str], goes_out: bool) -> Result<Tol
     summary.assert_nothing_lost();
     let sent: usize = recording.volleys.iter().map(Vec::len).sum();
     assert_eq!(summary.ledger.seen.packets, sent as u64, "the wire itself");
-    let ignored = summary.ledger.ignored.iter();
     Ok(Told {
-        ignored: counts(ignored.map(|(why, tally)| (why.clone(), tally.packets))),
+        ignored: ignored(&summary.ledger),
         flows: finished.flows,
         volleys,
     })
 }
 
-/// Those that there are any of.
-fn counts(ignored: impl Iterator<Item = (String, u64)>) -> BTreeMap<String, u64> {
-    ignored.filter(|(_, packets)| *packets > 0).collect()
+/// Packets in no flow, by reason.
+fn ignored(ledger: &Ledger) -> BTreeMap<String, u64> {
+    let ignored = ledger.ignored.iter();
+    let some = ignored.filter(|(_, tally)| tally.packets > 0);
+    some.map(|(why, tally)| (why.clone(), tally.packets))
+        .collect()
 }
 
 fn now_ms() -> u64 {

@@ -50,4 +50,4 @@ macro_rules! inputs {
     };
 }
 
-inputs!(pcap, xdp, tc, egress);
+inputs!(pcap, xdp, afxdp, tc, egress);

@@ -28,6 +28,9 @@ pub(super) struct Waiting {
 
 const _: () = assert!(size_of::<Waiting>() == 64);
 
+/// No slot: there are never so many.
+pub(super) const NO_GUESS: u32 = u32::MAX;
+
 /// Where the key of a waiting packet is.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place {
@@ -75,7 +78,7 @@ impl Waiting {
         marks: 0,
         v4: KeyV4 { words: [0; 3] },
         octets: 0,
-        guess: 0,
+        guess: NO_GUESS,
         key: Place::None,
         ttls: 0,
         priorities: 0,
