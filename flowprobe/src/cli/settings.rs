@@ -400,14 +400,25 @@ fn export_settings(
     for group in &mut groups {
         group.collectors = completed(std::mem::take(&mut group.collectors), options.format)?;
     }
+    let collectors = completed(options.collectors, options.format)?;
+    if options.fields.is_some() {
+        let grouped = groups.iter().flat_map(|group| &group.collectors);
+        let fixed = |collector: &&Collector| collector.format() == Some(Format::V5);
+        for collector in collectors.iter().chain(grouped).filter(fixed) {
+            tracing::warn!(
+                %collector,
+                "records of NetFlow v5 are always the same: --fields changes nothing in them"
+            );
+        }
+    }
     let output = match (options.output, std::io::stdout().is_terminal()) {
         (Some(format), _) => Some(format.into()),
-        (None, _) if !options.collectors.is_empty() || !groups.is_empty() => None,
+        (None, _) if !collectors.is_empty() || !groups.is_empty() => None,
         (None, true) => Some(Output::Table),
         (None, false) => Some(Output::Json),
     };
     Ok(export::Settings {
-        collectors: completed(options.collectors, options.format)?,
+        collectors,
         groups,
         identity: options.tls.into(),
         spool: options.spool.map(|directory| SpoolSettings {

@@ -120,13 +120,6 @@ impl Exporter {
         let ways = settings.ways();
         let mut ready = Vec::new();
         for collector in queue.collectors {
-            let format = collector.format().unwrap_or_default();
-            if format == Format::V5 && settings.content.fields.is_some() {
-                tracing::warn!(
-                    %collector,
-                    "records of NetFlow v5 are always the same: --fields changes nothing in them"
-                );
-            }
             let link = ways.to(collector).map_err(|why| ExportError::Link {
                 collector: collector.to_string(),
                 why,

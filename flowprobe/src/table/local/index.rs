@@ -143,17 +143,19 @@ impl Index {
     #[inline(always)]
     pub(super) fn find(&self, hash: u64, is: impl Fn(u32) -> bool) -> Option<u32> {
         let tag = tag(hash);
-        let mut at = self.home(hash);
+        let home = self.home(hash);
+        let mut at = home;
         loop {
             let line = &self.lines[at];
             let mut slots = ways(line.matches(tag)).map(|way| line.slots[way]);
             if let Some(slot) = slots.find(|&slot| is(slot)) {
                 return Some(slot);
             }
-            if line.past == 0 {
+            at = self.after(at);
+            // Lines that were full once may still send on, all of them.
+            if line.past == 0 || at == home {
                 return None;
             }
-            at = self.after(at);
         }
     }
 
