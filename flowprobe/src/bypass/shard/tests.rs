@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use flowprobe_ebpf::{
-    Addresses, Tunnels,
+    Addresses, Counters, Tunnels,
     hash::SECRET_WORDS,
     parse_at,
     sampling::next_random,
@@ -474,4 +474,34 @@ fn a_flow_that_is_displaced_lives_on_where_it_is_known() {
         panic!("{:?}", ring.left)
     };
     assert_eq!((flow.counters.packets, reason), (2, EndReason::IdleTimeout));
+}
+
+/// A table takes over a flow whose last packet is later than its own clock.
+#[test]
+fn stamps_of_a_worker_that_is_behind_do_not_turn_a_flow_back() {
+    let mut ring = Ring::new(2, 1, 1, 5);
+    let step = |flow, shard, tenths| Step {
+        flow,
+        flags: tcp::ACK,
+        octets: 100,
+        at_ns: tenths * SECOND / 10,
+        shard,
+    };
+    for step in [
+        step(0, 1, 1010),
+        step(0, 0, 1020),
+        // There is no more room for the flow in the first table.
+        step(3, 0, 1021),
+        step(0, 1, 1015),
+    ] {
+        ring.push(&step, Sampled::default());
+        ring.shards[step.shard].settle();
+        ring.quiesce();
+    }
+    let (left, ..) = ring.finish();
+    let flow = left.iter().find(|left| left.0.counters.packets == 3);
+    let Counters {
+        first_ns, last_ns, ..
+    } = flow.expect("all of it").0.counters;
+    assert_eq!((first_ns, last_ns), (101 * SECOND, 102 * SECOND));
 }
