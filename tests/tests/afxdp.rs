@@ -449,6 +449,8 @@ fn a_worker_that_breaks_off_ends_the_run_with_an_error() -> Result {
     assert!(error.contains("exit status: 1"), "{error}");
     assert!(error.contains("the worker of a queue broke off"), "{error}");
     ensure!(!pair.sensor.has_xdp(Pair::SENSOR)?, "still attached");
+    // What it had in hand is in a term, too.
+    assert!(error.contains("balanced: yes"), "{error}");
     Ok(())
 }
 

@@ -127,7 +127,7 @@ pub struct Crew<S> {
 pub struct Remains {
     /// What each worker counted.
     pub counted: Vec<Counted>,
-    /// What is still in tables: nothing, unless a worker broke off.
+    /// What is still in the tables of workers that have ended in order: nothing, if no thread broke off.
     pub held: Volume,
     /// A thread that broke off.
     pub broken: Option<&'static str>,

@@ -151,8 +151,9 @@ pub struct Worker<S> {
     rates: Arc<Rates>,
     poll: Poll,
     read: Vec<Message>,
-    /// Packets that are still to be taken before what is asked is done: those that had come.
-    before: Option<usize>,
+    /// Which order is to be carried out, and the packets that are still to be taken before: those that
+    /// had come.
+    before: Option<(u64, usize)>,
     told_ns: u64,
     sleep: Duration,
 }
@@ -189,20 +190,18 @@ impl<S: Source> Worker<S> {
             let stop = self.desk.stop.load(Ordering::Acquire);
             let now_ns = monotonic_ns();
             self.source.beat(now_ns);
-            let taken = if self.boxes.out.len() < BACKLOG {
-                self.take_burst()
-            } else {
-                0
-            };
+            // Once for all that follows: what waits is taken out meanwhile.
+            let is_held_up = self.boxes.out.len() >= BACKLOG;
+            let taken = if is_held_up { 0 } else { self.take_burst() };
             self.meter.shard.settle();
             self.pass_on();
             self.meter.shard.advance(now_ns.saturating_sub(SLACK_NS));
-            self.answer(taken);
+            self.answer((!is_held_up).then_some(taken));
             self.pass_on();
             if now_ns >= self.told_ns + TELL_NS {
                 self.tell(now_ns);
             }
-            if stop && taken == 0 && self.boxes.out.len() < BACKLOG {
+            if stop && taken == 0 && !is_held_up {
                 break;
             }
             self.wait(taken);
@@ -230,8 +229,8 @@ impl<S: Source> Worker<S> {
         self.boxes.out.post(&mut self.meter.shard.out);
     }
 
-    /// Does what it is asked.
-    fn answer(&mut self, taken: usize) {
+    /// Does what it is asked; `taken` are the packets of this round, if it has looked for any.
+    fn answer(&mut self, taken: Option<usize>) {
         let asked = self.desk.asked.load(Ordering::Acquire);
         if self.desk.done.load(Ordering::Relaxed) == asked {
             return;
@@ -241,7 +240,7 @@ impl<S: Source> Worker<S> {
             self.meter
                 .shard
                 .let_go_all(|key| rates.is_past(key.sampled()));
-        } else if !self.has_caught(taken) {
+        } else if !self.has_caught(asked, taken) {
             return;
         }
         self.desk.done.store(asked, Ordering::Release);
@@ -249,17 +248,22 @@ impl<S: Source> Worker<S> {
 
     /// Whether all packets have been taken that had come when this was asked first: there were no
     /// more since, or so many as can wait at all.
-    fn has_caught(&mut self, taken: usize) -> bool {
-        let Some(before) = self.before else {
-            self.before = Some(self.source.capacity());
-            return false;
+    fn has_caught(&mut self, asked: u64, taken: Option<usize>) -> bool {
+        let before = match self.before {
+            Some((order, before)) if order == asked => before,
+            // One that nobody waits for any more does not count for the next.
+            _ => {
+                self.before = Some((asked, self.source.capacity()));
+                return false;
+            }
         };
-        if taken > 0 && before > taken {
-            self.before = Some(before - taken);
-            return false;
-        }
-        if taken == 0 && self.boxes.out.len() >= BACKLOG {
-            return false;
+        match taken {
+            None => return false,
+            Some(taken) if taken > 0 && before > taken => {
+                self.before = Some((asked, before - taken));
+                return false;
+            }
+            Some(_) => {}
         }
         self.before = None;
         true

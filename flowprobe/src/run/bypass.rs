@@ -325,7 +325,11 @@ impl Metering {
         });
         let sampling =
             SamplingSummary::new(steering.facts.rest(), steering.facts.all_classes(), None);
-        let mut held = remains.held;
+        // A table that nobody can look into any more has what it counted and never gave away.
+        let mut held = match remains.broken {
+            None => remains.held,
+            Some(_) => books.held(),
+        };
         held += exported.waiting();
         let totals = books.totals();
         let ledger = Ledger::new(&totals, exported.volume(), held, reports);
