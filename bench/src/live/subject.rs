@@ -31,6 +31,9 @@ const BUFFER_MIB: u32 = 256;
 /// Most flows that anybody has room for: flowprobe takes four gigabytes for them on two CPUs.
 const MOST_ROOM: u32 = 1 << 22;
 
+/// flowprobe past the kernel's stack.
+const AFXDP: [&str; 2] = ["--mode", "afxdp"];
+
 /// One that is compared.
 pub(super) struct Subject {
     pub(super) name: &'static str,
@@ -70,6 +73,7 @@ impl Subject {
         vec![
             Self::of("nobody", Kind::Nobody),
             Self::of("flowprobe", Kind::Flowprobe(&[])),
+            Self::of("with AF_XDP", Kind::Flowprobe(&AFXDP)),
             Self::of("softflowd", Kind::Softflowd),
             Self::of("fprobe", Kind::Fprobe),
             Self::of("pmacctd", Kind::Pmacctd),
@@ -83,6 +87,7 @@ impl Subject {
             Self::of("XDP_DROP", Kind::Drop),
             Self::of("packet ring", Kind::Ring),
             Self::of("xdp", Kind::Flowprobe(&[])),
+            Self::of("afxdp", Kind::Flowprobe(&AFXDP)),
         ]
     }
 
