@@ -22,6 +22,23 @@ use crate::{
     bpf,
 };
 
+/// Why a filter was not put there.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClsactError {
+    /// The kernel said so.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// A qdisc of another kind has the place, and no hook for what goes out.
+    #[error("the qdisc there is of kind {0}")]
+    Kind(String),
+}
+
+impl From<io::Error> for ClsactError {
+    fn from(error: io::Error) -> Self {
+        Self::Netlink(error.into())
+    }
+}
+
 /// A filter of ours. Dropping it takes it away.
 #[derive(Debug)]
 pub(super) struct Clsact {
@@ -39,13 +56,16 @@ impl Clsact {
         interface: &Interface,
         program: BorrowedFd<'_>,
         way: Way,
-    ) -> Result<Self, NetlinkError> {
+    ) -> Result<Self, ClsactError> {
         let socket = netlink::socket(libc::NETLINK_ROUTE, 0)?;
         let id = bpf::program_id(program)?;
         // The last flowprobe takes away what the first one has made.
         let had_made = has_made(&socket, interface.index)?;
         remove_left(&socket, interface)?;
         let made = make_qdisc(&socket, interface.index)?;
+        if !made && way == Way::Out {
+            refuse_other_kind(&socket, interface.index)?;
+        }
         let owner = Owner {
             made_qdisc: made || had_made,
             ..Owner::of_this_process()?
@@ -71,7 +91,7 @@ impl Clsact {
                     Way::Out => "egress",
                 }
             );
-            Ok(place)
+            Ok::<_, NetlinkError>(place)
         });
         match added {
             Ok(place) => Ok(Self {
@@ -84,7 +104,7 @@ impl Clsact {
                 if made {
                     remove_empty(&socket, interface.index);
                 }
-                Err(error)
+                Err(error.into())
             }
         }
     }
@@ -209,6 +229,20 @@ fn make_qdisc(socket: &OwnedFd, ifindex: u32) -> Result<bool, NetlinkError> {
         Ok(_) => Ok(true),
         Err(NetlinkError::Kernel(error)) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+/// An `ingress` qdisc has the same place and handle, and takes a filter for packets that go out as one
+/// for those that come in: they would be counted the wrong way.
+fn refuse_other_kind(socket: &OwnedFd, ifindex: u32) -> Result<(), ClsactError> {
+    let answers = netlink::converse(socket, &message::get_qdisc(ifindex))?;
+    let mut kinds = answers
+        .iter()
+        .filter_map(|answer| message::qdisc_kind(answer));
+    let kind = kinds.next().ok_or(NetlinkError::Malformed(0))?;
+    match kind.as_str() {
+        "clsact" => Ok(()),
+        _ => Err(ClsactError::Kind(kind)),
     }
 }
 
