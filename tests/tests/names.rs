@@ -344,6 +344,37 @@ fn dedup_knows_interfaces_that_come_later() -> Result<()> {
     Ok(())
 }
 
+fn tc(namespace: &Netns, command: &str) -> Result<()> {
+    let mut tc = namespace.command("tc");
+    let status = tc.args(command.split(' ')).status()?;
+    ensure!(status.success(), "tc {command}: {status}");
+    Ok(())
+}
+
+/// An ingress qdisc refuses what goes out, at attaching: that changes nothing and is not tried again and again,
+/// but now and then, since the kernel does not say when the qdisc has gone.
+#[test]
+fn what_refuses_is_tried_again_now_and_then() -> Result<()> {
+    let pair = Pair::without_wire()?;
+    pair.wire("gen0", "other0", Wire::default())?;
+    tc(&pair.sensor, "qdisc add dev other0 ingress")?;
+    let arguments = ["-i", "mon*", "--egress", "--clsact", "--log", "debug"];
+    let mut probe = Probe::start(&pair.sensor, &arguments)?;
+    pair.sensor.ip("link set other0 name mon0")?;
+    probe.wait_for_log("not watched: mon0 has a qdisc of kind ingress")?;
+    thread::sleep(Duration::from_secs(3));
+    tc(&pair.sensor, "qdisc delete dev mon0 ingress")?;
+    probe.wait_for_log("attached, ")?;
+    send(&pair, "gen0", "mon0", 1)?;
+    let finished = probe.stop()?;
+    finished.summary.assert_balanced();
+    assert_eq!(packets(&finished, &[1]), [SENT]);
+    let tries = finished.log.matches("not watched: ").count();
+    // Some hundred a second where each try is an occasion for the next one.
+    ensure!(tries < 20, "{}", finished.log);
+    Ok(())
+}
+
 #[test]
 fn a_link_that_goes_down_and_up_or_changes_its_mtu_is_counted_on() -> Result<()> {
     let pair = Pair::new(Wire::default())?;

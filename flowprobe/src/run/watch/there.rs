@@ -1,7 +1,7 @@
 //! The interfaces of one network namespace: watched is what is there and has a name that is asked for.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
     time::Instant,
@@ -10,12 +10,14 @@ use std::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    How, Means, Past, RunError, Settings, rx_vlan,
-    watched::{Watched, examine},
+    How, Means, Past, RunError, Settings,
+    refused::{Obstacle, Refused},
+    rx_vlan,
+    watched::{Watched, examine, findings},
 };
 use crate::{
     attach::{
-        FactsError, Interface, InterfaceStats, LookupError, Pattern,
+        AttachError, FactsError, Interface, InterfaceStats, LookupError, Pattern, TcError,
         netlink::{
             LinkInfo,
             monitor::{Event, Monitor, links},
@@ -37,10 +39,9 @@ pub(super) struct There {
     links: Vec<LinkInfo>,
     watched: Vec<Watched>,
     past: Past,
-    /// Those that cannot be watched as they are, by index, and why.
-    refused: BTreeMap<u32, String>,
-    /// What has been said of them before.
-    said: BTreeMap<u32, String>,
+    refused: Refused,
+    /// Those of which warnings were given, and that are not watched yet.
+    warned: BTreeSet<u32>,
     rx_vlan: rx_vlan::Attacher,
     names: Arc<Interfaces>,
     /// Where packets that come in are known to have been seen; for `--dedup`.
@@ -83,8 +84,8 @@ impl There {
             links,
             watched: Vec::new(),
             past: Past::default(),
-            refused: BTreeMap::new(),
-            said: BTreeMap::new(),
+            refused: Refused::default(),
+            warned: BTreeSet::new(),
             rx_vlan: rx_vlan::Attacher::default(),
             names,
             seen: BTreeSet::new(),
@@ -100,9 +101,10 @@ impl There {
     }
 
     pub(super) fn candidates(&self) -> Vec<Interface> {
+        let now = Instant::now();
         let open = |link: &&LinkInfo| {
             self.is_wanted(&link.name)
-                && !self.refused.contains_key(&link.index)
+                && !self.refused.is_closed(link.index, now)
                 && self.watched(link.index).is_none()
         };
         self.links.iter().filter(open).map(interface).collect()
@@ -141,8 +143,20 @@ impl There {
         if !self.events.is_empty() || !self.candidates().is_empty() {
             return;
         }
+        let due = self.refused.next_due(Instant::now());
+        let again = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(again);
         loop {
-            let Ok(mut ready) = self.monitor.readable_mut().await else {
+            let ready = tokio::select! {
+                ready = self.monitor.readable_mut() => ready,
+                () = &mut again => return,
+            };
+            let Ok(mut ready) = ready else {
                 return std::future::pending().await;
             };
             match ready.try_io(|monitor| monitor.get_mut().read()) {
@@ -166,15 +180,11 @@ impl There {
         }
         // One at a time, since to load a program for it takes a while.
         let new = self.candidates().into_iter().next();
-        let attached = new.is_some_and(|interface| {
-            self.warn_of_overlap_with(&interface);
-            let examined = examine(&interface, self.how);
-            match examined.and_then(|()| self.add(&interface, means)) {
-                Ok(()) => true,
-                Err(error) => {
-                    self.note(&interface, &error);
-                    false
-                }
+        let attached = new.is_some_and(|interface| match self.add_later(&interface, means) {
+            Ok(()) => true,
+            Err(error) => {
+                self.note(&interface, &error);
+                false
             }
         });
         self.tell_seen(means.kernel);
@@ -218,7 +228,21 @@ impl There {
         let watched = Watched::attach(interface, self.how, means.kernel, &mut self.rx_vlan)?;
         self.watched.push(watched);
         self.names.put(interface.index, &interface.name);
-        self.said.remove(&interface.index);
+        self.refused.forget(interface.index);
+        Ok(())
+    }
+
+    /// The same with the warnings, which are not given again while it is refused.
+    fn add_later(&mut self, interface: &Interface, means: &mut Means<'_>) -> Result<(), RunError> {
+        let findings = findings(interface, self.how)?;
+        if self.warned.insert(interface.index) {
+            self.warn_of_overlap_with(interface);
+            for finding in findings {
+                tracing::warn!("{finding}");
+            }
+        }
+        self.add(interface, means)?;
+        self.warned.remove(&interface.index);
         Ok(())
     }
 
@@ -234,35 +258,26 @@ impl There {
 
     /// Notes that an interface cannot be watched as it is now, and says why, once.
     fn note(&mut self, interface: &Interface, error: &RunError) {
-        let why = error.to_string();
         let has_gone = matches!(error, RunError::Facts(FactsError::Gone(_)));
-        if !has_gone && self.said.get(&interface.index) != Some(&why) {
-            tracing::warn!(interface = interface.name, "not watched: {why}");
-            self.said.insert(interface.index, why.clone());
+        let (now, index) = (Instant::now(), interface.index);
+        let is_news = self
+            .refused
+            .note(index, error.to_string(), obstacle(error), now);
+        if is_news && !has_gone {
+            tracing::warn!(interface = interface.name, "not watched: {error}");
+        } else {
+            tracing::debug!(interface = interface.name, "still not watched: {error}");
         }
-        self.refused.insert(interface.index, why);
     }
 
     fn update(&mut self, link: LinkInfo, means: &Means<'_>) {
         let known = self.links.iter_mut().find(|one| one.index == link.index);
-        let has_changed = match known {
+        match known {
             Some(known) => {
-                let stats = known.stats;
                 let before = std::mem::replace(known, link.clone());
-                let now = LinkInfo {
-                    stats,
-                    ..link.clone()
-                };
-                before != now
+                self.refused.changed(&before, &link);
             }
-            None => {
-                self.links.push(link.clone());
-                true
-            }
-        };
-        if has_changed {
-            // It may be another matter now.
-            self.refused.remove(&link.index);
+            None => self.links.push(link.clone()),
         }
         let Some(at) = self.watched(link.index) else {
             return;
@@ -298,8 +313,8 @@ impl There {
 
     fn gone(&mut self, link: &LinkInfo, means: &Means<'_>) {
         self.links.retain(|one| one.index != link.index);
-        self.refused.remove(&link.index);
-        self.said.remove(&link.index);
+        self.refused.forget(link.index);
+        self.warned.remove(&link.index);
         if let Some(at) = self.watched(link.index) {
             let name = self.watched[at].name();
             means.classes.forget_interface(means.kernel.shared(), name);
@@ -374,6 +389,15 @@ impl There {
         for twice in overlap::counted_twice(&self.links, watched, new, self.how.egress) {
             tracing::warn!("{twice}");
         }
+    }
+}
+
+/// What has to go before an interface can be watched that refused.
+fn obstacle(error: &RunError) -> Obstacle {
+    match error {
+        RunError::Attach(AttachError::Foreign { .. } | AttachError::Busy { .. })
+        | RunError::Tc(TcError::OtherQdisc { .. } | TcError::Full { .. }) => Obstacle::Taken,
+        _ => Obstacle::Itself,
     }
 }
 

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     attach::{
-        self, Attached, Hook, Interface, InterfaceStats, LinkLayer, Mode, Programs, Promiscuous,
-        Tc, TcError, Way, XdpMode, preflight, preflight_tc,
+        self, Attached, Finding, Hook, Interface, InterfaceStats, LinkLayer, Mode, Programs,
+        Promiscuous, Tc, TcError, Way, XdpMode, preflight, preflight_tc,
     },
     load::Kernel,
 };
@@ -66,18 +66,20 @@ impl Watched {
         rx_vlan: &mut rx_vlan::Attacher,
     ) -> Result<Self, RunError> {
         let tc = TrafficControl::load(kernel, interface, how)?;
-        let promisc = how
-            .promisc
-            .then(|| Promiscuous::new(&interface.name, interface.index))
-            .transpose()?;
         let before = interface.statistics()?;
+        // First what the interface itself does not notice: where it fails, nothing has changed and
+        // nobody is told of a change, upon which all would be tried again.
+        let egress = tc
+            .egress
+            .map(|program| Tc::new(interface, program.as_fd(), Way::Out, how.clsact))
+            .transpose()?;
         let ingress = match tc.ingress {
             Some(program) => Ingress::Tc(Tc::new(interface, program.as_fd(), Way::In, how.clsact)?),
             None => Ingress::Xdp(attach_xdp(interface, how.xdp_mode, kernel, rx_vlan)?),
         };
-        let egress = tc
-            .egress
-            .map(|program| Tc::new(interface, program.as_fd(), Way::Out, how.clsact))
+        let promisc = how
+            .promisc
+            .then(|| Promiscuous::new(&interface.name, interface.index))
             .transpose()?;
         say_attached(interface, &ingress, egress.as_ref(), how.xdp_mode);
         Ok(Self {
@@ -127,9 +129,17 @@ impl Watched {
 
 /// Refuses an interface that cannot be watched so, and warns of what will go wrong on others.
 pub(in super::super) fn examine(interface: &Interface, how: How) -> Result<(), RunError> {
+    for finding in findings(interface, how)? {
+        tracing::warn!("{finding}");
+    }
+    Ok(())
+}
+
+/// The same, with the warnings for the caller to give.
+pub(super) fn findings(interface: &Interface, how: How) -> Result<Vec<Finding>, RunError> {
     let facts = interface.facts()?;
     let layer = link_layer(interface, facts.link.hardware)?;
-    let findings = match how.hook {
+    Ok(match how.hook {
         Hook::Xdp => {
             if layer != LinkLayer::Ethernet {
                 let interface = interface.name.clone();
@@ -139,11 +149,7 @@ pub(in super::super) fn examine(interface: &Interface, how: How) -> Result<(), R
             preflight(&facts, how.xdp_mode)
         }
         Hook::Tc => preflight_tc(&facts),
-    };
-    for finding in findings {
-        tracing::warn!("{finding}");
-    }
-    Ok(())
+    })
 }
 
 fn link_layer(interface: &Interface, hardware: u16) -> Result<LinkLayer, TcError> {
