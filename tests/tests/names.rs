@@ -344,6 +344,31 @@ fn dedup_knows_interfaces_that_come_later() -> Result<()> {
     Ok(())
 }
 
+/// Packets of one that is not watched after all are counted as they go out of another.
+#[test]
+fn dedup_knows_interfaces_that_refuse() -> Result<()> {
+    let network = Routed::new()?;
+    let (lan, wan) = (Routed::LAN, Routed::WAN);
+    tc(&network.gateway, &format!("qdisc add dev {lan} ingress"))?;
+    let patterns = ["-i", "lan*", "-i", "wan*"];
+    let ways = ["--egress", "--clsact", "--dedup"];
+    let probe = Probe::start(&network.gateway, &[&patterns[..], &ways].concat())?;
+    let socket = network.client.udp("10.10.1.2:1000".parse()?)?;
+    let _listener = network.server.udp(([10, 10, 2, 2], 53).into())?;
+    let before = network.gateway.counters(wan)?.tx_packets;
+    for _ in 0..SENT {
+        socket.send_to(&[0; 72], (Routed::SERVER_V4, 53))?;
+    }
+    until("forwarded", || {
+        Ok(network.gateway.counters(wan)?.tx_packets >= before + SENT)
+    })?;
+    let finished = probe.stop()?;
+    finished.summary.assert_balanced();
+    ensure!(finished.log.contains("not watched: "), "{}", finished.log);
+    assert_eq!(packets(&finished, &[53]), [SENT]);
+    Ok(())
+}
+
 fn tc(namespace: &Netns, command: &str) -> Result<()> {
     let mut tc = namespace.command("tc");
     let status = tc.args(command.split(' ')).status()?;

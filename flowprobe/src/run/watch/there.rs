@@ -136,6 +136,8 @@ impl There {
             self.add(&interface, means)
                 .or_else(|error| self.refuse(&interface, error))?;
         }
+        // Of those that were to be watched when the program was loaded, some may not be.
+        self.tell_seen(means.kernel);
         Ok(())
     }
 
