@@ -203,9 +203,19 @@ impl Owner {
         is_here
             && match started(self.process) {
                 Ok(started) => started != self.started,
-                Err(error) => error.kind() == io::ErrorKind::NotFound,
+                Err(error) => error.kind() == io::ErrorKind::NotFound && !is_there(self.process),
             }
     }
+}
+
+/// Whether there is a process of this number, of whomever: /proc may hide those of others (hidepid).
+fn is_there(process: u32) -> bool {
+    let Ok(process) = i32::try_from(process) else {
+        return false;
+    };
+    // SAFETY: no pointers; signal 0 is not sent, but looked up alone.
+    let result = unsafe { libc::kill(process, 0) };
+    result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
 fn pid_namespace() -> io::Result<u64> {
@@ -359,7 +369,9 @@ mod tests {
             process: 1 << 23,
             ..me
         };
-        assert!(gone.is_dead());
+        assert!(gone.is_dead() && !is_there(gone.process));
+        // Ours, and one of another user's where the tests are not root's.
+        assert!(is_there(me.process) && is_there(1));
         let elsewhere = Owner {
             namespace: me.namespace + 1,
             ..gone
