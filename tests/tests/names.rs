@@ -299,6 +299,41 @@ fn classes_of_interfaces_are_of_those_that_come_later() -> Result<()> {
     Ok(())
 }
 
+/// Each of two has the name of the other when they are listed, after the renaming was missed.
+#[test]
+fn classes_follow_names_that_are_swapped_unheard() -> Result<()> {
+    // Some 500 have room.
+    const EVENTS: u32 = 4000;
+    let pair = Pair::without_wire()?;
+    pair.wire("gen0", "mon0", Wire::default())?;
+    pair.wire("gen1", "mon1", Wire::default())?;
+    pair.wire("gen2", "other", Wire::default())?;
+    let [half, quarter] = ["interface mon0 = 1/2", "interface mon1 = 1/4"];
+    let classes = ["--sample", half, "--sample", quarter];
+    let arguments = ["-i", "mon*", "--log", "debug"];
+    let mut probe = Probe::start(&pair.sensor, &[&arguments[..], &classes].concat())?;
+    signal(&probe, libc::SIGSTOP)?;
+    let noise = (0..EVENTS).map(|i| format!("link set other mtu {}\n", 1400 + i % 2));
+    pair.sensor.ip(&noise.collect::<String>())?;
+    pair.sensor
+        .ip("link set mon0 name between\nlink set mon1 name mon0\nlink set between name mon1")?;
+    signal(&probe, libc::SIGCONT)?;
+    for before in ["mon0", "mon1"] {
+        probe.wait_for_log(&format!("the new name of {before}"))?;
+    }
+    send(&pair, "gen0", "mon1", 1)?;
+    send(&pair, "gen1", "mon0", 2)?;
+    let finished = probe.stop()?;
+    finished.summary.assert_balanced();
+    finished.summary.assert_nothing_lost();
+    ensure!(
+        finished.log.contains("faster than was read"),
+        "there was room for all events"
+    );
+    assert_eq!(packets(&finished, &[1, 2]), [SENT / 4, SENT / 2]);
+    Ok(())
+}
+
 /// What is forwarded between interfaces that both come later is counted once, as it comes in.
 #[test]
 fn dedup_knows_interfaces_that_come_later() -> Result<()> {

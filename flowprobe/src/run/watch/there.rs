@@ -284,13 +284,14 @@ impl There {
         let Some(at) = self.watched(link.index) else {
             return;
         };
-        let (before, now) = (self.watched[at].name().to_owned(), link.name);
-        if before == now {
+        let (before, now) = (self.watched[at].interface().clone(), link.name);
+        if before.name == now {
             return;
         }
         means
             .classes
             .forget_interface(means.kernel.shared(), &before);
+        let before = before.name;
         if self.is_wanted(&now) {
             tracing::info!(interface = now, "this is the new name of {before}");
             self.watched[at].rename(&now);
@@ -318,9 +319,9 @@ impl There {
         self.refused.forget(link.index);
         self.warned.remove(&link.index);
         if let Some(at) = self.watched(link.index) {
-            let name = self.watched[at].name();
-            means.classes.forget_interface(means.kernel.shared(), name);
-            let error = FactsError::Gone(name.to_owned());
+            let held = self.watched[at].interface();
+            means.classes.forget_interface(means.kernel.shared(), held);
+            let error = FactsError::Gone(held.name.clone());
             tracing::warn!("{error}: it is not watched any more, until it is back");
             self.let_go(at, Some(link.stats));
         }

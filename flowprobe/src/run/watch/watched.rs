@@ -30,6 +30,10 @@ pub(super) struct Watched {
 }
 
 impl Watched {
+    pub(super) fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.interface.name
     }
