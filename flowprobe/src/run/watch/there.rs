@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeSet, VecDeque},
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
@@ -13,20 +13,25 @@ use super::{
     How, Means, Past, RunError, Settings,
     refused::{Obstacle, Refused},
     rx_vlan,
-    watched::{Watched, examine, findings},
+    watched::{End, Watched, examine, findings},
 };
 use crate::{
     attach::{
         AttachError, FactsError, Interface, InterfaceStats, LookupError, Pattern, TcError,
         netlink::{
             LinkInfo,
-            monitor::{Event, Monitor, links},
+            monitor::{Event, Links, Monitor, links},
         },
         overlap,
     },
     export::Interfaces,
     load::Kernel,
 };
+
+/// How long until a list is asked for again that could not be had, or not whole.
+const LIST_AGAIN: Duration = Duration::from_secs(1);
+/// Events that are read at most before the list that they are older than.
+const OLDER: usize = 4096;
 
 /// The interfaces of the network namespace that the calling thread is in.
 pub(super) struct There {
@@ -35,6 +40,8 @@ pub(super) struct There {
     monitor: AsyncFd<Monitor>,
     /// What the kernel has told and nobody has looked at.
     events: VecDeque<Event>,
+    /// When all interfaces are to be listed anew, since something was missed.
+    list_at: Option<Instant>,
     /// All interfaces there are.
     links: Vec<LinkInfo>,
     watched: Vec<Watched>,
@@ -55,7 +62,7 @@ impl There {
         // SAFETY: the monitor owns its descriptor and keeps it open for as long as it lives.
         let monitor = unsafe { AsyncFd::register_with_interest(monitor, Interest::READABLE) };
         let monitor = monitor.map_err(|error| RunError::Monitor(error.into()))?;
-        let links = links().map_err(RunError::Links)?;
+        let Links { links, is_whole } = links().map_err(RunError::Links)?;
         let wanted = settings.interfaces.clone();
         for (i, pattern) in wanted.iter().enumerate() {
             let name = pattern.as_str();
@@ -81,6 +88,7 @@ impl There {
             },
             monitor,
             events: VecDeque::new(),
+            list_at: (!is_whole).then(Instant::now),
             links,
             watched: Vec::new(),
             past: Past::default(),
@@ -146,6 +154,7 @@ impl There {
             return;
         }
         let due = self.refused.next_due(Instant::now());
+        let due = due.into_iter().chain(self.list_at).min();
         let again = async {
             match due {
                 Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -176,9 +185,13 @@ impl There {
         while let Some(event) = self.events.pop_front() {
             match event {
                 Event::There(link) => self.update(*link, means),
-                Event::Gone(link) => self.gone(&link, means),
-                Event::Lost => self.list_anew(means),
+                Event::Gone(link) => self.gone(&link, Some(link.stats), means),
+                Event::Lost => self.list_at = Some(Instant::now()),
             }
+        }
+        if self.list_at.is_some_and(|at| at <= Instant::now()) {
+            self.read_older(means);
+            self.list_anew(means);
         }
         // One at a time, since to load a program for it takes a while.
         let new = self.candidates().into_iter().next();
@@ -210,7 +223,7 @@ impl There {
 
     pub(super) fn detach(mut self) -> Past {
         for watched in self.watched {
-            self.past.put(watched.detach(None));
+            self.past.put(watched.detach(End::There));
         }
         self.past
     }
@@ -305,7 +318,7 @@ impl There {
                 interface = before,
                 "its name is {now} now, which nobody asked for: it is not watched any more"
             );
-            self.let_go(at, None);
+            self.let_go(at, End::There);
         }
     }
 
@@ -314,7 +327,8 @@ impl There {
         position.unwrap_or_default()
     }
 
-    fn gone(&mut self, link: &LinkInfo, means: &Means<'_>) {
+    /// `last` are its counters, where they were told as it went.
+    fn gone(&mut self, link: &LinkInfo, last: Option<InterfaceStats>, means: &Means<'_>) {
         self.links.retain(|one| one.index != link.index);
         self.refused.forget(link.index);
         self.warned.remove(&link.index);
@@ -323,28 +337,45 @@ impl There {
             means.classes.forget_interface(means.kernel.shared(), held);
             let error = FactsError::Gone(held.name.clone());
             tracing::warn!("{error}: it is not watched any more, until it is back");
-            self.let_go(at, Some(link.stats));
+            self.let_go(at, End::Gone(last));
         }
     }
 
-    fn let_go(&mut self, at: usize, last: Option<InterfaceStats>) {
+    fn let_go(&mut self, at: usize, end: End) {
         let watched = self.watched.remove(at);
         self.names.lose(watched.index(), Instant::now());
-        self.past.put(watched.detach(last));
+        self.past.put(watched.detach(end));
+    }
+
+    /// What waits to be read is older than the list that is asked for next, and would be taken for newer.
+    fn read_older(&mut self, means: &Means<'_>) {
+        for _ in 0..OLDER {
+            let Ok(events) = self.monitor.get_mut().read() else {
+                return;
+            };
+            for event in events {
+                match event {
+                    Event::There(link) => self.update(*link, means),
+                    Event::Gone(link) => self.gone(&link, Some(link.stats), means),
+                    Event::Lost => {}
+                }
+            }
+        }
     }
 
     /// What was told is not all: what is there is compared with what was.
     fn list_anew(&mut self, means: &Means<'_>) {
         tracing::debug!("interfaces came and went faster than was read: listing them");
-        let links = match links() {
-            Ok(links) => links,
-            Err(error) => return tracing::error!("{}", RunError::Links(error)),
-        };
+        let Links { links, is_whole } = links().unwrap_or_else(|error| {
+            tracing::error!("{}", RunError::Links(error));
+            Links::default()
+        });
+        self.list_at = (!is_whole).then(|| Instant::now() + LIST_AGAIN);
         let is_gone = |known: &LinkInfo| {
             let stays = links.iter().any(|link| link.index == known.index);
             // An index may have been given anew, if somebody asked for it.
             let held = self.watched(known.index).map(|at| &self.watched[at]);
-            !stays || held.is_some_and(Watched::has_ended)
+            (!stays && is_whole) || held.is_some_and(Watched::has_ended)
         };
         let gone: Vec<_> = self
             .links
@@ -353,7 +384,7 @@ impl There {
             .cloned()
             .collect();
         for link in &gone {
-            self.gone(link, means);
+            self.gone(link, None, means);
         }
         for link in links {
             self.update(link, means);

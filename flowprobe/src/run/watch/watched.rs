@@ -20,6 +20,15 @@ enum Ingress {
     Tc(Tc),
 }
 
+/// Why an interface is watched no more.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// It is there, and can be asked for its counters.
+    There,
+    /// It is gone. These are its last counters, where the kernel has told them.
+    Gone(Option<InterfaceStats>),
+}
+
 /// An interface that is being watched. Dropping it detaches.
 pub(super) struct Watched {
     interface: Interface,
@@ -95,21 +104,29 @@ impl Watched {
         })
     }
 
-    /// Detaches; returns what the interface received meanwhile. `last` are the counters of one that
-    /// is gone.
-    pub(super) fn detach(self, last: Option<InterfaceStats>) -> InterfaceSummary {
+    /// Detaches; returns what the interface received meanwhile.
+    pub(super) fn detach(self, end: End) -> InterfaceSummary {
         let Self {
             interface,
             ingress,
             before,
             ..
         } = &self;
-        let after = last.unwrap_or_else(|| {
-            interface.statistics().unwrap_or_else(|error| {
+        let after = match end {
+            End::There => interface.statistics().unwrap_or_else(|error| {
                 tracing::warn!("{error}: its counters are missing from the summary");
                 *before
-            })
-        });
+            }),
+            End::Gone(Some(last)) => last,
+            End::Gone(None) => {
+                tracing::warn!(
+                    "what {} received until it went away is not known: its counters are missing from \
+                     the summary",
+                    interface.name
+                );
+                *before
+            }
+        };
         let (mode, frags, vlan_metadata) = match ingress {
             Ingress::Xdp(attached) => (
                 attached.mode.to_string(),
@@ -125,7 +142,7 @@ impl Watched {
             egress: self.egress.is_some(),
             frags,
             vlan_metadata,
-            gone: last.is_some(),
+            gone: matches!(end, End::Gone(_)),
             counters: after.since(before),
         }
     }
