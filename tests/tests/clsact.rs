@@ -163,6 +163,31 @@ fn what_a_killed_process_has_left_is_taken_away_by_the_next() -> Result<()> {
     Ok(())
 }
 
+/// An `ingress` qdisc has the place of the clsact one, and would show what comes in as what goes out.
+#[test]
+fn an_ingress_qdisc_takes_what_comes_in_and_refuses_what_goes_out() -> Result<()> {
+    let packets = mix();
+    let pair = Pair::new(Wire::default())?;
+    tc(&pair.sensor, "qdisc add dev mon0 ingress")?;
+    let before = tc(&pair.sensor, "qdisc show dev mon0")?;
+    for arguments in [&BOTH_WAYS[..], &["-i", "mon0", "--egress", "--clsact"]] {
+        let refused = probe::output(&pair.sensor, &[&["run"], arguments].concat())?;
+        assert_eq!(refused.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(said.contains("mon0 has a qdisc of kind ingress"), "{said}");
+        let filters = tc(&pair.sensor, "filter show dev mon0 ingress")?;
+        ensure!(!filters.contains("flowprobe"), "{filters}");
+    }
+    let sender = Sender::new(&pair.generator, Pair::GENERATOR)?;
+    let way_in = ["-i", "mon0", "--hook", "tc", "--clsact"];
+    let probe = Probe::start(&pair.sensor, &way_in)?;
+    let finished = probe.meter(&sender, &frames(&packets), 2)?;
+    finished.assert_exact(&packets, 2);
+    ensure!(!finished.log.contains("stays"), "{}", finished.log);
+    assert_eq!(tc(&pair.sensor, "qdisc show dev mon0")?, before);
+    Ok(())
+}
+
 #[test]
 fn it_is_about_traffic_control() -> Result<()> {
     let pair = Pair::new(Wire::default())?;

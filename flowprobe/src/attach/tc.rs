@@ -14,7 +14,7 @@ use std::{
     str::FromStr,
 };
 
-use self::clsact::Clsact;
+use self::clsact::{Clsact, ClsactError};
 use super::{
     interface::{FactsError, Interface},
     netlink::NetlinkError,
@@ -133,6 +133,17 @@ pub enum TcError {
         /// What the kernel said.
         source: NetlinkError,
     },
+    /// A qdisc of another kind has the place of the clsact one.
+    #[error(
+        "{interface} has a qdisc of kind {kind}, which has the place of a clsact one and no hook for what goes out: \
+         leave out --egress, or take it away with `tc qdisc delete dev {interface} {kind}` if nobody needs it"
+    )]
+    OtherQdisc {
+        /// Name.
+        interface: String,
+        /// Its kind: `ingress`.
+        kind: String,
+    },
     /// All places are taken.
     #[error(
         "{interface} has as many programs of traffic control as the kernel takes: see \
@@ -228,10 +239,14 @@ impl Tc {
             Ok(filter) => Ok(Self {
                 held: Held::Filter(filter),
             }),
-            Err(NetlinkError::Kernel(error)) if !is_about_clsact(&error) => {
+            Err(ClsactError::Netlink(NetlinkError::Kernel(error))) if !is_about_clsact(&error) => {
                 Err(explain(interface, error))
             }
-            Err(source) => Err(TcError::NoClsact {
+            Err(ClsactError::Kind(kind)) => Err(TcError::OtherQdisc {
+                interface: interface.name.clone(),
+                kind,
+            }),
+            Err(ClsactError::Netlink(source)) => Err(TcError::NoClsact {
                 interface: interface.name.clone(),
                 source,
             }),
@@ -239,7 +254,7 @@ impl Tc {
     }
 }
 
-/// Whether the kernel has no such qdisc or filter, or the interface has an older one in its place.
+/// Whether the kernel has no such qdisc or filter.
 fn is_about_clsact(error: &io::Error) -> bool {
     let errno = error.raw_os_error();
     !matches!(errno, Some(libc::EPERM | libc::EACCES | libc::ENODEV))
@@ -290,6 +305,12 @@ mod tests {
             source: io::Error::from_raw_os_error(libc::ENOENT).into(),
         };
         assert!(none.to_string().contains("CONFIG_NET_SCH_INGRESS"));
+        let other = TcError::OtherQdisc {
+            interface: "wg0".to_owned(),
+            kind: "ingress".to_owned(),
+        };
+        let command = "`tc qdisc delete dev wg0 ingress`";
+        assert!(other.to_string().contains(command));
         assert!(said(libc::ERANGE).contains("`bpftool net show dev wg0`"));
         assert!(said(libc::EPERM).contains("run with sudo"));
         assert!(said(libc::ENODEV).contains("wg0 has gone away"));

@@ -78,10 +78,10 @@ impl Classes {
         }
     }
 
-    /// No interface has the name any more.
-    pub(super) fn forget_interface(&self, shared: &Shared, name: &str) {
-        for class in self.of_interface(name) {
-            shared.set_interface(class, NOWHERE);
+    /// The interface has the name no more; another one may have it already.
+    pub(super) fn forget_interface(&self, shared: &Shared, interface: &Interface) {
+        for class in self.of_interface(&interface.name) {
+            shared.replace_interface(class, interface.index, NOWHERE);
         }
     }
 

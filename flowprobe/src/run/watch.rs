@@ -1,6 +1,7 @@
 //! The interfaces of a run: those whose names are asked for, as they come, go and are renamed.
 
 mod past;
+mod refused;
 mod there;
 mod watched;
 

@@ -430,12 +430,23 @@ impl Shared {
 
     /// From now on the class is one of packets on this interface; may be called at any time.
     pub fn set_interface(&self, class: u8, ifindex: u32) {
+        self.interface(class).store(ifindex, Ordering::Relaxed);
+    }
+
+    /// The same where it is one of packets on the interface `from` now.
+    pub fn replace_interface(&self, class: u8, from: u32, to: u32) {
+        let (set, failed) = (Ordering::Relaxed, Ordering::Relaxed);
+        let _is_of_another = self
+            .interface(class)
+            .compare_exchange(from, to, set, failed);
+    }
+
+    fn interface(&self, class: u8) -> &AtomicU32 {
         // SAFETY: aligned, and lives as long as the mapping. Userspace only writes it.
-        let place = unsafe {
+        unsafe {
             let rule = self.rules.element(class.into());
             AtomicU32::from_ptr(&raw mut (*rule).ifindex)
-        };
-        place.store(ifindex, Ordering::Relaxed);
+        }
     }
 
     /// From now on samples a class in another way, as its epoch `epoch`. Packets in flight may

@@ -125,23 +125,31 @@ fn whole(message: &[u8]) -> Option<LinkInfo> {
     (!link.name.is_empty()).then_some(link)
 }
 
+/// A list of interfaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Links {
+    /// The interfaces.
+    pub links: Vec<LinkInfo>,
+    /// Whether they are those of one moment; else some may be missing that were there all the time.
+    pub is_whole: bool,
+}
+
 /// All interfaces of this network namespace.
 ///
 /// # Errors
 /// The kernel's own, or an answer that makes no sense.
-pub fn links() -> Result<Vec<LinkInfo>, NetlinkError> {
+pub fn links() -> Result<Links, NetlinkError> {
     let mut links = list()?;
     for _ in 1..TRIES {
-        if links.1 {
+        if links.is_whole {
             break;
         }
         links = list()?;
     }
-    Ok(links.0)
+    Ok(links)
 }
 
-/// The interfaces, and whether they are those of one moment.
-fn list() -> Result<(Vec<LinkInfo>, bool), NetlinkError> {
+fn list() -> Result<Links, NetlinkError> {
     let socket = socket(libc::NETLINK_ROUTE, 0)?;
     send(&socket, &request(0, libc::NLM_F_DUMP))?;
     let (mut links, mut is_whole) = (Vec::new(), true);
@@ -152,7 +160,7 @@ fn list() -> Result<(Vec<LinkInfo>, bool), NetlinkError> {
             any = true;
             is_whole &= flags & NLM_F_DUMP_INTR == 0;
             if i32::from(kind) == libc::NLMSG_DONE {
-                return Ok((links, is_whole));
+                return Ok(Links { links, is_whole });
             }
             links.push(super::parse(message)?);
         }

@@ -22,6 +22,33 @@ use crate::{
     bpf,
 };
 
+/// Why a filter was not put there.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClsactError {
+    /// The kernel said so.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// A qdisc of another kind has the place, and no hook for what goes out.
+    #[error("the qdisc there is of kind {0}")]
+    Kind(String),
+}
+
+impl ClsactError {
+    /// Whether it is what the kernel says where there is no qdisc; it says it of much else too.
+    fn is_about_no_qdisc(&self) -> bool {
+        let Self::Netlink(NetlinkError::Kernel(error)) = self else {
+            return false;
+        };
+        matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT))
+    }
+}
+
+impl From<io::Error> for ClsactError {
+    fn from(error: io::Error) -> Self {
+        Self::Netlink(error.into())
+    }
+}
+
 /// A filter of ours. Dropping it takes it away.
 #[derive(Debug)]
 pub(super) struct Clsact {
@@ -39,26 +66,37 @@ impl Clsact {
         interface: &Interface,
         program: BorrowedFd<'_>,
         way: Way,
-    ) -> Result<Self, NetlinkError> {
-        let socket = netlink::socket(libc::NETLINK_ROUTE, 0)?;
+    ) -> Result<Self, ClsactError> {
         let id = bpf::program_id(program)?;
+        // Before anything is made that would have to be taken away again.
+        let owner = Owner::of_this_process()?;
+        let put = || Self::put(interface, (program, id), way, owner);
+        // The last filter of another flowprobe may have gone, and the qdisc with it, in between.
+        put().or_else(|error| match error.is_about_no_qdisc() {
+            true => put(),
+            false => Err(error),
+        })
+    }
+
+    fn put(
+        interface: &Interface,
+        (program, id): (BorrowedFd<'_>, u32),
+        way: Way,
+        owner: Owner,
+    ) -> Result<Self, ClsactError> {
+        let socket = netlink::socket(libc::NETLINK_ROUTE, 0)?;
         // The last flowprobe takes away what the first one has made.
         let had_made = has_made(&socket, interface.index)?;
         remove_left(&socket, interface)?;
         let made = make_qdisc(&socket, interface.index)?;
+        if !made && way == Way::Out {
+            refuse_other_kind(&socket, interface.index)?;
+        }
         let owner = Owner {
             made_qdisc: made || had_made,
-            ..Owner::of_this_process()?
+            ..owner
         };
-        let add = |priority| {
-            let (ifindex, program) = (interface.index, program.as_raw_fd());
-            let name = owner.to_string();
-            let request = message::add_filter(ifindex, way, priority, program, &name);
-            let answers = netlink::converse(&socket, &request)?;
-            let mut filters = answers.iter().filter_map(|answer| message::filter(answer));
-            let added = filters.next().ok_or(NetlinkError::Malformed(0))?;
-            Ok::<_, NetlinkError>(added.place)
-        };
+        let add = |priority| add(interface.index, way, priority, (program, id), owner);
         let added = add(message::FIRST).or_else(|refused| {
             let place = add(message::ANY).map_err(|_| refused)?;
             tracing::warn!(
@@ -71,7 +109,7 @@ impl Clsact {
                     Way::Out => "egress",
                 }
             );
-            Ok(place)
+            Ok::<_, NetlinkError>(place)
         });
         match added {
             Ok(place) => Ok(Self {
@@ -84,7 +122,7 @@ impl Clsact {
                 if made {
                     remove_empty(&socket, interface.index);
                 }
-                Err(error)
+                Err(error.into())
             }
         }
     }
@@ -183,9 +221,19 @@ impl Owner {
         is_here
             && match started(self.process) {
                 Ok(started) => started != self.started,
-                Err(error) => error.kind() == io::ErrorKind::NotFound,
+                Err(error) => error.kind() == io::ErrorKind::NotFound && !is_there(self.process),
             }
     }
+}
+
+/// Whether there is a process of this number, of whomever: /proc may hide those of others (hidepid).
+fn is_there(process: u32) -> bool {
+    let Ok(process) = i32::try_from(process) else {
+        return false;
+    };
+    // SAFETY: no pointers; signal 0 is not sent, but looked up alone.
+    let result = unsafe { libc::kill(process, 0) };
+    result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
 fn pid_namespace() -> io::Result<u64> {
@@ -203,12 +251,58 @@ fn started(process: u32) -> io::Result<u64> {
     number.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
+/// Adds the filter, and says where it is then.
+fn add(
+    ifindex: u32,
+    way: Way,
+    priority: u16,
+    (program, id): (BorrowedFd<'_>, u32),
+    owner: Owner,
+) -> Result<message::Place, NetlinkError> {
+    let name = owner.to_string();
+    let request = message::add_filter(ifindex, way, priority, program.as_raw_fd(), &name);
+    // Sockets of its own: after an answer that cannot be read others may wait behind it.
+    let answers = netlink::converse(&netlink::socket(libc::NETLINK_ROUTE, 0)?, &request);
+    let echo = answers.as_ref().ok().and_then(|answers| {
+        let mut filters = answers.iter().filter_map(|answer| message::filter(answer));
+        filters.next()
+    });
+    if let Some(added) = echo {
+        return Ok(added.place);
+    }
+    // It may be there all the same.
+    let socket = netlink::socket(libc::NETLINK_ROUTE, 0)?;
+    let there = filters(&socket, ifindex, way)?;
+    let added = there
+        .into_iter()
+        .find(|filter| filter.program == id && filter.name == name);
+    match (added, answers) {
+        (Some(added), _) => Ok(added.place),
+        (None, Err(error)) => Err(error),
+        (None, Ok(_)) => Err(NetlinkError::Malformed(0)),
+    }
+}
+
 /// Makes the qdisc; says whether there was none before.
 fn make_qdisc(socket: &OwnedFd, ifindex: u32) -> Result<bool, NetlinkError> {
     match netlink::converse(socket, &message::add_qdisc(ifindex)) {
         Ok(_) => Ok(true),
         Err(NetlinkError::Kernel(error)) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+/// An `ingress` qdisc has the same place and handle, and takes a filter for packets that go out as one
+/// for those that come in: they would be counted the wrong way.
+fn refuse_other_kind(socket: &OwnedFd, ifindex: u32) -> Result<(), ClsactError> {
+    let answers = netlink::converse(socket, &message::get_qdisc(ifindex))?;
+    let mut kinds = answers
+        .iter()
+        .filter_map(|answer| message::qdisc_kind(answer));
+    let kind = kinds.next().ok_or(NetlinkError::Malformed(0))?;
+    match kind.as_str() {
+        "clsact" => Ok(()),
+        _ => Err(ClsactError::Kind(kind)),
     }
 }
 
@@ -249,7 +343,14 @@ fn remove_left(socket: &OwnedFd, interface: &Interface) -> Result<(), NetlinkErr
 }
 
 fn remove(socket: &OwnedFd, place: &message::Place) {
-    if let Err(error) = netlink::converse(socket, &message::remove_filter(place)) {
+    let removed = netlink::converse(socket, &message::remove_filter(place));
+    if let Err(error) = removed {
+        // An ingress qdisc shows its filters for both ways.
+        let has_gone = matches!(&error, NetlinkError::Kernel(error)
+            if error.raw_os_error() == Some(libc::ENOENT));
+        if has_gone {
+            return;
+        }
         tracing::warn!(
             "the filter of traffic control stays: {error}; `tc filter show` names it {NAME}/…"
         );
@@ -325,7 +426,9 @@ mod tests {
             process: 1 << 23,
             ..me
         };
-        assert!(gone.is_dead());
+        assert!(gone.is_dead() && !is_there(gone.process));
+        // Ours, and one of another user's where the tests are not root's.
+        assert!(is_there(me.process) && is_there(1));
         let elsewhere = Owner {
             namespace: me.namespace + 1,
             ..gone

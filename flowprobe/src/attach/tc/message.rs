@@ -11,6 +11,7 @@ const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
+const RTM_GETQDISC: u16 = 38;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 // linux/pkt_cls.h.
@@ -98,6 +99,27 @@ pub(super) fn remove_qdisc(ifindex: u32) -> Vec<u8> {
         fields,
         &[(TCA_KIND, b"clsact\0")],
     )
+}
+
+/// Asks which qdisc there is in the place of clsact. The kernel answers by the echo alone.
+pub(super) fn get_qdisc(ifindex: u32) -> Vec<u8> {
+    let fields = [ifindex, 0, TC_H_CLSACT, 0];
+    request(
+        RTM_GETQDISC,
+        libc::NLM_F_ACK | libc::NLM_F_ECHO,
+        fields,
+        &[],
+    )
+}
+
+/// Reads the kind of a qdisc; none where it is about something else.
+pub(super) fn qdisc_kind(message: &[u8]) -> Option<String> {
+    if netlink::u16_at(message, 4).ok()? != RTM_NEWQDISC {
+        return None;
+    }
+    let mut attributes = attributes(message, HEADER + MESSAGE, message.len()).map_while(Result::ok);
+    let kind = attributes.find(|attribute| attribute.kind == TCA_KIND)?;
+    Some(netlink::text(&message[kind.start..kind.end]))
 }
 
 /// The priority in front of all others. A program that is added there is in front of others there.
@@ -212,6 +234,16 @@ mod tests {
             let place = HEADER + 4..HEADER + MESSAGE;
             assert_eq!(removal[place.clone()], message[place]);
         }
+    }
+
+    #[test]
+    fn a_qdisc_says_its_kind() {
+        let whole = add_qdisc(7);
+        assert_eq!(qdisc_kind(&whole).as_deref(), Some("clsact"));
+        for length in 0..whole.len() - 1 {
+            assert_eq!(qdisc_kind(&whole[..length]), None, "{length}");
+        }
+        assert_eq!(qdisc_kind(&add_filter(7, Way::In, ANY, 3, "x")), None);
     }
 
     #[test]

@@ -1,30 +1,37 @@
 //! The interfaces of one network namespace: watched is what is there and has a name that is asked for.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    How, Means, Past, RunError, Settings, rx_vlan,
-    watched::{Watched, examine},
+    How, Means, Past, RunError, Settings,
+    refused::{Obstacle, Refused},
+    rx_vlan,
+    watched::{End, Watched, examine, findings},
 };
 use crate::{
     attach::{
-        FactsError, Interface, InterfaceStats, LookupError, Pattern,
+        AttachError, FactsError, Interface, InterfaceStats, LookupError, Pattern, TcError,
         netlink::{
             LinkInfo,
-            monitor::{Event, Monitor, links},
+            monitor::{Event, Links, Monitor, links},
         },
         overlap,
     },
     export::Interfaces,
     load::Kernel,
 };
+
+/// How long until a list is asked for again that could not be had, or not whole.
+const LIST_AGAIN: Duration = Duration::from_secs(1);
+/// Events that are read at most before the list that they are older than.
+const OLDER: usize = 4096;
 
 /// The interfaces of the network namespace that the calling thread is in.
 pub(super) struct There {
@@ -33,14 +40,15 @@ pub(super) struct There {
     monitor: AsyncFd<Monitor>,
     /// What the kernel has told and nobody has looked at.
     events: VecDeque<Event>,
+    /// When all interfaces are to be listed anew, since something was missed.
+    list_at: Option<Instant>,
     /// All interfaces there are.
     links: Vec<LinkInfo>,
     watched: Vec<Watched>,
     past: Past,
-    /// Those that cannot be watched as they are, by index, and why.
-    refused: BTreeMap<u32, String>,
-    /// What has been said of them before.
-    said: BTreeMap<u32, String>,
+    refused: Refused,
+    /// Those of which warnings were given, and that are not watched yet.
+    warned: BTreeSet<u32>,
     rx_vlan: rx_vlan::Attacher,
     names: Arc<Interfaces>,
     /// Where packets that come in are known to have been seen; for `--dedup`.
@@ -54,7 +62,7 @@ impl There {
         // SAFETY: the monitor owns its descriptor and keeps it open for as long as it lives.
         let monitor = unsafe { AsyncFd::register_with_interest(monitor, Interest::READABLE) };
         let monitor = monitor.map_err(|error| RunError::Monitor(error.into()))?;
-        let links = links().map_err(RunError::Links)?;
+        let Links { links, is_whole } = links().map_err(RunError::Links)?;
         let wanted = settings.interfaces.clone();
         for (i, pattern) in wanted.iter().enumerate() {
             let name = pattern.as_str();
@@ -80,11 +88,12 @@ impl There {
             },
             monitor,
             events: VecDeque::new(),
+            list_at: (!is_whole).then(Instant::now),
             links,
             watched: Vec::new(),
             past: Past::default(),
-            refused: BTreeMap::new(),
-            said: BTreeMap::new(),
+            refused: Refused::default(),
+            warned: BTreeSet::new(),
             rx_vlan: rx_vlan::Attacher::default(),
             names,
             seen: BTreeSet::new(),
@@ -100,9 +109,10 @@ impl There {
     }
 
     pub(super) fn candidates(&self) -> Vec<Interface> {
+        let now = Instant::now();
         let open = |link: &&LinkInfo| {
             self.is_wanted(&link.name)
-                && !self.refused.contains_key(&link.index)
+                && !self.refused.is_closed(link.index, now)
                 && self.watched(link.index).is_none()
         };
         self.links.iter().filter(open).map(interface).collect()
@@ -134,6 +144,8 @@ impl There {
             self.add(&interface, means)
                 .or_else(|error| self.refuse(&interface, error))?;
         }
+        // Of those that were to be watched when the program was loaded, some may not be.
+        self.tell_seen(means.kernel);
         Ok(())
     }
 
@@ -141,8 +153,21 @@ impl There {
         if !self.events.is_empty() || !self.candidates().is_empty() {
             return;
         }
+        let due = self.refused.next_due(Instant::now());
+        let due = due.into_iter().chain(self.list_at).min();
+        let again = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(again);
         loop {
-            let Ok(mut ready) = self.monitor.readable_mut().await else {
+            let ready = tokio::select! {
+                ready = self.monitor.readable_mut() => ready,
+                () = &mut again => return,
+            };
+            let Ok(mut ready) = ready else {
                 return std::future::pending().await;
             };
             match ready.try_io(|monitor| monitor.get_mut().read()) {
@@ -160,21 +185,21 @@ impl There {
         while let Some(event) = self.events.pop_front() {
             match event {
                 Event::There(link) => self.update(*link, means),
-                Event::Gone(link) => self.gone(&link, means),
-                Event::Lost => self.list_anew(means),
+                Event::Gone(link) => self.gone(&link, Some(link.stats), means),
+                Event::Lost => self.list_at = Some(Instant::now()),
             }
+        }
+        if self.list_at.is_some_and(|at| at <= Instant::now()) {
+            self.read_older(means);
+            self.list_anew(means);
         }
         // One at a time, since to load a program for it takes a while.
         let new = self.candidates().into_iter().next();
-        let attached = new.is_some_and(|interface| {
-            self.warn_of_overlap_with(&interface);
-            let examined = examine(&interface, self.how);
-            match examined.and_then(|()| self.add(&interface, means)) {
-                Ok(()) => true,
-                Err(error) => {
-                    self.note(&interface, &error);
-                    false
-                }
+        let attached = new.is_some_and(|interface| match self.add_later(&interface, means) {
+            Ok(()) => true,
+            Err(error) => {
+                self.note(&interface, &error);
+                false
             }
         });
         self.tell_seen(means.kernel);
@@ -198,7 +223,7 @@ impl There {
 
     pub(super) fn detach(mut self) -> Past {
         for watched in self.watched {
-            self.past.put(watched.detach(None));
+            self.past.put(watched.detach(End::There));
         }
         self.past
     }
@@ -218,7 +243,21 @@ impl There {
         let watched = Watched::attach(interface, self.how, means.kernel, &mut self.rx_vlan)?;
         self.watched.push(watched);
         self.names.put(interface.index, &interface.name);
-        self.said.remove(&interface.index);
+        self.refused.forget(interface.index);
+        Ok(())
+    }
+
+    /// The same with the warnings, which are not given again while it is refused.
+    fn add_later(&mut self, interface: &Interface, means: &mut Means<'_>) -> Result<(), RunError> {
+        let findings = findings(interface, self.how)?;
+        if self.warned.insert(interface.index) {
+            self.warn_of_overlap_with(interface);
+            for finding in findings {
+                tracing::warn!("{finding}");
+            }
+        }
+        self.add(interface, means)?;
+        self.warned.remove(&interface.index);
         Ok(())
     }
 
@@ -234,46 +273,38 @@ impl There {
 
     /// Notes that an interface cannot be watched as it is now, and says why, once.
     fn note(&mut self, interface: &Interface, error: &RunError) {
-        let why = error.to_string();
         let has_gone = matches!(error, RunError::Facts(FactsError::Gone(_)));
-        if !has_gone && self.said.get(&interface.index) != Some(&why) {
-            tracing::warn!(interface = interface.name, "not watched: {why}");
-            self.said.insert(interface.index, why.clone());
+        let (now, index) = (Instant::now(), interface.index);
+        let is_news = self
+            .refused
+            .note(index, error.to_string(), obstacle(error), now);
+        if is_news && !has_gone {
+            tracing::warn!(interface = interface.name, "not watched: {error}");
+        } else {
+            tracing::debug!(interface = interface.name, "still not watched: {error}");
         }
-        self.refused.insert(interface.index, why);
     }
 
     fn update(&mut self, link: LinkInfo, means: &Means<'_>) {
         let known = self.links.iter_mut().find(|one| one.index == link.index);
-        let has_changed = match known {
+        match known {
             Some(known) => {
-                let stats = known.stats;
                 let before = std::mem::replace(known, link.clone());
-                let now = LinkInfo {
-                    stats,
-                    ..link.clone()
-                };
-                before != now
+                self.refused.changed(&before, &link);
             }
-            None => {
-                self.links.push(link.clone());
-                true
-            }
-        };
-        if has_changed {
-            // It may be another matter now.
-            self.refused.remove(&link.index);
+            None => self.links.push(link.clone()),
         }
         let Some(at) = self.watched(link.index) else {
             return;
         };
-        let (before, now) = (self.watched[at].name().to_owned(), link.name);
-        if before == now {
+        let (before, now) = (self.watched[at].interface().clone(), link.name);
+        if before.name == now {
             return;
         }
         means
             .classes
             .forget_interface(means.kernel.shared(), &before);
+        let before = before.name;
         if self.is_wanted(&now) {
             tracing::info!(interface = now, "this is the new name of {before}");
             self.watched[at].rename(&now);
@@ -287,7 +318,7 @@ impl There {
                 interface = before,
                 "its name is {now} now, which nobody asked for: it is not watched any more"
             );
-            self.let_go(at, None);
+            self.let_go(at, End::There);
         }
     }
 
@@ -296,37 +327,55 @@ impl There {
         position.unwrap_or_default()
     }
 
-    fn gone(&mut self, link: &LinkInfo, means: &Means<'_>) {
+    /// `last` are its counters, where they were told as it went.
+    fn gone(&mut self, link: &LinkInfo, last: Option<InterfaceStats>, means: &Means<'_>) {
         self.links.retain(|one| one.index != link.index);
-        self.refused.remove(&link.index);
-        self.said.remove(&link.index);
+        self.refused.forget(link.index);
+        self.warned.remove(&link.index);
         if let Some(at) = self.watched(link.index) {
-            let name = self.watched[at].name();
-            means.classes.forget_interface(means.kernel.shared(), name);
-            let error = FactsError::Gone(name.to_owned());
+            let held = self.watched[at].interface();
+            means.classes.forget_interface(means.kernel.shared(), held);
+            let error = FactsError::Gone(held.name.clone());
             tracing::warn!("{error}: it is not watched any more, until it is back");
-            self.let_go(at, Some(link.stats));
+            self.let_go(at, End::Gone(last));
         }
     }
 
-    fn let_go(&mut self, at: usize, last: Option<InterfaceStats>) {
+    fn let_go(&mut self, at: usize, end: End) {
         let watched = self.watched.remove(at);
         self.names.lose(watched.index(), Instant::now());
-        self.past.put(watched.detach(last));
+        self.past.put(watched.detach(end));
+    }
+
+    /// What waits to be read is older than the list that is asked for next, and would be taken for newer.
+    fn read_older(&mut self, means: &Means<'_>) {
+        for _ in 0..OLDER {
+            let Ok(events) = self.monitor.get_mut().read() else {
+                return;
+            };
+            for event in events {
+                match event {
+                    Event::There(link) => self.update(*link, means),
+                    Event::Gone(link) => self.gone(&link, Some(link.stats), means),
+                    Event::Lost => {}
+                }
+            }
+        }
     }
 
     /// What was told is not all: what is there is compared with what was.
     fn list_anew(&mut self, means: &Means<'_>) {
         tracing::debug!("interfaces came and went faster than was read: listing them");
-        let links = match links() {
-            Ok(links) => links,
-            Err(error) => return tracing::error!("{}", RunError::Links(error)),
-        };
+        let Links { links, is_whole } = links().unwrap_or_else(|error| {
+            tracing::error!("{}", RunError::Links(error));
+            Links::default()
+        });
+        self.list_at = (!is_whole).then(|| Instant::now() + LIST_AGAIN);
         let is_gone = |known: &LinkInfo| {
             let stays = links.iter().any(|link| link.index == known.index);
             // An index may have been given anew, if somebody asked for it.
             let held = self.watched(known.index).map(|at| &self.watched[at]);
-            !stays || held.is_some_and(Watched::has_ended)
+            (!stays && is_whole) || held.is_some_and(Watched::has_ended)
         };
         let gone: Vec<_> = self
             .links
@@ -335,7 +384,7 @@ impl There {
             .cloned()
             .collect();
         for link in &gone {
-            self.gone(link, means);
+            self.gone(link, None, means);
         }
         for link in links {
             self.update(link, means);
@@ -374,6 +423,15 @@ impl There {
         for twice in overlap::counted_twice(&self.links, watched, new, self.how.egress) {
             tracing::warn!("{twice}");
         }
+    }
+}
+
+/// What has to go before an interface can be watched that refused.
+fn obstacle(error: &RunError) -> Obstacle {
+    match error {
+        RunError::Attach(AttachError::Foreign { .. } | AttachError::Busy { .. })
+        | RunError::Tc(TcError::OtherQdisc { .. } | TcError::Full { .. }) => Obstacle::Taken,
+        _ => Obstacle::Itself,
     }
 }
 

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     attach::{
-        self, Attached, Hook, Interface, InterfaceStats, LinkLayer, Mode, Programs, Promiscuous,
-        Tc, TcError, Way, XdpMode, preflight, preflight_tc,
+        self, Attached, Finding, Hook, Interface, InterfaceStats, LinkLayer, Mode, Programs,
+        Promiscuous, Tc, TcError, Way, XdpMode, preflight, preflight_tc,
     },
     load::Kernel,
 };
@@ -18,6 +18,15 @@ use crate::{
 enum Ingress {
     Xdp(Attached),
     Tc(Tc),
+}
+
+/// Why an interface is watched no more.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// It is there, and can be asked for its counters.
+    There,
+    /// It is gone. These are its last counters, where the kernel has told them.
+    Gone(Option<InterfaceStats>),
 }
 
 /// An interface that is being watched. Dropping it detaches.
@@ -30,6 +39,10 @@ pub(super) struct Watched {
 }
 
 impl Watched {
+    pub(super) fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.interface.name
     }
@@ -66,18 +79,20 @@ impl Watched {
         rx_vlan: &mut rx_vlan::Attacher,
     ) -> Result<Self, RunError> {
         let tc = TrafficControl::load(kernel, interface, how)?;
-        let promisc = how
-            .promisc
-            .then(|| Promiscuous::new(&interface.name, interface.index))
-            .transpose()?;
         let before = interface.statistics()?;
+        // First what the interface itself does not notice: where it fails, nothing has changed and
+        // nobody is told of a change, upon which all would be tried again.
+        let egress = tc
+            .egress
+            .map(|program| Tc::new(interface, program.as_fd(), Way::Out, how.clsact))
+            .transpose()?;
         let ingress = match tc.ingress {
             Some(program) => Ingress::Tc(Tc::new(interface, program.as_fd(), Way::In, how.clsact)?),
             None => Ingress::Xdp(attach_xdp(interface, how.xdp_mode, kernel, rx_vlan)?),
         };
-        let egress = tc
-            .egress
-            .map(|program| Tc::new(interface, program.as_fd(), Way::Out, how.clsact))
+        let promisc = how
+            .promisc
+            .then(|| Promiscuous::new(&interface.name, interface.index))
             .transpose()?;
         say_attached(interface, &ingress, egress.as_ref(), how.xdp_mode);
         Ok(Self {
@@ -89,21 +104,29 @@ impl Watched {
         })
     }
 
-    /// Detaches; returns what the interface received meanwhile. `last` are the counters of one that
-    /// is gone.
-    pub(super) fn detach(self, last: Option<InterfaceStats>) -> InterfaceSummary {
+    /// Detaches; returns what the interface received meanwhile.
+    pub(super) fn detach(self, end: End) -> InterfaceSummary {
         let Self {
             interface,
             ingress,
             before,
             ..
         } = &self;
-        let after = last.unwrap_or_else(|| {
-            interface.statistics().unwrap_or_else(|error| {
+        let after = match end {
+            End::There => interface.statistics().unwrap_or_else(|error| {
                 tracing::warn!("{error}: its counters are missing from the summary");
                 *before
-            })
-        });
+            }),
+            End::Gone(Some(last)) => last,
+            End::Gone(None) => {
+                tracing::warn!(
+                    "what {} received until it went away is not known: its counters are missing from \
+                     the summary",
+                    interface.name
+                );
+                *before
+            }
+        };
         let (mode, frags, vlan_metadata) = match ingress {
             Ingress::Xdp(attached) => (
                 attached.mode.to_string(),
@@ -119,7 +142,7 @@ impl Watched {
             egress: self.egress.is_some(),
             frags,
             vlan_metadata,
-            gone: last.is_some(),
+            gone: matches!(end, End::Gone(_)),
             counters: after.since(before),
         }
     }
@@ -127,9 +150,17 @@ impl Watched {
 
 /// Refuses an interface that cannot be watched so, and warns of what will go wrong on others.
 pub(in super::super) fn examine(interface: &Interface, how: How) -> Result<(), RunError> {
+    for finding in findings(interface, how)? {
+        tracing::warn!("{finding}");
+    }
+    Ok(())
+}
+
+/// The same, with the warnings for the caller to give.
+pub(super) fn findings(interface: &Interface, how: How) -> Result<Vec<Finding>, RunError> {
     let facts = interface.facts()?;
     let layer = link_layer(interface, facts.link.hardware)?;
-    let findings = match how.hook {
+    Ok(match how.hook {
         Hook::Xdp => {
             if layer != LinkLayer::Ethernet {
                 let interface = interface.name.clone();
@@ -139,11 +170,7 @@ pub(in super::super) fn examine(interface: &Interface, how: How) -> Result<(), R
             preflight(&facts, how.xdp_mode)
         }
         Hook::Tc => preflight_tc(&facts),
-    };
-    for finding in findings {
-        tracing::warn!("{finding}");
-    }
-    Ok(())
+    })
 }
 
 fn link_layer(interface: &Interface, hardware: u16) -> Result<LinkLayer, TcError> {
