@@ -21,13 +21,10 @@ pub use self::slots::{Pulse, Share, ShareError, Skipped};
 use super::{
     LoadError,
     linked::{LinkError, Linked, octets},
-    rx_vlan::{RxVlan, RxVlanError},
+    rx_vlan::{self, RxVlan},
 };
 use crate::{
-    attach::{
-        self, AttachError, Attached, FactsError, Interface, Programs, XdpMode, missed_tags,
-        tells_tags,
-    },
+    attach::{self, AttachError, Attached, FactsError, Interface, Programs, XdpMode},
     bpf::{self, LinkedProgram},
     table::shared::NamedMap,
 };
@@ -146,43 +143,17 @@ impl Handover {
     /// # Errors
     /// See [`AttachError`]; nothing is attached then.
     pub fn attach(&self, interface: &Interface, mode: XdpMode) -> Result<Attached, AttachError> {
-        let facts = interface.facts()?;
-        if tells_tags(&facts, mode) {
-            match self.attach_bound(interface) {
-                Ok(attached) => return Ok(attached),
-                // The interface is taken, or the like: as bad for the ordinary program.
-                Err(Unbound::Attach(error)) if !error.generic_may_work() => return Err(error),
-                Err(refused) => {
-                    tracing::info!(
-                        interface = interface.name,
-                        "VLAN tags beside packets cannot be read: {refused}"
-                    );
-                    if let Some(finding) = missed_tags(&facts) {
-                        tracing::warn!("{finding}");
-                    }
-                }
-            }
-        }
-        attach::attach(interface, self.programs(), mode)
-    }
-
-    /// With frags, or else without.
-    fn attach_bound(&self, interface: &Interface) -> Result<Attached, Unbound> {
-        let program = match self.rx_vlan.get() {
-            Some(program) => program,
+        let bound = rx_vlan::attach(interface, mode, || match self.rx_vlan.get() {
+            Some(program) => Ok(program),
             None => {
                 let program = RxVlan::new(&self.linked, RX_VLAN)?;
-                self.rx_vlan.get_or_init(|| program)
+                Ok(self.rx_vlan.get_or_init(|| program))
             }
-        };
-        let attempt = |frags| {
-            let loaded = program.load(interface.index, frags)?;
-            Ok(attach::attach_bound(interface, loaded, frags)?)
-        };
-        attempt(true).or_else(|refused| match refused {
-            Unbound::Attach(error) if !error.linear_may_work() => Err(error.into()),
-            _ => attempt(false),
-        })
+        })?;
+        match bound {
+            Some(attached) => Ok(attached),
+            None => attach::attach(interface, self.programs(), mode),
+        }
     }
 
     /// What the kernel's verifier makes of the programs for any interface.
@@ -208,15 +179,6 @@ impl Handover {
             })
             .collect()
     }
-}
-
-/// Why an interface gets the ordinary program.
-#[derive(Debug, thiserror::Error)]
-enum Unbound {
-    #[error(transparent)]
-    Load(#[from] RxVlanError),
-    #[error(transparent)]
-    Attach(#[from] AttachError),
 }
 
 fn with_program<T>(

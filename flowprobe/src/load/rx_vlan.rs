@@ -16,7 +16,10 @@ use aya_obj::{
 use flowprobe_ebpf::rx_vlan::{KFUNC, PLACEHOLDER};
 
 use super::linked::{LinkError, Linked, octets};
-use crate::bpf::{self, LinkedProgram};
+use crate::{
+    attach::{self, AttachError, Attached, Interface, XdpMode, missed_tags, tells_tags},
+    bpf::{self, LinkedProgram},
+};
 
 /// The two entries that meter, without frames of several buffers and with them.
 pub(super) const METERING: [&str; 2] = ["flowprobe_rx_vlan", "flowprobe_rx_vlan_frags"];
@@ -114,6 +117,61 @@ impl RxVlan {
         match rewritten <= size_of_val(&instructions[..]) {
             true => Ok(loaded),
             false => Err(RxVlanError::Outgrown(name)),
+        }
+    }
+
+    /// Attaches it: with frags, or else without.
+    fn attach(&self, interface: &Interface) -> Result<Attached, Refused> {
+        let attempt = |frags| {
+            let loaded = self.load(interface.index, frags)?;
+            Ok(attach::attach_bound(interface, loaded, frags)?)
+        };
+        attempt(true).or_else(|refused| match refused {
+            Refused::Attach(error) if !error.linear_may_work() => Err(error.into()),
+            _ => attempt(false),
+        })
+    }
+}
+
+/// Why an interface gets the ordinary program.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(transparent)]
+    Load(#[from] RxVlanError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+}
+
+/// Attaches a program to an interface on which tags may stand beside packets; it is asked for there
+/// only. `None` where there are none, or where they cannot be read, which is said then: it is the
+/// ordinary program's turn.
+///
+/// # Errors
+/// What is as bad for the ordinary program: the interface is taken, or the like.
+pub(crate) fn attach<'a>(
+    interface: &Interface,
+    mode: XdpMode,
+    program: impl FnOnce() -> Result<&'a RxVlan, RxVlanError>,
+) -> Result<Option<Attached>, AttachError> {
+    let facts = interface.facts()?;
+    if !tells_tags(&facts, mode) {
+        return Ok(None);
+    }
+    let attached = program()
+        .map_err(Refused::from)
+        .and_then(|program| program.attach(interface));
+    match attached {
+        Ok(attached) => Ok(Some(attached)),
+        Err(Refused::Attach(error)) if !error.generic_may_work() => Err(error),
+        Err(refused) => {
+            tracing::info!(
+                interface = interface.name,
+                "VLAN tags beside packets cannot be read: {refused}"
+            );
+            if let Some(finding) = missed_tags(&facts) {
+                tracing::warn!("{finding}");
+            }
+            Ok(None)
         }
     }
 }
