@@ -13,7 +13,8 @@ use std::{
 
 use super::interface::InterfaceStats;
 
-/// A reply holds one interface without its virtual functions: about 2 KiB. Larger ones are an error.
+/// A reply holds one interface without its virtual functions: about 2 KiB, or a part of a list, of which
+/// the kernel makes none larger unless it is asked to. Larger ones are an error.
 const REPLY_BYTES: usize = 32 * 1024;
 
 pub(super) const HEADER: usize = 16; // struct nlmsghdr
@@ -157,7 +158,7 @@ pub(super) fn socket(protocol: libc::c_int, flags: libc::c_int) -> io::Result<Ow
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn send(socket: &OwnedFd, request: &[u8]) -> io::Result<()> {
+pub(super) fn send(socket: &OwnedFd, request: &[u8]) -> io::Result<()> {
     // SAFETY: the pointer and length are those of `request`. Without an address a netlink
     // message goes to the kernel.
     let sent = unsafe {
@@ -175,7 +176,7 @@ fn send(socket: &OwnedFd, request: &[u8]) -> io::Result<()> {
 }
 
 /// What comes next, which is one message or more.
-fn receive(socket: &OwnedFd) -> Result<Vec<u8>, NetlinkError> {
+pub(super) fn receive(socket: &OwnedFd) -> Result<Vec<u8>, NetlinkError> {
     let mut reply = vec![0_u8; REPLY_BYTES];
     // SAFETY: the pointer and length are those of `reply`.
     let length = unsafe {

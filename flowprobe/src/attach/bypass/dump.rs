@@ -4,18 +4,16 @@
 use std::{
     io,
     net::IpAddr,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, OwnedFd},
 };
 
 use super::Use;
-use crate::attach::netlink::{Attribute, HEADER, NetlinkError, attributes, message, u16_at};
-
-/// A part of a list; the kernel makes none larger unless it is asked to.
-const PART_BYTES: usize = 32 * 1024;
+use crate::attach::netlink::{
+    self, ATTRIBUTE, Attribute, HEADER, NetlinkError, attributes, message, u16_at,
+};
 
 const ADDRESS: usize = 8; // struct ifaddrmsg
 const ROUTE: usize = 12; // struct rtmsg
-const ATTRIBUTE: usize = 4; // struct nlattr
 
 // linux/rtnetlink.h.
 const RTN_UNICAST: u8 = 1;
@@ -52,28 +50,17 @@ fn list(
     body: &[u8],
     read: impl Fn(&[u8]) -> Result<Option<Use>, NetlinkError>,
 ) -> Result<Vec<Use>, NetlinkError> {
-    let socket = socket()?;
+    let socket = strict()?;
     let mut request = vec![0; HEADER];
     request[0..4].copy_from_slice(&((HEADER + body.len()) as u32).to_ne_bytes());
     request[4..6].copy_from_slice(&question.to_ne_bytes());
     let flags = libc::NLM_F_REQUEST | libc::NLM_F_DUMP;
     request[6..8].copy_from_slice(&(flags as u16).to_ne_bytes());
     request.extend(body);
-    // SAFETY: the pointer and length are those of `request`.
-    let sent = unsafe {
-        libc::send(
-            socket.as_raw_fd(),
-            request.as_ptr().cast(),
-            request.len(),
-            0,
-        )
-    };
-    if sent < 0 {
-        return Err(io::Error::last_os_error().into());
-    }
+    netlink::send(&socket, &request)?;
     let mut found = Vec::new();
     loop {
-        let part = receive(&socket)?;
+        let part = netlink::receive(&socket)?;
         if read_part(&part, answer, &read, &mut found)? {
             return Ok(found);
         }
@@ -103,25 +90,13 @@ fn read_part(
 }
 
 /// A socket that lists what is asked for and no more (4.20).
-fn socket() -> io::Result<OwnedFd> {
-    // SAFETY: no pointers.
-    let fd = unsafe {
-        libc::socket(
-            libc::AF_NETLINK,
-            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-            libc::NETLINK_ROUTE,
-        )
-    };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new and nothing else owns it.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+fn strict() -> io::Result<OwnedFd> {
+    let socket = netlink::socket(libc::NETLINK_ROUTE, 0)?;
     let on: libc::c_int = 1;
     // SAFETY: the pointer and length are those of `on`.
     let result = unsafe {
         libc::setsockopt(
-            fd,
+            socket.as_raw_fd(),
             libc::SOL_NETLINK,
             libc::NETLINK_GET_STRICT_CHK,
             (&raw const on).cast(),
@@ -132,25 +107,6 @@ fn socket() -> io::Result<OwnedFd> {
         0 => Ok(socket),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-fn receive(socket: &OwnedFd) -> Result<Vec<u8>, NetlinkError> {
-    let mut part = vec![0_u8; PART_BYTES];
-    // SAFETY: the pointer and length are those of `part`.
-    let length = unsafe {
-        libc::recv(
-            socket.as_raw_fd(),
-            part.as_mut_ptr().cast(),
-            part.len(),
-            libc::MSG_TRUNC,
-        )
-    };
-    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
-    if length > part.len() {
-        return Err(NetlinkError::Malformed(PART_BYTES));
-    }
-    part.truncate(length);
-    Ok(part)
 }
 
 fn address(message: &[u8]) -> Result<Option<Use>, NetlinkError> {
