@@ -31,4 +31,4 @@ pub use local::LocalTable;
 pub use overflow::Overflow;
 pub use pairing::{Pairing, Patience};
 pub use shared::{Geometry, Shared};
-pub use sweep::{ChangeError, Changed, Sweeper};
+pub use sweep::{ChangeError, ChangeRequest, Changed, Sweeper};

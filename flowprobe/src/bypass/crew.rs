@@ -30,7 +30,7 @@ use crate::{
     record::Volume,
     sampling::{Rates, Sampling, Selection},
     table::{
-        ChangeError, Changed, Emitter, Shared,
+        ChangeError, ChangeRequest, Changed, Emitter, Shared,
         grace::{GracePeriod, Rcu},
     },
 };
@@ -84,13 +84,6 @@ pub struct Recruit<S> {
     pub cpu: Option<usize>,
 }
 
-/// Which class is to be sampled in another way.
-struct Change {
-    class: u8,
-    sampling: Sampling,
-    answer: oneshot::Sender<Result<Changed, ChangeError>>,
-}
-
 /// Sends word when its thread ends, also by a panic.
 struct Notice {
     name: &'static str,
@@ -117,7 +110,7 @@ pub struct Crew<S> {
     inboxes: Vec<Arc<Mailbox<Message>>>,
     emission: JoinHandle<Emission>,
     marks: Arc<Marks>,
-    changes: mpsc::Sender<Change>,
+    changes: mpsc::Sender<ChangeRequest>,
     changing: JoinHandle<()>,
     ended: UnboundedReceiver<&'static str>,
 }
@@ -226,15 +219,7 @@ impl<S: Source> Crew<S> {
         class: u8,
         sampling: Sampling,
     ) -> oneshot::Receiver<Result<Changed, ChangeError>> {
-        let (answer, answered) = oneshot::channel();
-        let change = Change {
-            class,
-            sampling,
-            answer,
-        };
-        // Where nobody receives any more, nobody answers either.
-        drop(self.changes.send(change));
-        answered
+        ChangeRequest::send(&self.changes, class, sampling)
     }
 
     /// Ends all threads, once no packet comes any more, and takes out all flows. With the sources go
@@ -380,11 +365,9 @@ struct Changer<T> {
 }
 
 impl<T: Select> Changer<T> {
-    fn run(&mut self, asked: &mpsc::Receiver<Change>) {
-        while let Ok(change) = asked.recv() {
-            let changed = self.change(change.class, change.sampling);
-            // Who asked may have gone.
-            drop(change.answer.send(changed));
+    fn run(&mut self, asked: &mpsc::Receiver<ChangeRequest>) {
+        while let Ok(request) = asked.recv() {
+            request.carry_out(|class, sampling| self.change(class, sampling));
         }
     }
 

@@ -20,7 +20,7 @@ use tokio::sync::{
 use super::steer;
 use crate::{
     sampling::Sampling,
-    table::{ChangeError, Changed, Drainer, Sweeper},
+    table::{ChangeError, ChangeRequest, Changed, Drainer, Sweeper},
 };
 
 /// A thread has ended without being told to.
@@ -32,14 +32,7 @@ pub(super) struct Threads {
     drainer: Thread<Drainer>,
     sweeper: Thread<Sweeper>,
     ended: UnboundedReceiver<Ended>,
-    changes: mpsc::Sender<Change>,
-}
-
-/// A class is to be sampled in another way.
-struct Change {
-    class: u8,
-    sampling: Sampling,
-    answer: oneshot::Sender<Result<Changed, ChangeError>>,
+    changes: mpsc::Sender<ChangeRequest>,
 }
 
 /// A thread that goes on until it is told to stop.
@@ -112,14 +105,7 @@ impl steer::Change for Threads {
         class: u8,
         sampling: Sampling,
     ) -> oneshot::Receiver<Result<Changed, ChangeError>> {
-        let (answer, answered) = oneshot::channel();
-        let change = Change {
-            class,
-            sampling,
-            answer,
-        };
-        // Where nobody receives any more, nobody answers either.
-        drop(self.changes.send(change));
+        let answered = ChangeRequest::send(&self.changes, class, sampling);
         self.sweeper.handle.thread().unpark();
         answered
     }
@@ -167,7 +153,7 @@ const BATCH: Duration = Duration::from_millis(25);
 fn sweep(
     mut sweeper: Sweeper,
     interval: Duration,
-    asked: &mpsc::Receiver<Change>,
+    asked: &mpsc::Receiver<ChangeRequest>,
     stop: &AtomicBool,
 ) -> Sweeper {
     let steps = sweeper.steps();
@@ -177,10 +163,8 @@ fn sweep(
     let mut refused = false;
     while !stop.load(Ordering::Acquire) {
         // One at a time, since each takes a while.
-        if let Ok(change) = asked.try_recv() {
-            let changed = sweeper.change(change.class, change.sampling);
-            // Who asked may have gone.
-            drop(change.answer.send(changed));
+        if let Ok(request) = asked.try_recv() {
+            request.carry_out(|class, sampling| sweeper.change(class, sampling));
             continue;
         }
         let passed = start.elapsed().as_nanos() * u128::from(steps) / interval.as_nanos().max(1);

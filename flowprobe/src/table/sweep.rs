@@ -7,7 +7,7 @@
 mod change;
 mod flush;
 
-pub use change::{ChangeError, Changed};
+pub use change::{ChangeError, ChangeRequest, Changed};
 
 use std::{io, ops::Range, sync::Arc};
 

@@ -4,9 +4,13 @@
 //! so that a collector which applies the last rate that it was told is never wrong.
 
 use std::{
-    io, thread,
+    io,
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
+
+use tokio::sync::oneshot;
 
 use super::Sweeper;
 use crate::{clock::monotonic_ns, sampling::Sampling};
@@ -53,6 +57,37 @@ pub struct Changed {
     pub since_ns: u64,
     /// Flows that the old epoch had in the tables. Those that go on come into them anew.
     pub flows: u64,
+}
+
+/// A class is to be sampled in another way: what the thread that does it is sent.
+#[derive(Debug)]
+pub struct ChangeRequest {
+    class: u8,
+    sampling: Sampling,
+    answer: oneshot::Sender<Result<Changed, ChangeError>>,
+}
+
+impl ChangeRequest {
+    /// Sends one; the answer comes when it is done. Where nobody receives any more, nobody answers
+    /// either.
+    pub fn send(
+        to: &mpsc::Sender<Self>,
+        class: u8,
+        sampling: Sampling,
+    ) -> oneshot::Receiver<Result<Changed, ChangeError>> {
+        let (answer, answered) = oneshot::channel();
+        drop(to.send(Self {
+            class,
+            sampling,
+            answer,
+        }));
+        answered
+    }
+
+    /// Does it, and tells who asked, who may have gone.
+    pub fn carry_out(self, change: impl FnOnce(u8, Sampling) -> Result<Changed, ChangeError>) {
+        drop(self.answer.send(change(self.class, self.sampling)));
+    }
 }
 
 impl Sweeper {
