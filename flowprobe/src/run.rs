@@ -25,7 +25,7 @@ pub(crate) use self::summary::SamplingSummary;
 use self::{
     budget::Adaptive,
     classes::Classes,
-    ending::{Signals, SummaryFile, each_second, nobody_reads, send_rest},
+    ending::{Signals, SummaryFile, after, each_second, nobody_reads, send_rest},
     steer::{Facts, Steering},
     threads::{Ended, Threads},
     watch::{Means, Watch},
@@ -168,12 +168,7 @@ impl Metering {
         if settings.shadow.is_some() && (is_sampled || classes.budget().is_some()) {
             return Err(RunError::ShadowOfSample);
         }
-        let first_domain = settings
-            .export
-            .domains
-            .first()
-            .map_or(0, |domain| domain.id);
-        settings.export.domains = classes.domains(first_domain)?;
+        settings.export.domains = domains(&settings, &classes)?;
         let seen = watch.seen();
         let options = Options {
             max_flows: settings.max_flows,
@@ -181,10 +176,7 @@ impl Metering {
             ring_parts: RING_PARTS,
             sampling: samplings[0],
             classes: &classes.with_filters(&settings.interfaces, &watch.candidates())?,
-            sample_key: match settings.sample_key {
-                Some(key) => key.initialiser(),
-                None => random_words::<1>().map_err(LoadError::Random)?[0] as u32,
-            },
+            sample_key: initialiser(settings.sample_key)?,
             shadow: settings.shadow,
             tunnels: settings.tunnels,
             dedup: seen.as_deref(),
@@ -305,13 +297,7 @@ impl Metering {
     /// Waits for a signal, the end of `duration`, or a broken thread, whose name is returned.
     async fn wait(&mut self) -> Option<&'static str> {
         let mut second = each_second();
-        let duration = self.duration;
-        let end = async {
-            match duration {
-                Some(duration) => tokio::time::sleep(duration).await,
-                None => std::future::pending().await,
-            }
-        };
+        let end = after(self.duration);
         tokio::pin!(end);
         loop {
             tokio::select! {
@@ -409,6 +395,20 @@ impl Metering {
 fn lasting(settings: &Settings) -> Duration {
     const WAITING: Duration = Duration::from_secs(600);
     settings.timeouts.active + settings.timeouts.idle + WAITING
+}
+
+/// Domains of all classes; that of the first is the one that was asked for.
+fn domains(settings: &Settings, classes: &Classes) -> Result<Vec<export::Domain>, RunError> {
+    let first = settings.export.domains.first();
+    classes.domains(first.map_or(0, |domain| domain.id))
+}
+
+/// Of the hashes that select packets and flows.
+fn initialiser(key: Option<SampleKey>) -> Result<u32, LoadError> {
+    match key {
+        Some(key) => Ok(key.initialiser()),
+        None => Ok(random_words::<1>().map_err(LoadError::Random)?[0] as u32),
+    }
 }
 
 fn load(object: Option<PathBuf>, options: &Options<'_>) -> Result<Kernel, RunError> {

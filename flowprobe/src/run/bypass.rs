@@ -16,8 +16,9 @@ use super::{
     RunError, Settings, Summary,
     budget::Adaptive,
     classes::Classes,
-    ending::{Signals, SummaryFile, each_second, nobody_reads, send_rest},
-    lasting, load,
+    domains,
+    ending::{Signals, SummaryFile, after, each_second, nobody_reads, send_rest},
+    initialiser, lasting, load,
     steer::{Change, Facts, Steering},
     summary::SamplingSummary,
     watch::within,
@@ -34,7 +35,7 @@ use crate::{
     export::{Exporter, Interfaces, Telemetry},
     host,
     ledger::{Books as _, Ledger},
-    load::{Kernel, LoadError, Options, random_words},
+    load::{Kernel, Options},
     routes::Routes,
     sampling::{Rates, Sampling},
     table::{
@@ -120,12 +121,7 @@ impl Metering {
         let grace = Rcu::new().map_err(RunError::Grace)?;
         let classes = Classes::new(std::mem::take(&mut settings.classes));
         let samplings = classes.samplings();
-        let first_domain = settings
-            .export
-            .domains
-            .first()
-            .map_or(0, |domain| domain.id);
-        settings.export.domains = classes.domains(first_domain)?;
+        settings.export.domains = domains(&settings, &classes)?;
         let options = Options {
             // No flow is kept in the kernel.
             max_flows: 1,
@@ -133,10 +129,7 @@ impl Metering {
             partitions: host.possible_cpus.slots() as u32,
             sampling: samplings[0],
             classes: &classes.with_filters(&settings.interfaces, &interfaces)?,
-            sample_key: match settings.sample_key {
-                Some(key) => key.initialiser(),
-                None => random_words::<1>().map_err(LoadError::Random)?[0] as u32,
-            },
+            sample_key: initialiser(settings.sample_key)?,
             shadow: None,
             tunnels: settings.tunnels,
             dedup: None,
@@ -259,13 +252,7 @@ impl Metering {
     /// Waits for a signal, the end of `duration`, or a broken thread, whose name is returned.
     async fn wait(&mut self) -> Option<&'static str> {
         let mut second = each_second();
-        let duration = self.duration;
-        let end = async {
-            match duration {
-                Some(duration) => tokio::time::sleep(duration).await,
-                None => std::future::pending().await,
-            }
-        };
+        let end = after(self.duration);
         tokio::pin!(end);
         loop {
             tokio::select! {

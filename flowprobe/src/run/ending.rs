@@ -84,6 +84,14 @@ pub(crate) fn nobody_reads(exporter: &Exporter) -> bool {
     nobody
 }
 
+/// Ends after `duration`, or never.
+pub(crate) async fn after(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Ticks for what a run looks after each second.
 pub(crate) fn each_second() -> Interval {
     let mut second = interval(Duration::from_secs(1));

@@ -15,7 +15,7 @@ mod part;
 mod shelf;
 mod slab;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod wheel;
 
 use flowprobe_ebpf::{

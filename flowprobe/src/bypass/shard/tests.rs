@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use flowprobe_ebpf::{
-    Addresses, Counters, Tunnels,
+    Counters, Tunnels,
     hash::SECRET_WORDS,
     parse_at,
     sampling::next_random,
@@ -12,7 +12,7 @@ use flowprobe_ebpf::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::table::Timeouts;
+use crate::table::{Timeouts, local::tests::of_any_family};
 
 const SECOND: u64 = 1_000_000_000;
 const SECRET: [u64; SECRET_WORDS] = [0x9e37_79b9_7f4a_7c15; SECRET_WORDS];
@@ -39,15 +39,7 @@ fn packet(flow: u64, tcp_flags: u8, octets: u8) -> Parsed {
     let mut parsed = Parsed::EMPTY;
     let read = parse_at(&frame[..], &Tunnels::OUTER, ethertype::IPV4, 0, &mut parsed);
     read.expect("a packet");
-    match flow % 3 {
-        0 => {}
-        1 => parsed.packet.addresses = Addresses::V6([flow, 0, 0, 1]),
-        _ => {
-            parsed.around.tags = 2;
-            parsed.around.inner_vlans[0] = flow as u16;
-        }
-    }
-    parsed
+    of_any_family(flow, parsed)
 }
 
 /// The MAC addresses of packets, which tell which one was first.

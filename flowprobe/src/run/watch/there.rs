@@ -78,14 +78,7 @@ impl There {
         }
         let mut watch = Self {
             wanted,
-            how: How {
-                hook: settings.hook,
-                xdp_mode: settings.xdp_mode,
-                egress: settings.egress,
-                clsact: settings.clsact,
-                dedup: settings.dedup,
-                promisc: settings.promisc,
-            },
+            how: settings.into(),
             monitor,
             events: VecDeque::new(),
             list_at: (!is_whole).then(Instant::now),

@@ -283,7 +283,11 @@ fn looks_at_flows_that_have_left_are_not_put_off_to_others() {
 
 /// One of three families that has this number.
 fn any_packet(flow: u64, tcp_flags: u8) -> Parsed {
-    let mut parsed = packet(flow, tcp_flags);
+    of_any_family(flow, packet(flow, tcp_flags))
+}
+
+/// A packet of the flow of this number, as one of the family that the number has.
+pub(crate) fn of_any_family(flow: u64, mut parsed: Parsed) -> Parsed {
     match flow % 3 {
         0 => {}
         1 => parsed.packet.addresses = Addresses::V6([flow, 0, 0, 1]),
