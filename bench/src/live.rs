@@ -46,12 +46,22 @@ pub(crate) struct LiveArgs {
     /// Flows, each a power of two
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 1 << 13, 1 << 20])]
     flows: Vec<u32>,
-    /// Packets of each run; with more flows there are 8 of each
-    #[arg(long, value_name = "N", default_value_t = 1 << 23)]
-    packets: u64,
     /// Packets a second; 0 is as fast as it goes
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1_000_000, 0])]
     rates: Vec<u64>,
+    /// CPU of the exporter and the collector
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    exporter_cpu: usize,
+    #[command(flatten)]
+    runs: Runs,
+}
+
+/// What all comparisons are told.
+#[derive(Args)]
+struct Runs {
+    /// Packets of each run; with more flows there are 8 of each
+    #[arg(long, value_name = "N", default_value_t = 1 << 23)]
+    packets: u64,
     /// Rounds; the median is told, and the most of losses
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -61,9 +71,6 @@ pub(crate) struct LiveArgs {
     /// CPU of the generator, and of the kernel's work on a frame
     #[arg(long, value_name = "N", default_value_t = 0)]
     cpu: usize,
-    /// CPU of the exporter and the collector
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    exporter_cpu: usize,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -101,25 +108,18 @@ struct Plan<'a> {
     subjects: Vec<Subject>,
     flows: &'a [u32],
     rates: &'a [u64],
-    packets: u64,
-    rounds: u32,
-    cpu: usize,
     exporter_cpu: usize,
-    json: bool,
+    runs: &'a Runs,
 }
 
 pub(crate) fn run(args: &LiveArgs) -> Result<()> {
-    let plan = Plan {
-        subjects: chosen(Subject::exporters(), &args.only)?,
+    compare(&Plan {
+        subjects: chosen(Subject::exporters(), &args.runs.only)?,
         flows: &args.flows,
         rates: &args.rates,
-        packets: args.packets,
-        rounds: args.rounds,
-        cpu: args.cpu,
         exporter_cpu: args.exporter_cpu,
-        json: args.json,
-    };
-    compare(&plan)
+        runs: &args.runs,
+    })
 }
 
 /// Those that are named, or all.
@@ -142,7 +142,7 @@ fn compare(plan: &Plan<'_>) -> Result<()> {
     let mut cases = Vec::new();
     for &flows in plan.flows {
         for &rate in plan.rates {
-            let packets = plan.packets.max(8 * u64::from(flows));
+            let packets = plan.runs.packets.max(8 * u64::from(flows));
             let packets = packets.next_multiple_of(STEP.max(flows.into()));
             let load = Load {
                 flows,
@@ -150,7 +150,7 @@ fn compare(plan: &Plan<'_>) -> Result<()> {
                 packets,
             };
             let case = case(plan, &load, &window)?;
-            if !plan.json {
+            if !plan.runs.json {
                 print(&load, &case);
             }
             cases.push(json!({
@@ -158,7 +158,7 @@ fn compare(plan: &Plan<'_>) -> Result<()> {
             }));
         }
     }
-    if plan.json {
+    if plan.runs.json {
         println!(
             "{}",
             serde_json::to_string_pretty(&json!({ "cases": cases }))?
@@ -171,17 +171,17 @@ fn compare(plan: &Plan<'_>) -> Result<()> {
 fn case(plan: &Plan<'_>, load: &Load, window: &Window) -> Result<Vec<Value>> {
     let mut runs: Vec<Vec<Run>> = plan.subjects.iter().map(|_| Vec::new()).collect();
     let mut programs: Vec<Vec<f64>> = plan.subjects.iter().map(|_| Vec::new()).collect();
-    for _ in 0..plan.rounds {
+    for _ in 0..plan.runs.rounds {
         for (at, subject) in plan.subjects.iter().enumerate() {
             if !subject.is_installed() {
                 continue;
             }
             let told = || format!("{}, {} flows", subject.name, load.flows);
-            runs[at].push(meter(plan.cpu, load, subject, false).with_context(told)?);
+            runs[at].push(meter(plan.runs.cpu, load, subject, false).with_context(told)?);
             if !subject.has_program {
                 continue;
             }
-            let counted = meter(plan.cpu, load, subject, true).with_context(told)?;
+            let counted = meter(plan.runs.cpu, load, subject, true).with_context(told)?;
             if let Some((times, seconds)) = counted.program {
                 let own = seconds - times as f64 * window.overhead_ns() / 1e9;
                 programs[at].push(own.max(0.0) * 1e6 / times.max(1) as f64);

@@ -25,14 +25,11 @@ use flowprobe_tests::{
     topology::{Pair, Wire},
 };
 
-use crate::rig::{OPTIONS, Rig, SMALL, at_sensor, datagrams, for_all_cpus};
+use crate::rig::{OPTIONS, Rig, SMALL, TWO_QUEUES, at_sensor, datagrams, for_all_cpus};
 
 #[test]
 fn a_queue_that_is_taken_is_refused_and_one_that_was_closed_is_not() -> Result<()> {
-    let pair = Pair::new(Wire {
-        queues: 2,
-        ..Wire::default()
-    })?;
+    let pair = Pair::new(TWO_QUEUES)?;
     at_sensor(&pair.sensor, || {
         let interface = Interface::find(Pair::SENSOR)?;
         let first = Queue::open(&interface, 1, &SMALL)?;

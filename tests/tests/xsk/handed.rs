@@ -23,13 +23,12 @@ use flowprobe_tests::{
     topology::{Pair, Wire},
 };
 
-use crate::rig::{OPTIONS, PORT, Rig, SMALL, at_sensor, counted, cpus, datagrams, octets};
+use crate::rig::{
+    OPTIONS, PORT, Rig, SMALL, TWO_QUEUES, at_sensor, counted, cpus, datagrams, octets,
+};
 
 fn two_queues() -> Result<Pair> {
-    Pair::new(Wire {
-        queues: 2,
-        ..Wire::default()
-    })
+    Pair::new(TWO_QUEUES)
 }
 
 fn one_in(n: u32) -> Sampling {

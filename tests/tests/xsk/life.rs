@@ -11,7 +11,7 @@ use flowprobe::load::handover::{Pulse, Skipped};
 use flowprobe_ebpf::{Lost, handover::STALLED_NS};
 use flowprobe_tests::topology::{Pair, Wire};
 
-use crate::rig::{OPTIONS, Rig, SMALL, at_sensor, datagrams, octets};
+use crate::rig::{OPTIONS, Rig, SMALL, TWO_QUEUES, at_sensor, datagrams, octets};
 
 fn stalled(rig: &Rig) -> (u64, u64) {
     let lost = rig.totals().lost[Lost::WorkerStalled as usize];
@@ -20,10 +20,7 @@ fn stalled(rig: &Rig) -> (u64, u64) {
 
 #[test]
 fn packets_pass_when_the_heart_stops_and_not_when_it_beats_again() -> Result<()> {
-    let pair = Pair::new(Wire {
-        queues: 2,
-        ..Wire::default()
-    })?;
+    let pair = Pair::new(TWO_QUEUES)?;
     at_sensor(&pair.sensor, || {
         let mut rig = Rig::new(&pair, OPTIONS, Skipped::Drop, &SMALL)?;
         let packets = datagrams(200);
@@ -82,10 +79,7 @@ fn a_worker_that_says_so_gets_no_more() -> Result<()> {
 
 #[test]
 fn a_queue_without_a_socket_leaves_its_packets_to_the_stack() -> Result<()> {
-    let pair = Pair::new(Wire {
-        queues: 2,
-        ..Wire::default()
-    })?;
+    let pair = Pair::new(TWO_QUEUES)?;
     at_sensor(&pair.sensor, || {
         let mut rig = Rig::new(&pair, OPTIONS, Skipped::Drop, &SMALL)?;
         let packets = datagrams(400);
@@ -107,10 +101,7 @@ fn a_queue_without_a_socket_leaves_its_packets_to_the_stack() -> Result<()> {
 
 #[test]
 fn a_queue_that_is_not_shared_leaves_its_packets_to_the_stack() -> Result<()> {
-    let pair = Pair::new(Wire {
-        queues: 2,
-        ..Wire::default()
-    })?;
+    let pair = Pair::new(TWO_QUEUES)?;
     at_sensor(&pair.sensor, || {
         let mut rig = Rig::new(&pair, OPTIONS, Skipped::Drop, &SMALL)?;
         // From two queues to one, as where a device gets more of them while it is watched.

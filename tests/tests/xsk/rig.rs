@@ -24,7 +24,7 @@ use flowprobe_tests::{
     packets::{Ip, Packet},
     sender::Sender,
     sniffer::Sniffer,
-    topology::Pair,
+    topology::{Pair, Wire},
 };
 
 /// Where all packets go that are no marker.
@@ -43,6 +43,11 @@ pub(crate) const SMALL: Settings = Settings {
     zero_copy: ZeroCopy::Auto,
     several_buffers: true,
     busy_poll: false,
+};
+
+pub(crate) const TWO_QUEUES: Wire = Wire {
+    queues: 2,
+    mtu: 1500,
 };
 
 /// Tables that nothing is put into, and all CPUs.
